@@ -1,0 +1,255 @@
+"""What operators do: push versions, promote, roll back, look back, and hand out keys. All under /admin/v1."""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from litestar import Controller, Response, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.exceptions import ClientException
+from litestar.params import FromPath, JSONBody, QueryParameter
+
+from gateway.directory import Directory
+from gateway.errors import BodyTooLarge, InvalidRequest
+from gateway.replica import Replica
+from gateway.settings import GatewaySettings
+from gateway.shapes import (
+    AdapterShape,
+    KeyShape,
+    NewKeyShape,
+    Page,
+    PushedShape,
+    ReplicaShape,
+    RevisionShape,
+    adapter_shape,
+    key_shape,
+    revision_shape,
+    version_shape,
+)
+from gateway.swap import Swapper
+from gateway.web import AnyRequest
+from registry.archive import UnpackLimits, unpack
+from registry.catalog import Adapter, Role
+from registry.errors import NotFound
+from registry.names import check_adapter_name
+from registry.registry import Registry
+
+Text = Annotated[str, msgspec.Meta(max_length=1000)]
+
+
+class DeploymentPatch(msgspec.Struct, forbid_unknown_fields=True):
+    """What shall change of a deployment; `stable` is a version's number."""
+
+    stable: Annotated[int, msgspec.Meta(ge=1)]
+    reason: Text = ""
+
+
+class RollbackOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """Which revision to restore; none means what served before the present state."""
+
+    to: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    reason: Text = ""
+
+
+class NewKey(msgspec.Struct, forbid_unknown_fields=True):
+    """The key to make. `adapters` limits it to those names (a base model's name counts, too)."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
+    role: str = Role.CLIENT
+    adapters: list[str] | None = None
+    expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+class AdapterController(Controller):
+    """Adapters, their versions and deployments."""
+
+    path = "/adapters"
+    tags = ("Adapters",)
+
+    @get("/", summary="List adapters")
+    async def list_adapters(
+        self, directory: NamedDependency[Directory], replica: NamedDependency[Replica]
+    ) -> Page[AdapterShape]:
+        """Every adapter with its deployment and versions, by name."""
+        resident = frozenset(replica.resident)
+        return Page([adapter_shape(adapter, resident) for adapter in directory.catalog.adapters.values()])
+
+    @get("/{name:str}", summary="Show an adapter")
+    async def show(
+        self, name: FromPath[str], directory: NamedDependency[Directory], replica: NamedDependency[Replica]
+    ) -> AdapterShape:
+        """One adapter with its deployment and versions."""
+        return adapter_shape(_adapter(directory, name), frozenset(replica.resident))
+
+    @post("/{name:str}/versions", summary="Push a version", request_max_body_size=None)
+    async def push(
+        self,
+        name: FromPath[str],
+        request: AnyRequest,
+        settings: NamedDependency[GatewaySettings],
+        registry: NamedDependency[Registry],
+        directory: NamedDependency[Directory],
+        actor: NamedDependency[str],
+        base: Annotated[str | None, QueryParameter(name="base", max_length=255)] = None,
+        note: Annotated[str, QueryParameter(name="note", max_length=1000)] = "",
+    ) -> Response[PushedShape]:
+        """Register a PEFT LoRA folder, sent as a tar, tar.gz or zip, as the adapter's next version.
+
+        201 for a new version, 200 if the adapter has this content already.
+        """
+        check_adapter_name(name, frozenset(registry.bases))
+        async with _uploaded(request, settings) as folder:
+            pushed = await registry.push(name, folder, actor=actor, base=base, note=note)
+        await directory.refresh()
+        answer = PushedShape(name, pushed.created, version_shape(pushed.version, None, frozenset()))
+        return Response(answer, status_code=201 if pushed.created else 200)
+
+    @patch("/{name:str}/deployment", summary="Change what an adapter's name serves")
+    async def deploy(
+        self,
+        name: FromPath[str],
+        data: JSONBody[DeploymentPatch],
+        swapper: NamedDependency[Swapper],
+        replica: NamedDependency[Replica],
+        actor: NamedDependency[str],
+    ) -> AdapterShape:
+        """Load and probe the version, then make it live; answers when it is served."""
+        adapter = await swapper.promote(name, data.stable, actor=actor, reason=data.reason)
+        return adapter_shape(adapter, frozenset(replica.resident))
+
+    @post("/{name:str}/rollback", summary="Roll back", status_code=200)
+    async def rollback(
+        self,
+        name: FromPath[str],
+        swapper: NamedDependency[Swapper],
+        replica: NamedDependency[Replica],
+        actor: NamedDependency[str],
+        data: JSONBody[RollbackOrder | None] = None,
+    ) -> AdapterShape:
+        """Restore an earlier revision of the deployment, as a new revision; answers when it is served."""
+        order = data or RollbackOrder()
+        adapter = await swapper.rollback(name, to=order.to, actor=actor, reason=order.reason)
+        return adapter_shape(adapter, frozenset(replica.resident))
+
+    @get("/{name:str}/history", summary="List a deployment's revisions")
+    async def history(
+        self,
+        name: FromPath[str],
+        registry: NamedDependency[Registry],
+        limit: Annotated[int, QueryParameter(name="limit", ge=1, le=1000)] = 100,
+        before: Annotated[int | None, QueryParameter(name="before", ge=1)] = None,
+    ) -> Page[RevisionShape]:
+        """Newest first; `before` goes on from a revision's number."""
+        rows = await registry.history(name, before=before, limit=limit + 1)
+        return Page([revision_shape(row) for row in rows[:limit]], has_more=len(rows) > limit)
+
+
+class KeyController(Controller):
+    """API keys."""
+
+    path = "/keys"
+    tags = ("Keys",)
+
+    @post("/", summary="Create a key")
+    async def create(
+        self,
+        data: JSONBody[NewKey],
+        registry: NamedDependency[Registry],
+        directory: NamedDependency[Directory],
+        actor: NamedDependency[str],
+    ) -> NewKeyShape:
+        """Make a key; its secret is in this answer and nowhere else."""
+        role = _role(data.role)
+        if data.adapters is not None and role is Role.ADMIN:
+            raise InvalidRequest("an admin key cannot be limited to some adapters", param="adapters")
+        limited = None if data.adapters is None else frozenset(data.adapters)
+        key, secret = await registry.create_key(
+            data.name, role=role, adapters=limited, expires_at=data.expires_at, actor=actor
+        )
+        await directory.refresh()
+        return NewKeyShape(secret, key_shape(key))
+
+    @get("/", summary="List keys")
+    async def list_keys(self, registry: NamedDependency[Registry]) -> Page[KeyShape]:
+        """Every key, oldest first, revoked ones too; never a secret."""
+        return Page([key_shape(key) for key in await registry.list_keys()])
+
+    @delete("/{key_id:str}", summary="Revoke a key", status_code=200)
+    async def revoke(
+        self,
+        key_id: FromPath[str],
+        registry: NamedDependency[Registry],
+        directory: NamedDependency[Directory],
+        actor: NamedDependency[str],
+    ) -> KeyShape:
+        """Take a key's rights for good."""
+        key = await registry.revoke_key(key_id, actor=actor)
+        await directory.refresh()
+        return key_shape(key)
+
+
+class ReplicaController(Controller):
+    """Engines."""
+
+    path = "/replicas"
+    tags = ("Replicas",)
+
+    @get("/", summary="List replicas")
+    async def list_replicas(self, replica: NamedDependency[Replica]) -> Page[ReplicaShape]:
+        """Each engine with its state and what is loaded in it."""
+        shape = ReplicaShape(
+            replica.id, replica.engine.base, replica.state, replica.in_flight, replica.resident, replica.problem
+        )
+        return Page([shape])
+
+
+def _role(name: str) -> Role:
+    try:
+        return Role(name)
+    except ValueError:
+        known = " or ".join(repr(role.value) for role in Role)
+        raise InvalidRequest(f"the role must be {known}, not {name[:80]!r}", param="role") from None
+
+
+def _adapter(directory: Directory, name: str) -> Adapter:
+    adapter = directory.catalog.adapters.get(name)
+    if adapter is None:
+        raise NotFound(f"there is no adapter {name!r}", param="name")
+    return adapter
+
+
+@contextlib.asynccontextmanager
+async def _uploaded(request: AnyRequest, settings: GatewaySettings) -> AsyncIterator[Path]:
+    """The folder that the request's body holds as an archive; it is gone after the block."""
+    uploads = settings.cache / "uploads"
+    uploads.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=uploads, ignore_cleanup_errors=True) as scratch:
+        archive, folder = Path(scratch, "upload"), Path(scratch, "content")
+        await _save(request, archive, settings.max_push_bytes)
+        limits = UnpackLimits(max_bytes=settings.max_push_bytes)
+        await asyncio.to_thread(unpack, archive, folder, limits=limits)
+        archive.unlink()
+        yield folder
+
+
+async def _save(request: AnyRequest, file: Path, limit: int) -> None:
+    size = 0
+    with file.open("wb") as opened:
+        async for chunk in _chunks(request):
+            size += len(chunk)
+            if size > limit:
+                raise BodyTooLarge(f"the pushed archive is larger than the limit of {limit} bytes")
+            await asyncio.to_thread(opened.write, chunk)
+
+
+async def _chunks(request: AnyRequest) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientException as error:
+        raise InvalidRequest("the upload broke off before its end") from error

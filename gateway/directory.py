@@ -1,0 +1,66 @@
+"""The gateway's picture of the registry, in memory: requests are served from it, never from the database."""
+
+import asyncio
+import logging
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from registry.catalog import Catalog
+from registry.registry import Changed, Registry
+
+log = logging.getLogger(__name__)
+
+
+class Directory:
+    """Holds the newest catalog, and follows changes that others make."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.catalog = Catalog(change=-1)
+        self.deployed: frozenset[str] = frozenset()
+        self.warm: frozenset[str] = frozenset()
+        self.reachable = False
+
+    async def refresh(self) -> None:
+        """Read everything again; an older picture never replaces a newer one."""
+        catalog = await self._registry.catalog()
+        if catalog.change > self.catalog.change:
+            self._show(catalog)
+
+    async def apply(self, changed: Changed) -> None:
+        """Serve a change that this gateway just made.
+
+        Only the one deployment is touched when nothing else changed in between, so that a flip costs the same
+        whatever the number of adapters.
+        """
+        current = self.catalog
+        if changed.change == current.change + 1 and changed.adapter in current.adapters:
+            self._show(current.with_deployment(changed.adapter, changed.deployment, changed.change))
+        else:
+            await self.refresh()
+
+    async def follow(self, pause_s: float) -> None:
+        """Look for changes by others, for ever. While the database is away, the last picture serves."""
+        while True:
+            try:
+                if await self._registry.change_number() > self.catalog.change:
+                    await self.refresh()
+                if not self.reachable:
+                    log.info("the database answers")
+                self.reachable = True
+            except (SQLAlchemyError, OSError) as error:
+                if self.reachable:
+                    log.error("the database does not answer (%s); serving from memory", type(error).__name__)
+                self.reachable = False
+            await asyncio.sleep(pause_s)
+
+    def _show(self, catalog: Catalog) -> None:
+        deployed: set[str] = set()
+        warm: set[str] = set()
+        for adapter in catalog.adapters.values():
+            if adapter.deployment is None:
+                continue
+            deployed.add(adapter.versions[adapter.deployment.stable].engine_name)
+            warm.update(adapter.versions[number].engine_name for number in adapter.deployment.warm)
+        self.deployed, self.warm = frozenset(deployed), frozenset(warm - deployed)
+        self.catalog = catalog

@@ -1,0 +1,138 @@
+"""One vLLM server, as the gateway talks to it. This is the only module that knows vLLM's paths and answers."""
+
+import contextlib
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+
+_PATHS = re.compile(r"(?:/[\w.@+=-]+){2,}/?")
+_MANAGEMENT_TIMEOUT_S = 10.0
+_MAX_REASON = 300
+
+
+class EngineDown(Exception):
+    """The engine could not be reached, or broke off before it answered.
+
+    Attributes:
+        sent: whether the request may have reached it.
+    """
+
+    def __init__(self, *, sent: bool) -> None:
+        super().__init__("the engine did not answer")
+        self.sent = sent
+
+
+class EngineRefused(Exception):
+    """The engine answered with an error; `reason` is safe to show."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Engine:
+    """A client of one vLLM server.
+
+    Args:
+        url: its address, such as ``http://127.0.0.1:8090``.
+        base: the base model's name in it.
+        session: the connections; closed by whoever made them.
+    """
+
+    def __init__(self, url: str, base: str, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self.base = base
+        self._session = session
+
+    async def models(self) -> dict[str, str]:
+        """What is loaded: each model's name and the folder it was loaded from.
+
+        Raises:
+            EngineDown, EngineRefused
+        """
+        async with self._request("GET", "/v1/models") as response:
+            answer = await response.json()
+        return {model["id"]: model.get("root") or "" for model in answer["data"]}
+
+    async def load(self, name: str, path: str, timeout_s: float) -> None:
+        """Load the adapter in `path`, a folder on the engine's machine, under `name`.
+
+        Raises:
+            EngineDown, EngineRefused
+        """
+        body = {"lora_name": name, "lora_path": path}
+        async with self._request("POST", "/v1/load_lora_adapter", json=body, timeout_s=timeout_s):
+            pass
+
+    async def unload(self, name: str) -> None:
+        """Forget the adapter of that name; not having it is fine.
+
+        Raises:
+            EngineDown, EngineRefused
+        """
+        try:
+            async with self._request("POST", "/v1/unload_lora_adapter", json={"lora_name": name}):
+                pass
+        except EngineRefused as refused:
+            if refused.status != 404:
+                raise
+
+    async def probe(self, model: str, timeout_s: float) -> None:
+        """Have `model` answer one token.
+
+        Raises:
+            EngineDown, EngineRefused: it did not, or another model answered.
+        """
+        body = {"model": model, "prompt": "ping", "max_tokens": 1, "temperature": 0}
+        async with self._request("POST", "/v1/completions", json=body, timeout_s=timeout_s) as response:
+            answer = await response.json()
+        if answer.get("model") != model:
+            raise EngineRefused(502, f"asked for {model}, another model answered")
+
+    async def forward(
+        self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float
+    ) -> aiohttp.ClientResponse:
+        """Send a client's request on; the caller reads and releases the response.
+
+        Raises:
+            EngineDown
+        """
+        with _engine_failures():
+            return await self._session.post(
+                self.url + path, data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=timeout_s)
+            )
+
+    @contextlib.asynccontextmanager
+    async def _request(
+        self, method: str, path: str, *, json: Any = None, timeout_s: float = _MANAGEMENT_TIMEOUT_S
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        with _engine_failures():
+            async with self._session.request(method, self.url + path, json=json, timeout=timeout) as response:
+                if response.status != 200:
+                    raise EngineRefused(response.status, refusal(await response.read()))
+                yield response
+
+
+@contextlib.contextmanager
+def _engine_failures() -> Any:
+    """Turn the client library's errors, whose texts hold addresses, into ours."""
+    try:
+        yield
+    except aiohttp.ClientConnectorError as error:
+        raise EngineDown(sent=False) from error
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        raise EngineDown(sent=True) from error
+
+
+def refusal(body: bytes) -> str:
+    """The engine's words for an error in `body`, without the paths of its machine, and not endless."""
+    try:
+        message = msgspec.json.decode(body)["error"]["message"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        message = "the engine gave no reason"
+    return _PATHS.sub("[path]", str(message))[:_MAX_REASON]

@@ -1,0 +1,310 @@
+"""One engine and what is loaded in it: versions come in when they are needed and leave when nobody needs them.
+
+A version is used under a `Lease`. What is leased is never unloaded, so a request that began on a version ends on it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.directory import Directory
+from gateway.engine import Engine, EngineDown, EngineRefused
+from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
+from monitors.metrics import Metrics
+from registry.artifacts import ArtifactStore
+from registry.catalog import Version
+from registry.errors import StoreFailure
+
+log = logging.getLogger(__name__)
+
+State = Literal["down", "loading", "ready"]
+_RETRY_AFTER_S = 5.0
+_FAILURES_UNTIL_DOWN = 3
+
+
+@dataclass(slots=True)
+class Resident:
+    """A version that the engine has loaded and that has answered a probe there."""
+
+    name: str
+    in_flight: int = 0
+    last_used: float = 0.0
+
+
+class Replica:
+    """One engine, its state and its resident versions.
+
+    Args:
+        id: the replica's name in lists and metrics.
+        slots: how many versions to keep loaded. Deployed versions beyond that are loaded all the same; the engine
+            then pages them itself.
+        probe_timeout_s: the longest a load or a probe may take.
+        wait_s: how long a request waits for an engine that is down.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        engine: Engine,
+        store: ArtifactStore,
+        directory: Directory,
+        metrics: Metrics,
+        *,
+        slots: int,
+        probe_timeout_s: float,
+        wait_s: float,
+    ) -> None:
+        self.id = id
+        self.engine = engine
+        self.state: State = "down"
+        self.problem: str | None = "the engine has not answered yet"
+        self._store = store
+        self._directory = directory
+        self._metrics = metrics
+        self._slots = slots
+        self._probe_timeout_s = probe_timeout_s
+        self._wait_s = wait_s
+        self._resident: dict[str, Resident] = {}
+        self._loading: dict[str, asyncio.Task[Resident]] = {}
+        self._unloading: dict[str, asyncio.Task[None]] = {}
+        self._answering = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._failures = 0
+
+    @property
+    def resident(self) -> list[str]:
+        """The engine names that are loaded and probed."""
+        return sorted(self._resident)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a version here."""
+        return sum(resident.in_flight for resident in self._resident.values())
+
+    # Use
+
+    @contextlib.asynccontextmanager
+    async def lease(self, version: Version | None, deadline: float) -> AsyncIterator[None]:
+        """Hold `version` resident for the block, loading it first if need be.
+
+        Args:
+            version: what to hold; None for the base model.
+            deadline: on `time.monotonic`'s clock.
+
+        Raises:
+            EngineUnavailable: the engine is down and did not come back in time.
+            VersionNotServable: the engine refuses the version, or it failed its probe.
+        """
+        await self._until_answering(deadline)
+        if version is None:
+            yield
+            return
+        resident = await self._held(version, deadline)
+        try:
+            yield
+        finally:
+            resident.in_flight -= 1
+            resident.last_used = time.monotonic()
+
+    async def _held(self, version: Version, deadline: float) -> Resident:
+        """The version's entry, counted as in use. No await lies between finding and counting."""
+        while True:
+            resident = self._resident.get(version.engine_name)
+            if resident is not None:
+                resident.in_flight += 1
+                return resident
+            await self._until_loaded(version, deadline)
+
+    async def _until_answering(self, deadline: float) -> None:
+        if self._answering.is_set():
+            return
+        left = deadline - time.monotonic()
+        try:
+            await asyncio.wait_for(self._answering.wait(), min(self._wait_s, left))
+        except TimeoutError:
+            kind = DeadlineExceeded if left <= self._wait_s else EngineUnavailable
+            raise kind("the engine is not available now; it may be starting", retry_after_s=_RETRY_AFTER_S) from None
+
+    async def _until_loaded(self, version: Version, deadline: float) -> None:
+        """Join the load that is under way, or begin one; the load goes on if this waiter leaves."""
+        task = self._loading.get(version.engine_name)
+        if task is None:
+            task = asyncio.create_task(self._load(version))
+            self._loading[version.engine_name] = task
+            task.add_done_callback(lambda _: self._loading.pop(version.engine_name, None))
+        done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            raise DeadlineExceeded(f"{version.engine_name} was still being loaded", retry_after_s=_RETRY_AFTER_S)
+        try:
+            task.result()
+        except EngineDown:
+            self.suspect()
+            raise EngineUnavailable(
+                f"the engine went away while it loaded {version.engine_name}", retry_after_s=_RETRY_AFTER_S
+            ) from None
+
+    async def _load(self, version: Version) -> Resident:
+        name = version.engine_name
+        began = time.monotonic()
+        if name in self._unloading:
+            await asyncio.wait({self._unloading[name]})
+        await self._make_room()
+        try:
+            folder = await asyncio.to_thread(self._store.fetch, version.digest)
+            await self._load_into_engine(name, str(folder))
+            await self.engine.probe(name, self._probe_timeout_s)
+        except StoreFailure as failure:
+            raise VersionNotServable(f"{name} cannot be loaded: {failure.message}") from failure
+        except EngineRefused as refused:
+            with contextlib.suppress(EngineDown, EngineRefused):
+                await self.engine.unload(name)
+            raise VersionNotServable(f"the engine refused {name}: {refused.reason}") from refused
+        took = time.monotonic() - began
+        self._metrics.loads.labels(self.id).observe(took)
+        log.info("loaded %s in %.0f ms", name, took * 1000)
+        return self._add(name)
+
+    async def _load_into_engine(self, name: str, folder: str) -> None:
+        """Load; a name that the engine has already is right if it has it from the same content."""
+        try:
+            await self.engine.load(name, folder, self._probe_timeout_s)
+        except EngineRefused:
+            if (await self.engine.models()).get(name) != folder:
+                raise
+
+    def _add(self, name: str) -> Resident:
+        resident = self._resident.setdefault(name, Resident(name, last_used=time.monotonic()))
+        self._metrics.resident.labels(self.id).set(len(self._resident))
+        return resident
+
+    # Making room
+
+    async def _make_room(self) -> None:
+        """Unload the least recently used versions that no deployment and no request needs, until what loads fits."""
+        while len(self._resident) + len(self._unloading) + len(self._loading) > self._slots:
+            victim = self._victim()
+            if victim is None:
+                return
+            await self._unload(victim)
+
+    def _victim(self) -> str | None:
+        idle = [
+            resident
+            for resident in self._resident.values()
+            if resident.in_flight == 0 and resident.name not in self._directory.deployed
+        ]
+        if not idle:
+            return None
+        return min(idle, key=lambda resident: (resident.name in self._directory.warm, resident.last_used)).name
+
+    async def _unload(self, name: str) -> None:
+        self._forget(name)
+        task = asyncio.create_task(self.engine.unload(name))
+        self._unloading[name] = task
+        task.add_done_callback(lambda _: self._unloading.pop(name, None))
+        await asyncio.wait({task})
+        if task.exception() is None:
+            log.info("unloaded %s", name)
+        else:
+            self.suspect()
+
+    def _forget(self, name: str) -> None:
+        self._resident.pop(name, None)
+        self._metrics.resident.labels(self.id).set(len(self._resident))
+
+    # Watching
+
+    def suspect(self) -> None:
+        """Look at the engine now rather than at the next turn; something went wrong with it."""
+        self._wake.set()
+
+    def lost(self, version: Version) -> None:
+        """The engine says that it does not have a version; it must have restarted."""
+        self._forget(version.engine_name)
+        self.suspect()
+
+    def refused_connection(self) -> None:
+        """Nothing listens there any more."""
+        self._set_down("the engine does not accept connections")
+        self.suspect()
+
+    async def watch(self, pause_s: float) -> None:
+        """Follow the engine for ever: notice when it goes and, when it is back, give it its versions."""
+        while True:
+            self._wake.clear()
+            try:
+                await self._look()
+                self._failures = 0
+            except (EngineDown, EngineRefused, VersionNotServable, EngineUnavailable) as error:
+                self._fail(error)
+            except Exception:
+                log.exception("looking at engine %s failed", self.id)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause_s)
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, VersionNotServable):
+            self.problem = error.message
+            log.error("%s", error.message)
+            return
+        self._failures += 1
+        # A busy engine may miss one look; one that nobody listens for is gone.
+        if self._failures >= _FAILURES_UNTIL_DOWN or (isinstance(error, EngineDown) and not error.sent):
+            self._set_down("the engine does not answer")
+
+    def _set_down(self, problem: str) -> None:
+        if self.state != "down":
+            log.warning("engine %s is down: %s", self.id, problem)
+        self.state, self.problem = "down", problem
+        self._answering.clear()
+        self._resident.clear()
+        self._metrics.engine_ready.labels(self.id).set(0)
+        self._metrics.resident.labels(self.id).set(0)
+
+    async def _look(self) -> None:
+        believed = set(self._resident)
+        loaded = await self.engine.models()
+        for name in believed - loaded.keys() - self._unloading.keys():
+            log.warning("engine %s has lost %s", self.id, name)
+            self._forget(name)
+        if not self._answering.is_set():
+            await self._welcome(loaded)
+        await self._bring_in(self._deployed_versions())
+        if self.state != "ready":
+            log.info("engine %s is ready with %d versions", self.id, len(self._resident))
+        self.state, self.problem = "ready", None
+        self._metrics.engine_ready.labels(self.id).set(1)
+        with contextlib.suppress(VersionNotServable):
+            await self._bring_in(self._warm_versions())
+
+    async def _welcome(self, loaded: dict[str, str]) -> None:
+        """An engine that just came up: let the base answer, which also warms it, and adopt what it has."""
+        self.state, self.problem = "loading", "the engine is being warmed up"
+        if self.engine.base not in loaded:
+            known = ", ".join(sorted(name for name in loaded if "@" not in name))
+            raise EngineRefused(404, f"the engine serves {known}, not {self.engine.base}")
+        await self.engine.probe(self.engine.base, self._probe_timeout_s)
+        self.problem = "the deployed versions are being loaded"
+        self._answering.set()
+
+    async def _bring_in(self, versions: Iterable[Version]) -> None:
+        for version in versions:
+            if version.engine_name not in self._resident:
+                await self._until_loaded(version, time.monotonic() + 2 * self._probe_timeout_s)
+
+    def _deployed_versions(self) -> list[Version]:
+        adapters = self._directory.catalog.adapters.values()
+        return [adapter.stable for adapter in adapters if adapter.base == self.engine.base and adapter.stable]
+
+    def _warm_versions(self) -> list[Version]:
+        """What a rollback would need, as far as there is room."""
+        room = self._slots - len(self._resident)
+        found = []
+        for adapter in self._directory.catalog.adapters.values():
+            if adapter.base == self.engine.base and adapter.deployment:
+                found += [adapter.versions[number] for number in sorted(adapter.deployment.warm)]
+        return [version for version in found if version.engine_name not in self._resident][: max(0, room)]

@@ -1,0 +1,121 @@
+"""What every ordinary route shares: guards, request ids, and errors in OpenAI's envelope."""
+
+import logging
+from typing import Any
+
+from litestar import Request, Response
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException, ValidationException
+from litestar.handlers.base import BaseRouteHandler
+from litestar.middleware import ASGIMiddleware
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.auth import authenticate, require_admin
+from gateway.errors import BodyTooLarge, GatewayError, InvalidRequest, MethodNotAllowed, envelope, error_headers
+from gateway.exchange import request_id
+from registry.errors import RegistryError
+
+log = logging.getLogger(__name__)
+
+AnyRequest = Request[Any, Any, State]
+Connection = ASGIConnection[Any, Any, Any, State]
+_LOOPBACK = ("127.", "::1", "::ffff:127.")
+
+
+class PathNotFound(GatewayError):
+    """No route of that path."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "path_not_found"
+
+
+def key_guard(connection: Connection, _handler: BaseRouteHandler) -> None:
+    """Let through whoever has a valid key, and remember it."""
+    directory = connection.app.state.directory
+    connection.state.key = authenticate(directory.catalog, connection.headers)
+
+
+def admin_guard(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Let through only keys with the role `admin`."""
+    key_guard(connection, handler)
+    require_admin(connection.state.key)
+
+
+def loopback_or_key_guard(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Let through this machine without a key, others with one."""
+    if connection.client is None or not connection.client.host.startswith(_LOOPBACK):
+        key_guard(connection, handler)
+
+
+def provide_actor(request: AnyRequest) -> str:
+    """Who makes a change, as history shows it: the key's name and id."""
+    key = request.state.key
+    return f"{key.name} ({key.id})"
+
+
+def id_of(request: AnyRequest) -> str:
+    """The request's id: the client's own, or one made at the first asking."""
+    if "request_id" not in request.state:
+        request.state.request_id = request_id(request.headers.get("x-request-id"))
+    found: str = request.state.request_id
+    return found
+
+
+class RequestIds(ASGIMiddleware):
+    """Tells each client its request's id."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        """Add the header when the answer begins."""
+        request: AnyRequest = Request(scope)
+        header = (b"x-request-id", id_of(request).encode())
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                others = [pair for pair in message.get("headers", []) if pair[0].lower() != b"x-request-id"]
+                message["headers"] = [*others, header]
+            await send(message)
+
+        await next_app(scope, receive, send_with_id)
+
+
+def render_error(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """Answer any exception in the envelope; only our own and the framework's words for a bad request are shown."""
+    ours = _as_ours(request, error)
+    headers = {name.decode(): value.decode() for name, value in error_headers(ours)}
+    headers["x-request-id"] = id_of(request)
+    return Response(envelope(ours), status_code=ours.status, headers=headers, media_type="application/json")
+
+
+def _as_ours(request: AnyRequest, error: Exception) -> GatewayError | RegistryError:
+    match error:
+        case GatewayError() | RegistryError():
+            return error
+        case ValidationException():
+            return _invalid(error)
+        case NotFoundException():
+            return PathNotFound(f"there is no path {request.url.path[:200]}")
+        case MethodNotAllowedException():
+            return MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}")
+        case HTTPException(status_code=413):
+            return BodyTooLarge("the body is larger than the limit")
+        case HTTPException() if error.status_code < 500:
+            refused = InvalidRequest(error.detail)
+            refused.status = error.status_code
+            return refused
+    log.error("request %s failed inside the gateway", id_of(request), exc_info=error)
+    return GatewayError("the gateway failed; the request's id finds it in the log")
+
+
+def _invalid(error: ValidationException) -> GatewayError:
+    found = error.extra if isinstance(error.extra, list) else []
+    problems = [item for item in found if isinstance(item, dict)]
+    param = next((str(item["key"]) for item in problems if item.get("key")), None)
+    words = "; ".join(_problem(item) for item in problems)
+    return InvalidRequest(words or error.detail, param=param)
+
+
+def _problem(item: dict[str, Any]) -> str:
+    where = f"{item['key']}: " if item.get("key") else ""
+    return where + str(item.get("message", "not valid"))

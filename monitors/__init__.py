@@ -1,0 +1,1 @@
+"""What happened and what follows from it. Imports `registry` alone."""

@@ -1,0 +1,50 @@
+"""What is known of one request once it is over, and who wants to hear of it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One finished request.
+
+    Attributes:
+        request_id: the id that the client saw.
+        path: the endpoint, such as ``/v1/chat/completions``.
+        key_id: the public id of the API key; None if there was no valid one.
+        adapter: the adapter's name; None for the base model, or if nothing was resolved.
+        model: the engine name or base model that answered; None if none did.
+        version: the version's number; None for the base model.
+        variant: how it was served (`stable`, `pinned`, `base`); None if it was not.
+        status: the HTTP status; 499 if the client went away first.
+        error: the error's stable word; None if all went well.
+        started_at: seconds since the epoch.
+        duration_s: from the request's arrival to the last byte out.
+        first_byte_s: from arrival to the engine's first byte; None if it never came.
+        streamed: whether the answer was a stream of events.
+        prompt_tokens, completion_tokens: as the engine counted them; None if it did not say.
+    """
+
+    request_id: str
+    path: str
+    key_id: str | None
+    adapter: str | None
+    model: str | None
+    version: int | None
+    variant: str | None
+    status: int
+    error: str | None
+    started_at: float
+    duration_s: float
+    first_byte_s: float | None
+    streamed: bool
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class RequestHook(Protocol):
+    """Hears of every finished request. It must be quick and must not raise: a client's answer waits for nobody."""
+
+    def __call__(self, record: RequestRecord) -> None:
+        """Take note of a finished request."""
+        ...

@@ -1,0 +1,119 @@
+"""The admin API as the CLI calls it."""
+
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+import httpx
+
+from registry.home import cache_home, data_home
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+KEY_FILE = "admin.key"
+_TIMEOUT = httpx.Timeout(30.0, read=300.0)
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+
+
+class CommandFailed(Exception):
+    """The command could not be done; `exit_code` tells programs why.
+
+    1: the gateway refused it, 2: the command line is wrong, 3: the gateway could not be reached.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class AdminClient:
+    """Calls a gateway's admin API.
+
+    Args:
+        url: the gateway's address; empty means `OSTLER_URL`, else this machine's.
+        key: an admin key; empty means `OSTLER_API_KEY`, else the one that `ostler up` wrote on this machine.
+    """
+
+    def __init__(self, url: str = "", key: str = "") -> None:
+        self.url = (url or os.environ.get("OSTLER_URL") or DEFAULT_URL).rstrip("/")
+        headers = {"authorization": f"Bearer {key or os.environ.get('OSTLER_API_KEY') or _key_on_this_machine()}"}
+        self._http = httpx.Client(base_url=self.url + "/admin/v1", headers=headers, timeout=_TIMEOUT)
+
+    def call(self, method: str, path: str, **arguments: Any) -> Any:
+        """One call; the answer's JSON.
+
+        Raises:
+            CommandFailed
+        """
+        try:
+            response = self._http.request(method, path, **arguments)
+        except httpx.InvalidURL as error:
+            raise CommandFailed(f"{self.url!r} is not an address: {error}", 2) from error
+        except httpx.TransportError as error:
+            raise CommandFailed(
+                f"no gateway answers at {self.url} ({type(error).__name__}); start one, or set OSTLER_URL", 3
+            ) from error
+        if response.is_error:
+            raise CommandFailed(_refusal(response))
+        try:
+            return response.json()
+        except ValueError as error:
+            raise CommandFailed(f"what answers at {self.url} is not an Ostler gateway", 3) from error
+
+    def push(self, source: Path, adapter: str, *, base: str | None, note: str) -> Any:
+        """Send a PEFT folder, or an archive of one, as a version of `adapter`."""
+        params = {"note": note} | ({"base": base} if base else {})
+        with _archive(source) as archive:
+            return self.call("POST", f"/adapters/{segment(adapter)}/versions", params=params, content=_chunks(archive))
+
+
+def _key_on_this_machine() -> str:
+    file = Path(os.environ.get("OSTLER_HOME") or data_home()) / KEY_FILE
+    try:
+        return file.read_text().strip()
+    except OSError:
+        raise CommandFailed("no API key: set OSTLER_API_KEY, or pass --api-key", 2) from None
+
+
+def _refusal(response: httpx.Response) -> str:
+    try:
+        error = response.json()["error"]
+        return f"{error['message']} ({response.status_code} {error['code']})"
+    except (ValueError, KeyError, TypeError):
+        return f"the gateway answered {response.status_code}"
+
+
+def segment(name: str) -> str:
+    """A name as one part of a path; the gateway says what is wrong with it."""
+    return quote(name, safe="@")
+
+
+@contextmanager
+def _archive(source: Path) -> Iterator[IO[bytes]]:
+    """The archive to send: `source` itself, or a tar of the folder's adapter files."""
+    if source.is_file():
+        if not source.name.endswith(_ARCHIVES):
+            raise CommandFailed(f"{source} is neither a folder nor a {', '.join(_ARCHIVES)} file", 2)
+        with source.open("rb") as opened:
+            yield opened
+        return
+    if not source.is_dir():
+        raise CommandFailed(f"there is no folder {source}", 2)
+    cache_home().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=cache_home()) as packed:
+        # Links are followed, because the Hugging Face cache is made of them; the gateway takes none.
+        with tarfile.open(fileobj=packed, mode="w", dereference=True) as tar:
+            for file in sorted(source.glob("adapter_*")):
+                if file.is_file():
+                    tar.add(file, arcname=file.name)
+        packed.seek(0)
+        yield packed
+
+
+def _chunks(opened: IO[bytes]) -> Iterator[bytes]:
+    while chunk := opened.read(1 << 20):
+        yield chunk

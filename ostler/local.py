@@ -1,0 +1,65 @@
+"""What is set up on this machine without a gateway: the first key, and the demo's adapter."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import demo
+from gateway.app import base_spec
+from gateway.settings import GatewaySettings
+from registry.artifacts import ArtifactStore
+from registry.catalog import Role
+from registry.database import connect
+from registry.errors import NotFound
+from registry.keys import hash_key
+from registry.registry import Registry
+
+ACTOR = "ostler up"
+
+
+@contextlib.asynccontextmanager
+async def local_registry(settings: GatewaySettings) -> AsyncIterator[Registry]:
+    """The registry that the settings name, without a gateway before it."""
+    database = connect(settings.database)
+    try:
+        yield Registry(database, ArtifactStore(settings.artifacts, settings.cache), (base_spec(settings),))
+    finally:
+        await database.dispose()
+
+
+async def ensure_admin_key(registry: Registry, file: Path) -> str | None:
+    """Have `file`, with mode 600, hold a valid admin key; the key if it had to be made, to be shown this once."""
+    with contextlib.suppress(OSError):
+        known = (await registry.catalog()).keys.get(hash_key(file.read_text().strip()))
+        if known is not None and known.role is Role.ADMIN:
+            return None
+    _, secret = await registry.create_key("admin of this machine", role=Role.ADMIN, actor=ACTOR)
+    write_secret(file, secret)
+    return secret
+
+
+def write_secret(file: Path, secret: str) -> None:
+    """Write a secret so that nobody else can read it, not even for a moment."""
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(secret + "\n")
+
+
+async def register_demo(registry: Registry) -> None:
+    """Register the demo's adapters, each version promoted in turn, so that there is something to roll back to.
+
+    Goes on where an earlier start was broken off; what was live once is left to whoever changed it since.
+    """
+    for version in demo.ADAPTERS:
+        if version.version in await _once_live(registry, version.name):
+            continue
+        pushed = await registry.push(version.name, version.folder, actor=ACTOR, note=version.note)
+        await registry.promote(version.name, pushed.version.number, actor=ACTOR, reason=version.note)
+
+
+async def _once_live(registry: Registry, name: str) -> set[int]:
+    try:
+        return {revision.stable for revision in await registry.history(name)}
+    except NotFound:
+        return set()

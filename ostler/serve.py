@@ -1,0 +1,110 @@
+"""Runs one gateway process, and the migrations that it needs."""
+
+import asyncio
+import logging
+import sys
+from typing import Any, TypeVar
+
+import uvicorn
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
+from ostler.client import CommandFailed
+from registry.database import SchemaMismatch, check_schema, connect, migrate
+
+LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+SettingsKind = TypeVar("SettingsKind", bound=GatewaySettings)
+
+
+def read_settings(kind: type[SettingsKind], given: dict[str, Any]) -> SettingsKind:
+    """Settings from flags, environment and file.
+
+    Raises:
+        CommandFailed: one is wrong; the message names it and says what would be right.
+    """
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise CommandFailed(f"a setting is wrong: {problems}", 2) from None
+    except ValueError as error:
+        raise CommandFailed(f"ostler.toml cannot be read: {error}", 2) from None
+
+
+def set_up_logging(level: str) -> None:
+    """Log lines to standard error; our own from `level`, other libraries' from warning."""
+    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT, stream=sys.stderr)
+    for name in ("gateway", "registry", "monitors", "ostler", "uvicorn"):
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def run_gateway(given: dict[str, Any]) -> int:
+    """Serve until a signal; the exit code."""
+    settings = read_settings(GatewaySettings, given)
+    set_up_logging(settings.log_level)
+    try:
+        asyncio.run(_check_database(settings))
+        app = create_app(settings)
+    except ValueError as error:
+        raise CommandFailed(str(error), 2) from None
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_s),
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    return 0 if server.started else 1
+
+
+def run_migrate() -> int:
+    """Bring the schema up to date; the exit code."""
+    settings = read_settings(GatewaySettings, {})
+    asyncio.run(migrate_database(settings))
+    return 0
+
+
+async def migrate_database(settings: GatewaySettings) -> None:
+    """Bring the schema up to date.
+
+    Raises:
+        CommandFailed: the database cannot be reached.
+    """
+    engine = _engine(settings)
+    try:
+        await migrate(engine)
+    except (SQLAlchemyError, OSError) as error:
+        raise CommandFailed(f"the database could not be migrated: {_cause(error)}") from error
+    finally:
+        await engine.dispose()
+
+
+async def _check_database(settings: GatewaySettings) -> None:
+    engine = _engine(settings)
+    try:
+        await check_schema(engine)
+    except SchemaMismatch as mismatch:
+        raise CommandFailed(str(mismatch)) from None
+    except (SQLAlchemyError, OSError) as error:
+        raise CommandFailed(f"the database cannot be reached: {_cause(error)}") from error
+    finally:
+        await engine.dispose()
+
+
+def _engine(settings: GatewaySettings) -> Any:
+    try:
+        return connect(settings.database)
+    except ValueError as error:
+        raise CommandFailed(str(error), 2) from None
+
+
+def _cause(error: Exception) -> str:
+    """The driver's own words in one line; SQLAlchemy's add the statement and a link."""
+    return str(getattr(error, "orig", error)).splitlines()[0]

@@ -1,0 +1,190 @@
+"""`ostler up`: everything on one machine. Sets up what is missing, starts the processes, and says when they serve."""
+
+import asyncio
+import contextlib
+import json
+import shlex
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+
+import demo
+from ostler import render
+from ostler.client import CommandFailed
+from ostler.engine_command import EngineCommandError, engine_command, installed_build
+from ostler.local import ensure_admin_key, local_registry, register_demo
+from ostler.serve import migrate_database, read_settings
+from ostler.settings import UpSettings
+from ostler.supervisor import AlreadyRunning, ChildEvent, ChildFailed, ChildSpec, Command, Supervisor
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LOOK_EVERY_S = 0.5
+_STILL_STARTING_EVERY_S = 15.0
+
+
+def run_up(given: dict[str, Any]) -> int:
+    """Run until a signal; the exit code.
+
+    Raises:
+        CommandFailed: it cannot be started as asked; the message says why.
+    """
+    settings = read_settings(UpSettings, given)
+    _require_free_port(settings.host, settings.port)
+    if settings.engine_port == 0:
+        settings = settings.model_copy(update={"engine_port": _free_port()})
+    settings = settings.model_copy(update={"engine_url": f"http://127.0.0.1:{settings.engine_port}"})
+    try:
+        return asyncio.run(_Up(settings).run())
+    except (EngineCommandError, AlreadyRunning, ValueError) as error:
+        raise CommandFailed(str(error)) from None
+    except ChildFailed as failed:
+        last = "".join(f"\n    {line}" for line in failed.log_tail[-8:])
+        log = settings.logs / f"{failed.name}.log"
+        raise CommandFailed(
+            f"the {failed.name} did not start (exit code {failed.exit_code}); its log is {log}{last}"
+        ) from None
+
+
+class _Up:
+    """One run of `ostler up`."""
+
+    def __init__(self, settings: UpSettings) -> None:
+        self._settings = settings
+        self._began = time.monotonic()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        """Set up, start, serve, stop."""
+        settings = self._settings
+        specs = [self._engine(), self._gateway()]
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await migrate_database(settings)
+        async with local_registry(settings) as registry:
+            new_key = await ensure_admin_key(registry, settings.key_file)
+            if settings.is_demo:
+                await register_demo(registry)
+        self._say(f"state is in {settings.home}, logs are in {settings.logs}")
+        for number in _STOP_SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        announcing = asyncio.create_task(self._announce_when_ready(new_key))
+        try:
+            await Supervisor(specs, settings.home / "run", self._tell).run(self._stop)
+        finally:
+            announcing.cancel()
+        self._say("stopped")
+        return 0
+
+    def _engine(self) -> ChildSpec:
+        settings = self._settings
+        build = installed_build()
+        self._say(f"starting the engine: vLLM's {build.upper()} build with {settings.base}, a minute or so")
+        return ChildSpec(
+            name="engine",
+            command=engine_command(settings.engine_options(), build),
+            log_path=settings.logs / "engine.log",
+            is_healthy=_answers(f"{settings.engine_url}/health"),
+        )
+
+    def _gateway(self) -> ChildSpec:
+        settings = self._settings
+        return ChildSpec(
+            name="gateway",
+            command=Command((sys.executable, "-m", "ostler", "gateway"), settings.gateway_environment()),
+            log_path=settings.logs / "gateway.log",
+            is_healthy=_answers(f"{self._address}/livez"),
+            stop_grace_s=settings.drain_s + 5.0,
+        )
+
+    @property
+    def _address(self) -> str:
+        listens = self._settings.host
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(listens, listens)  # noqa: S104 - how to reach it from here
+        return f"http://{host}:{self._settings.port}"
+
+    def _say(self, words: str) -> None:
+        render.out.print(f"[dim]\\[{time.monotonic() - self._began:5.1f} s][/] {words}", soft_wrap=True)
+
+    def _tell(self, event: ChildEvent) -> None:
+        match event.kind:
+            case "healthy":
+                self._say(f"the {event.name} is up")
+            case "died" if not self._stop.is_set():
+                why = event.reason or f"exit code {event.exit_code}"
+                self._say(f"[red]the {event.name} died ({why})[/]; its log is {self._settings.logs / event.name}.log")
+            case "restarting" if not self._stop.is_set():
+                self._say(f"the {event.name} is started again in {event.pause_s:g} s")
+
+    async def _announce_when_ready(self, new_key: str | None) -> None:
+        ready = _answers(f"{self._address}/readyz")
+        told = time.monotonic()
+        while not await ready():
+            await asyncio.sleep(_LOOK_EVERY_S)
+            if time.monotonic() - told > _STILL_STARTING_EVERY_S:
+                told = time.monotonic()
+                self._say("still starting")
+        self._announce(new_key)
+
+    def _announce(self, new_key: str | None) -> None:
+        settings = self._settings
+        self._say("[bold green]ready[/]")
+        file = shlex.quote(str(settings.key_file))
+        model, message = ("support", demo.EXAMPLE_MESSAGE) if settings.is_demo else (settings.base, "Hello!")
+        shown = f"{new_key}  (shown this once; kept in {file})" if new_key else f"in {file}"
+        body = json.dumps({"model": model, "messages": [{"role": "user", "content": message}]})
+        curl = f'curl -s {self._address}/v1/chat/completions -H "Authorization: Bearer $(cat {file})"'
+        lines = [
+            "",
+            f"  OpenAI endpoint  {self._address}/v1",
+            f"  API key          {shown}",
+            "",
+            "Try it:",
+            "",
+            f"  {curl} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
+            "",
+        ]
+        if settings.is_demo:
+            lines += ["Then take the earlier version back, and ask again:", "", f"  {_command()} rollback support", ""]
+        render.plain("\n".join(lines))
+
+
+def _answers(url: str) -> Callable[[], Awaitable[bool]]:
+    """A check that is true while `url` answers 200."""
+
+    async def check() -> bool:
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            timeout = aiohttp.ClientTimeout(total=4.0)
+            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
+                return response.status == 200
+        return False
+
+    return check
+
+
+def _command() -> str:
+    """How this command was called, so that what is printed can be pasted."""
+    called = sys.argv[0]
+    return "ostler" if called.endswith("__main__.py") else called
+
+
+def _require_free_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CommandFailed(
+                f"cannot listen on {host} port {port} ({error.strerror}); another Ostler may run, or say --port"
+            ) from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,180 @@
+"""The artifact store: each version's files under the SHA-256 of their canonical content, behind fsspec.
+
+An artifact is a folder ``sha256/<digest>/`` with the adapter's files and a ``manifest.json`` that names each file
+with its SHA-256 and size. The digest is the manifest's own SHA-256, so it covers every byte. On a local disk the folder
+appears in one rename; in an object store the manifest is written last. Either way, what lacks a manifest is not there.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from registry.errors import StoreFailure
+
+MANIFEST = "manifest.json"
+CONFIG = "adapter_config.json"
+STALE_AFTER_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Content in the store: its digest (SHA-256, hex) and its size."""
+
+    digest: str
+    size_bytes: int
+
+
+def canonical_json(value: object) -> bytes:
+    """One spelling for one value: keys sorted, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+class ArtifactStore:
+    """Adapter files by digest.
+
+    Args:
+        url: a folder, or any URL that fsspec knows (``s3://bucket/prefix``).
+        cache: where copies of a remote store's artifacts, and unfinished work, are kept.
+    """
+
+    def __init__(self, url: str, cache: Path) -> None:
+        found: tuple[AbstractFileSystem, str] = url_to_fs(url)
+        self._fs, self._root = found[0], found[1].rstrip("/")
+        self._local = isinstance(self._fs, LocalFileSystem)
+        self._cache = cache
+        self._verified: set[str] = set()
+
+    def put(self, folder: Path, files: Iterable[str], config: Mapping[str, Any]) -> Artifact:
+        """Store the named files of `folder`, with `config` as the adapter's configuration; again is no second copy.
+
+        Raises:
+            StoreFailure: the store could not be written; nothing of it can be seen.
+        """
+        with self._workspace() as staged, _store_failures("be written"):
+            for name in files:
+                shutil.copyfile(folder / name, staged / name)
+            (staged / CONFIG).write_bytes(canonical_json(config))
+            manifest = _describe(staged)
+            artifact = Artifact(_digest(manifest), sum(entry["size"] for entry in manifest["files"].values()))
+            (staged / MANIFEST).write_bytes(canonical_json(manifest))
+            if not self._fs.exists(self._path(artifact.digest, MANIFEST)):
+                self._publish(staged, artifact.digest, manifest)
+            return artifact
+
+    def fetch(self, digest: str) -> Path:
+        """The folder on this machine with the artifact's files, held against the digest the first time.
+
+        Raises:
+            StoreFailure: it is not there, cannot be read, or its content is not what the digest says.
+        """
+        folder = Path(self._path(digest)) if self._local else self._cache / "sha256" / digest
+        if digest in self._verified and folder.is_dir():
+            return folder
+        with _store_failures("be read"):
+            if not self._local and not (folder / MANIFEST).exists():
+                self._download(digest, folder)
+            _verify(folder, digest)
+        self._verified.add(digest)
+        return folder
+
+    def sweep(self) -> None:
+        """Delete what interrupted work left behind more than an hour ago."""
+        for leftover in self._staging().glob("*"):
+            with contextlib.suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > STALE_AFTER_S:
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    @contextlib.contextmanager
+    def _workspace(self) -> Iterator[Path]:
+        """A folder for unfinished work, on the store's own disk where that is local."""
+        folder = self._staging() / uuid.uuid4().hex
+        with _store_failures("be written"):
+            folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _staging(self) -> Path:
+        return (Path(self._root) if self._local else self._cache) / ".staging"
+
+    def _path(self, digest: str, *names: str) -> str:
+        return "/".join((self._root, "sha256", digest, *names))
+
+    def _publish(self, staged: Path, digest: str, manifest: Mapping[str, Any]) -> None:
+        if not self._local:
+            for name in (*manifest["files"], MANIFEST):
+                self._fs.put_file(str(staged / name), self._path(digest, name))
+            return
+        target = Path(self._path(digest))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for file in staged.iterdir():
+            _sync(file)
+        with contextlib.suppress(OSError):  # another push of the same content may have been first
+            staged.rename(target)
+            _sync(target.parent)
+        if not (target / MANIFEST).exists():
+            raise OSError("the artifact could not be put in place")
+
+    def _download(self, digest: str, folder: Path) -> None:
+        with self._workspace() as staged:
+            manifest = json.loads(self._fs.cat_file(self._path(digest, MANIFEST)))
+            for name in (*manifest["files"], MANIFEST):
+                self._fs.get_file(self._path(digest, name), str(staged / name))
+            _verify(staged, digest)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):
+                staged.rename(folder)
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder's files."""
+    files = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
+    return {"files": {file.name: {"sha256": _sha256(file), "size": file.stat().st_size} for file in files}}
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(manifest)).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _verify(folder: Path, digest: str) -> None:
+    if not folder.is_dir():
+        raise StoreFailure(f"the artifact store lacks the content {digest[:12]}")
+    if _digest(_describe(folder)) != digest:
+        raise StoreFailure(f"the content stored as {digest[:12]} is damaged: it does not have that digest")
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or a folder's entries, survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _store_failures(what: str) -> Iterator[None]:
+    """Turn the file system's errors, whose texts hold paths, into ours."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else type(error).__name__
+        raise StoreFailure(f"the artifact store could not {what}: {reason}") from error

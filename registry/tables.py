@@ -1,0 +1,161 @@
+"""The tables. Rows are only read and written by `registry.repository`, inside one of `Registry`'s transactions.
+
+Constructors of table models skip validation, so values are checked before they come here.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Integer,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlmodel import Field, SQLModel
+
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC datetimes on every database; SQLite would give them back without their zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
+        """Refuse naive datetimes, store UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("naive datetime")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
+        """Give back an aware datetime."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _created_at() -> Any:
+    return Field(default_factory=_now, sa_column=Column(UtcDateTime(), nullable=False))
+
+
+def _json(*, nullable: bool) -> Any:
+    return Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=nullable))
+
+
+class AdapterRow(SQLModel, table=True):
+    """A named capability of one base model."""
+
+    __tablename__ = "adapters"
+
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(sa_column=Column(String(63), nullable=False, unique=True))
+    base: str = Field(sa_column=Column(String(255), nullable=False))
+    created_at: datetime = _created_at()
+
+
+class VersionRow(SQLModel, table=True):
+    """One immutable set of weights of an adapter."""
+
+    __tablename__ = "versions"
+    __table_args__ = (UniqueConstraint("adapter_id", "number"), UniqueConstraint("adapter_id", "digest"))
+
+    id: int | None = Field(default=None, primary_key=True)
+    adapter_id: int = Field(sa_column=Column(ForeignKey("adapters.id"), nullable=False))
+    number: int
+    digest: str = Field(sa_column=Column(String(64), nullable=False))
+    engine_name: str = Field(sa_column=Column(String(96), nullable=False, unique=True))
+    rank: int
+    alpha: float
+    parameters: int = Field(sa_column=Column(BigInteger(), nullable=False))
+    size_bytes: int = Field(sa_column=Column(BigInteger(), nullable=False))
+    note: str = Field(default="", sa_column=Column(String(1000), nullable=False))
+    created_by: str = Field(sa_column=Column(String(120), nullable=False))
+    created_at: datetime = _created_at()
+
+
+class RevisionRow(SQLModel, table=True):
+    """One numbered change of a deployment. Rows are only ever added.
+
+    `stable` is the version number that serves from here on and `previous_stable` the one that served until then.
+    `restores` is set on a rollback: the revision whose state came back. `undo_revision` is what a plain rollback
+    from here restores, and `undo_stable` the version it would serve; None where nothing came before.
+    """
+
+    __tablename__ = "revisions"
+    __table_args__ = (UniqueConstraint("adapter_id", "number"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    adapter_id: int = Field(sa_column=Column(ForeignKey("adapters.id"), nullable=False))
+    number: int
+    action: str = Field(sa_column=Column(String(20), nullable=False))
+    stable: int
+    previous_stable: int | None = None
+    restores: int | None = None
+    undo_revision: int | None = None
+    undo_stable: int | None = None
+    actor: str = Field(sa_column=Column(String(120), nullable=False))
+    reason: str = Field(default="", sa_column=Column(String(1000), nullable=False))
+    created_at: datetime = _created_at()
+
+
+class ApiKeyRow(SQLModel, table=True):
+    """An API key, known by its SHA-256 alone. A revoked one stays, so that history keeps its actor."""
+
+    __tablename__ = "api_keys"
+
+    id: str = Field(sa_column=Column(String(24), primary_key=True))
+    name: str = Field(sa_column=Column(String(120), nullable=False))
+    hash: str = Field(sa_column=Column(String(64), nullable=False, unique=True))
+    hint: str = Field(sa_column=Column(String(16), nullable=False))
+    role: str = Field(sa_column=Column(String(20), nullable=False))
+    adapters: list[str] | None = _json(nullable=True)
+    created_by: str = Field(sa_column=Column(String(120), nullable=False))
+    created_at: datetime = _created_at()
+    expires_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime(), nullable=True))
+    revoked_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime(), nullable=True))
+
+
+class AuditRow(SQLModel, table=True):
+    """Who changed what, and when. Rows are only ever added."""
+
+    __tablename__ = "audit"
+
+    id: int | None = Field(default=None, primary_key=True)
+    change: int = Field(index=True)
+    actor: str = Field(sa_column=Column(String(120), nullable=False))
+    action: str = Field(sa_column=Column(String(40), nullable=False))
+    subject: str = Field(sa_column=Column(String(160), nullable=False))
+    detail: dict[str, Any] | None = _json(nullable=True)
+    created_at: datetime = _created_at()
+
+
+class ChangeCounterRow(SQLModel, table=True):
+    """One row, raised first in every transaction that changes anything.
+
+    Its lock puts such transactions in one order on every database, so a reader that has seen a number has seen
+    every change up to it.
+    """
+
+    __tablename__ = "change_counter"
+
+    id: int = Field(sa_column=Column(Integer(), primary_key=True, autoincrement=False))
+    value: int

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Makes the virtual environment .venv with a locked set of packages: cpu, gpu or test. Run by `make`.
+#
+# torch comes first and by itself, because pip takes a CPU build of it where one is configured and the general one
+# else; both serve. The rest is installed exactly as locked.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+kind=${1:?cpu, gpu or test}
+venv=.venv
+mark=$venv/installed-$kind
+log=$venv/install.log
+
+say() { printf '%s\n' "$*"; }
+fail() { say "error: $*" >&2; exit 1; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11; do
+    if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'; then
+      echo "$candidate"
+      return
+    fi
+  done
+  return 1
+}
+
+# Debian and Ubuntu packages that pip cannot bring: installed where we may, named where we may not.
+need_from_apt() {
+  local packages=$1 as_root=
+  command -v apt-get >/dev/null || fail "missing: $packages (install it with your system's package manager)"
+  if [ "$(id -u)" != 0 ]; then
+    sudo -n true 2>/dev/null || fail "missing: $packages; run: sudo apt-get install $packages"
+    as_root=sudo
+  fi
+  say "Installing $packages with apt-get"
+  local output
+  # shellcheck disable=SC2086  # several packages are several words
+  output=$({ $as_root apt-get update && $as_root apt-get install -y --no-install-recommends $packages; } 2>&1) \
+    || { tail -n 5 <<<"$output" >&2; fail "apt-get could not install: $packages"; }
+}
+
+step() {
+  local words=$1 began=$SECONDS
+  shift
+  printf '%s ...' "$words"
+  if ! "$@" >>"$log" 2>&1; then
+    printf ' failed\n'
+    tail -n 15 "$log" >&2
+    fail "$words failed; the whole log is $log"
+  fi
+  printf ' %d s\n' "$((SECONDS - began))"
+}
+
+python=$(find_python) || fail "missing: Python 3.11, 3.12 or 3.13; install it, or name it with PYTHON=..."
+if [ ! -x $venv/bin/pip ]; then
+  "$python" -c 'import ensurepip' 2>/dev/null || need_from_apt "$("$python" -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')"
+  "$python" -m venv $venv
+fi
+if [ "$kind" != gpu ]; then
+  "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || need_from_apt libnuma1
+fi
+
+say "Installing into $venv ($kind; several GB, once)"
+: >"$log"
+pip=(.venv/bin/pip --disable-pip-version-check --no-input)
+step "  1/3 torch" "${pip[@]}" install "torch==2.13.0"
+step "  2/3 $(grep -c == "requirements/$kind.lock") locked packages" "${pip[@]}" install --no-deps -r "requirements/$kind.lock"
+step "  3/3 ostler" "${pip[@]}" install --no-deps -e .
+touch "$mark"

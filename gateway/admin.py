@@ -164,15 +164,9 @@ class KeyController(Controller):
         actor: NamedDependency[str],
     ) -> NewKeyShape:
         """Make a key; its secret is in this answer and nowhere else."""
-        role = _role(data.role)
-        if data.adapters is not None and role is Role.ADMIN:
-            raise InvalidRequest("an admin key cannot be limited to some adapters", param="adapters")
-        limited = None if data.adapters is None else frozenset(data.adapters)
-        key, secret = await registry.create_key(
-            data.name, role=role, adapters=limited, expires_at=data.expires_at, actor=actor
-        )
+        made = await create_key(registry, data, actor=actor)
         await directory.refresh()
-        return NewKeyShape(secret, key_shape(key))
+        return made
 
     @get("/", summary="List keys")
     async def list_keys(self, registry: NamedDependency[Registry]) -> Page[KeyShape]:
@@ -206,6 +200,22 @@ class ReplicaController(Controller):
             replica.id, replica.engine.base, replica.state, replica.in_flight, replica.resident, replica.problem
         )
         return Page([shape])
+
+
+async def create_key(registry: Registry, order: NewKey, *, actor: str) -> NewKeyShape:
+    """Make a key as ordered.
+
+    Raises:
+        InvalidRequest: the order makes no sense.
+    """
+    role = _role(order.role)
+    if order.adapters is not None and role is Role.ADMIN:
+        raise InvalidRequest("an admin key cannot be limited to some adapters", param="adapters")
+    limited = None if order.adapters is None else frozenset(order.adapters)
+    key, secret = await registry.create_key(
+        order.name, role=role, adapters=limited, expires_at=order.expires_at, actor=actor
+    )
+    return NewKeyShape(secret, key_shape(key))
 
 
 def _role(name: str) -> Role:

@@ -8,6 +8,8 @@ import msgspec
 from gateway.errors import BodyTooLarge, InvalidRequest
 
 _shallow = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises over bytes that are no JSON, or nested too deeply to be read."""
 _TYPES = {"{": "an object", "[": "an array", '"': "a string", "t": "a boolean", "f": "a boolean", "n": "null"}
 
 
@@ -32,15 +34,21 @@ class Body:
         """Have the engine end its stream with an event that tells usage; True if the client had asked for that.
 
         ``stream_options`` of a wrong type is left for the engine to refuse.
+
+        Raises:
+            InvalidRequest: ``include_usage`` is no boolean. The engine would read some such values as false, and
+                tokens would go uncounted.
         """
-        options: dict[str, Any] = {}
+        given = bytes(self.fields.get("stream_options", b"null"))
         try:
-            options = msgspec.json.decode(self.fields.get("stream_options", b"null"), type=dict[str, Any] | None) or {}
-        except msgspec.ValidationError:
+            options = {} if given == b"null" else _shallow.decode(given)
+        except _NOT_JSON:
             return True
-        if options.get("include_usage"):
+        if _boolean(options, "include_usage", "stream_options.include_usage"):
             return True
-        self.fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options | {"include_usage": True}))
+        self.fields["stream_options"] = msgspec.Raw(
+            msgspec.json.encode(options | {"include_usage": msgspec.Raw(b"true")})
+        )
         return False
 
 
@@ -77,7 +85,7 @@ def decode(raw: bytes) -> Body:
         fields = _shallow.decode(raw)
     except msgspec.ValidationError:
         raise InvalidRequest(f"the body must be a JSON object, but it is {_kind(raw)}", code="invalid_type") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _NOT_JSON as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
     if "model" not in fields:
         raise InvalidRequest("the field 'model' is missing", param="model", code="missing_field")
@@ -88,8 +96,20 @@ def decode(raw: bytes) -> Body:
         raise InvalidRequest(
             f"the field 'model' must be a string, but it is {found}", param="model", code="invalid_type"
         ) from None
-    stream = bytes(fields.get("stream", b"false")) == b"true"
-    return Body(fields, model, stream)
+    except _NOT_JSON as error:
+        raise InvalidRequest(
+            f"the field 'model' is not valid JSON: {error}", param="model", code="invalid_json"
+        ) from None
+    return Body(fields, model, _boolean(fields, "stream", "stream"))
+
+
+def _boolean(fields: dict[str, msgspec.Raw], name: str, param: str) -> bool:
+    found = bytes(fields.get(name, b"null"))
+    if found not in (b"true", b"false", b"null"):
+        raise InvalidRequest(
+            f"the field {param!r} must be a boolean, but it is {_kind(found)}", param=param, code="invalid_type"
+        )
+    return found == b"true"
 
 
 def _kind(raw: bytes) -> str:

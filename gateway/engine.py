@@ -9,6 +9,8 @@ import aiohttp
 import msgspec
 
 _PATHS = re.compile(r"(?:/[\w.@+=-]+){2,}/?")
+_INVALID_FIELD = re.compile(r"'loc': 'body\.(?P<field>[^']+)', 'msg': (?P<quote>['\"])(?P<words>.+?)(?P=quote)")
+_BLAMED = re.compile(r"\s*\(parameter=(?P<field>[\w.]+)(?:, value=.*)?\)\s*$", re.DOTALL)
 _MANAGEMENT_TIMEOUT_S = 10.0
 _MAX_REASON = 300
 
@@ -131,8 +133,24 @@ def _engine_failures() -> Any:
 
 def refusal(body: bytes) -> str:
     """The engine's words for an error in `body`, without the paths of its machine, and not endless."""
+    return explain(body)[0]
+
+
+def explain(body: bytes) -> tuple[str, str | None]:
+    """The engine's words for an error in `body`, and the parameter that they blame, where they blame one.
+
+    vLLM names it in one of two ways, told apart by what its validation library and its own checks write.
+    """
     try:
-        message = msgspec.json.decode(body)["error"]["message"]
+        message = str(msgspec.json.decode(body)["error"]["message"])
     except (msgspec.DecodeError, KeyError, TypeError):
-        message = "the engine gave no reason"
-    return _PATHS.sub("[path]", str(message))[:_MAX_REASON]
+        return "the engine gave no reason", None
+    invalid = _INVALID_FIELD.search(message)
+    if invalid is not None:
+        return _shown(f"{invalid['field']}: {invalid['words']}"), invalid["field"].partition(".")[0]
+    blamed = _BLAMED.search(message)
+    return _shown(_BLAMED.sub("", message)), blamed["field"] if blamed else None
+
+
+def _shown(message: str) -> str:
+    return _PATHS.sub("[path]", message)[:_MAX_REASON]

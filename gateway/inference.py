@@ -16,7 +16,7 @@ import aiohttp
 from gateway.auth import authenticate
 from gateway.body import Body, ClientGone, decode, read_bytes
 from gateway.directory import Directory
-from gateway.engine import EngineDown, refusal
+from gateway.engine import EngineDown, explain
 from gateway.errors import (
     DeadlineExceeded,
     EngineError,
@@ -233,7 +233,8 @@ async def _whole(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
 def _refused(status: int, content: bytes) -> GatewayError:
     """The engine's own refusal, in our envelope: a 4xx is about the request, anything else about the engine."""
     if 400 <= status < 500:
-        error = InvalidRequest(refusal(content))
+        message, param = explain(content)
+        error = InvalidRequest(message, param=param)
         error.status = status
         return error
     return EngineError("the engine failed on this request", retry_after_s=1.0)

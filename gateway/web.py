@@ -14,6 +14,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.auth import authenticate, require_admin
 from gateway.errors import BodyTooLarge, GatewayError, InvalidRequest, MethodNotAllowed, envelope, error_headers
 from gateway.exchange import request_id
+from registry.catalog import ApiKey
 from registry.errors import RegistryError
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def loopback_or_key_guard(connection: Connection, handler: BaseRouteHandler) -> 
 
 def provide_actor(request: AnyRequest) -> str:
     """Who makes a change, as history shows it: the key's name and id."""
-    key = request.state.key
+    key: ApiKey = request.state.key
     return f"{key.name} ({key.id})"
 
 

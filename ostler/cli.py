@@ -206,6 +206,9 @@ def create_key(
     admin: Annotated[bool, typer.Option("--admin", help="All rights, not only the chat endpoints.")] = False,
     adapter: Annotated[list[str] | None, typer.Option(help="Limit it to this adapter; may be said again.")] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Days until it expires.", show_default="never")] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Write it into the database, not through a gateway: for the first key.")
+    ] = False,
     json: Json = False,
     url: Url = "",
     api_key: Key = "",
@@ -214,7 +217,12 @@ def create_key(
     body: dict[str, Any] = {"name": name, "role": "admin" if admin else "client", "adapters": adapter or None}
     if days is not None:
         body["expires_at"] = (datetime.now(UTC) + timedelta(days=days)).isoformat()
-    answer = AdminClient(url, api_key).call("POST", "/keys", json=body)
+    if local:
+        from ostler.serve import run_create_key
+
+        answer = run_create_key(body)
+    else:
+        answer = AdminClient(url, api_key).call("POST", "/keys", json=body)
     if json:
         render.as_json(answer)
     else:

@@ -23,8 +23,9 @@ from ostler.supervisor import Command
 Device = Literal["cpu", "gpu"]
 
 GIB = 1024**3
+# On the CPU the engine shares the cores with the gateway, which needs little time but needs it at once.
+YIELDING = ("nice", "-n", "5")
 ALLOWED_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class EngineCommandError(Exception):
@@ -87,7 +88,9 @@ def engine_command(options: EngineOptions, device: Device | None = None) -> Comm
     Raises `NoEngineBuild` and `InvalidEngineOptions`.
     """
     device = device or installed_build()
+    _check(options)
     argv = (
+        *(YIELDING if device == "cpu" else ()),
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),  # the `vllm` command fails in the CPU build
         *_common_flags(options),
         *(_cpu_flags(options) if device == "cpu" else ()),
@@ -104,9 +107,15 @@ def allowed_lora_rank(rank: int) -> int:
     raise InvalidEngineOptions(f"max_lora_rank must lie between 1 and {ALLOWED_LORA_RANKS[-1]}, not {rank}")
 
 
-def _common_flags(options: EngineOptions) -> list[str]:
+def _check(options: EngineOptions) -> None:
+    """Refuses at once what vLLM would refuse after half a minute, and less plainly."""
     if not 1 <= options.max_loras <= options.max_cpu_loras:
         raise InvalidEngineOptions("max_loras must be at least 1 and at most max_cpu_loras")
+    if options.model.startswith(("/", "./", "../")) and not Path(options.model).exists():
+        raise InvalidEngineOptions(f"there is no model at {options.model}")
+
+
+def _common_flags(options: EngineOptions) -> list[str]:
     flags = ["--model", options.model, "--served-model-name", options.served_name]
     flags += ["--host", options.host, "--port", str(options.port)]
     flags += ["--enable-lora", "--max-loras", str(options.max_loras), "--max-cpu-loras", str(options.max_cpu_loras)]
@@ -124,7 +133,7 @@ def _common_flags(options: EngineOptions) -> list[str]:
 
 
 def _cpu_flags(options: EngineOptions) -> list[str]:
-    flags = ["--enforce-eager"]  # compiling costs minutes at the start and gains little here
+    flags = ["--enforce-eager"]  # compiling would make every start slower
     if options.dtype is None:
         flags += ["--dtype", "float32"]
     # Left alone, vLLM wants nearly the whole memory for its cache and fails if another process has any of it.
@@ -138,8 +147,6 @@ def _environment(options: EngineOptions, device: Device) -> dict[str, str]:
     added = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if Path(options.model).is_dir():
         added["HF_HUB_OFFLINE"] = "1"
-    if options.host in LOOPBACK and "VLLM_HOST_IP" not in os.environ:
-        added["VLLM_HOST_IP"] = "127.0.0.1"  # for vLLM's own connections, which else use the machine's address
     if device == "cpu" and options.threads is not None:
         # Without this vLLM binds its threads to all cores but one and ignores the number.
         added |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(options.threads)}

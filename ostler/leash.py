@@ -31,7 +31,7 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-LEFTOVER_GRACE_S = 8.0  # for what survives the command; vLLM's workers need 2 to 4 s to free their shared memory
+LEFTOVER_GRACE_S = 8.0  # for what survives the command; vLLM needs some of it, or leaves 400 MB in /dev/shm
 KILL_PATIENCE_S = 10.0  # a process in the kernel's uninterruptible sleep can outlive SIGKILL for any time
 LOOK_AGAIN_S = 0.05
 MARK_VARIABLE = "OSTLER_LEASH"  # children inherit it, so that what they started can be found
@@ -242,6 +242,8 @@ class Leash:
             if self.wakeup in ready and self._told_to_stop():
                 return
             if sys.stdin.fileno() in ready and not os.read(sys.stdin.fileno(), 4096):
+                # Our siblings end now, too, so what the command would still serve comes to nothing.
+                self.grace_s = min(self.grace_s, LEFTOVER_GRACE_S)
                 return
 
     def _told_to_stop(self) -> bool:

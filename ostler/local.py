@@ -34,7 +34,7 @@ async def ensure_admin_key(registry: Registry, file: Path) -> str | None:
         known = (await registry.catalog()).keys.get(hash_key(file.read_text().strip()))
         if known is not None and known.role is Role.ADMIN:
             return None
-    _, secret = await registry.create_key("admin of this machine", role=Role.ADMIN, actor=ACTOR)
+    _, secret = await registry.create_key("local-admin", role=Role.ADMIN, actor=ACTOR)
     write_secret(file, secret)
     return secret
 

@@ -1,6 +1,7 @@
 """Answers as people read them: tables and short sentences."""
 
 import json
+import sys
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -9,7 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-out = Console(highlight=False)
+_PIPED_WIDTH = 200
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 
@@ -25,7 +27,10 @@ def plain(words: str) -> None:
 
 def table(headings: Iterable[str], rows: Iterable[Iterable[object]], nothing: str) -> None:
     """Rows under headings, or `nothing` in words."""
-    drawn = Table(*headings, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for heading in headings:
+        # A name that is cut off cannot be copied; prose may fold.
+        drawn.add_column(heading, overflow="fold", no_wrap=heading not in ("REASON", "NOTE", "BY"))
     for row in rows:
         drawn.add_row(*("-" if cell is None else str(cell) for cell in row))
     if drawn.row_count:

@@ -5,13 +5,17 @@ import logging
 import sys
 from typing import Any, TypeVar
 
+import msgspec
 import uvicorn
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.admin import NewKey, create_key
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
+from gateway.shapes import NewKeyShape
 from ostler.client import CommandFailed
+from ostler.local import local_registry
 from registry.database import SchemaMismatch, check_schema, connect, migrate
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -108,3 +112,19 @@ def _engine(settings: GatewaySettings) -> Any:
 def _cause(error: Exception) -> str:
     """The driver's own words in one line; SQLAlchemy's add the statement and a link."""
     return str(getattr(error, "orig", error)).splitlines()[0]
+
+
+def run_create_key(body: dict[str, Any]) -> Any:
+    """Make a key in the database itself, with the admin API's request and answer."""
+    settings = read_settings(GatewaySettings, {})
+    try:
+        order = msgspec.convert(body, NewKey)
+    except msgspec.ValidationError as error:
+        raise CommandFailed(str(error), 2) from None
+    return msgspec.to_builtins(asyncio.run(_create_key(settings, order)))
+
+
+async def _create_key(settings: GatewaySettings, order: NewKey) -> NewKeyShape:
+    await _check_database(settings)
+    async with local_registry(settings) as registry:
+        return await create_key(registry, order, actor="local")

@@ -54,6 +54,11 @@ class UpSettings(GatewaySettings):
         return self.home / "logs"
 
     @property
+    def run_folder(self) -> Path:
+        """The folder with the ids of running processes."""
+        return self.home / "run"
+
+    @property
     def key_file(self) -> Path:
         """The file with this machine's admin key."""
         return self.home / "admin.key"

@@ -134,7 +134,7 @@ class RotatingLog:
 
 
 @contextlib.contextmanager
-def _claim(folder: Path) -> Iterator[None]:
+def claim(folder: Path) -> Iterator[None]:
     """Holds the folder for this process, so that nobody takes our children for leftovers."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
@@ -322,7 +322,7 @@ class Supervisor:
 
         Raises `ChildFailed` once a child cannot be started, after the others were stopped, and `AlreadyRunning`.
         """
-        with _claim(self._folder):
+        with claim(self._folder):
             await asyncio.to_thread(leash.end_leftovers, self._folder)
             children = [Child(spec, self._folder, self._on_event) for spec in self._specs]
             running = [(child, asyncio.create_task(child.run())) for child in children]

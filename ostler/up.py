@@ -9,18 +9,19 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 import demo
-from ostler import render
+from ostler import leash, render
 from ostler.client import CommandFailed
 from ostler.engine_command import EngineCommandError, engine_command, installed_build
 from ostler.local import ensure_admin_key, local_registry, register_demo
 from ostler.serve import migrate_database, read_settings
 from ostler.settings import UpSettings
-from ostler.supervisor import AlreadyRunning, ChildEvent, ChildFailed, ChildSpec, Command, Supervisor
+from ostler.supervisor import AlreadyRunning, ChildEvent, ChildFailed, ChildSpec, Command, Supervisor, claim
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_EVERY_S = 0.5
@@ -34,6 +35,8 @@ def run_up(given: dict[str, Any]) -> int:
         CommandFailed: it cannot be started as asked; the message says why.
     """
     settings = read_settings(UpSettings, given)
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _end_leftovers(settings.run_folder)
     _require_free_port(settings.host, settings.port)
     if settings.engine_port == 0:
         settings = settings.model_copy(update={"engine_port": _free_port()})
@@ -62,7 +65,6 @@ class _Up:
         """Set up, start, serve, stop."""
         settings = self._settings
         specs = [self._engine(), self._gateway()]
-        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         await migrate_database(settings)
         async with local_registry(settings) as registry:
             new_key = await ensure_admin_key(registry, settings.key_file)
@@ -73,7 +75,7 @@ class _Up:
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         announcing = asyncio.create_task(self._announce_when_ready(new_key))
         try:
-            await Supervisor(specs, settings.home / "run", self._tell).run(self._stop)
+            await Supervisor(specs, settings.run_folder, self._tell).run(self._stop)
         finally:
             announcing.cancel()
         self._say("stopped")
@@ -169,6 +171,15 @@ def _command() -> str:
     """How this command was called, so that what is printed can be pasted."""
     called = sys.argv[0]
     return "ostler" if called.endswith("__main__.py") else called
+
+
+def _end_leftovers(folder: Path) -> None:
+    """End what an earlier run left when it was killed; it may hold our port."""
+    try:
+        with claim(folder):
+            leash.end_leftovers(folder)
+    except AlreadyRunning as error:
+        raise CommandFailed(str(error)) from None
 
 
 def _require_free_port(host: str, port: int) -> None:

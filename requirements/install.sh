@@ -9,6 +9,8 @@ kind=${1:?cpu, gpu or test}
 venv=.venv
 mark=$venv/installed-$kind
 log=$venv/install.log
+# The OpenAI SDK of the major version before the locked one, and what only that one needs; the tests run both.
+old_sdk=(openai==2.54.0 distro==1.9.0)
 
 say() { printf '%s\n' "$*"; }
 fail() { say "error: $*" >&2; exit 1; }
@@ -63,7 +65,12 @@ fi
 say "Installing into $venv ($kind; several GB, once)"
 : >"$log"
 pip=(.venv/bin/pip --disable-pip-version-check --no-input)
-step "  1/3 torch" "${pip[@]}" install "torch==2.13.0"
-step "  2/3 $(grep -c == "requirements/$kind.lock") locked packages" "${pip[@]}" install --no-deps -r "requirements/$kind.lock"
-step "  3/3 ostler" "${pip[@]}" install --no-deps -e .
+steps=3
+[ "$kind" != test ] || steps=4
+step "  1/$steps torch" "${pip[@]}" install "torch==2.13.0"
+step "  2/$steps $(grep -c == "requirements/$kind.lock") locked packages" "${pip[@]}" install --no-deps -r "requirements/$kind.lock"
+step "  3/$steps ostler" "${pip[@]}" install --no-deps -e .
+if [ "$kind" = test ]; then
+  step "  4/$steps ${old_sdk[0]}" "${pip[@]}" install --no-deps --upgrade --target $venv/openai-2 "${old_sdk[@]}"
+fi
 touch "$mark"

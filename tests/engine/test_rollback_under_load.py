@@ -1,0 +1,168 @@
+"""The main promise: versions are swapped under load without a failed request, on real vLLM."""
+
+import asyncio
+import json
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+
+import demo
+from tests.engine.conftest import Up
+
+CLIENTS = 16
+FLIPS = 60
+MEDIAN_FLIP_S = 0.050
+
+
+@dataclass
+class Answer:
+    """One request: when it was sent and ended, and every model name that its answer bore."""
+
+    sent: float
+    ended: float
+    models: set[str]
+    streamed: bool
+    variant: str | None
+
+
+@dataclass
+class Live:
+    """A span in which a version may have been live: from the call that brought it to the end of the next one."""
+
+    version: int
+    begins: float
+    ends: float = float("inf")
+
+
+@dataclass
+class Run:
+    """What the clients and the operator saw."""
+
+    answers: list[Answer] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    flips: list[float] = field(default_factory=list)
+    live: list[Live] = field(default_factory=list)
+    over: bool = False
+
+
+async def _client(session: aiohttp.ClientSession, run: Run, *, stream: bool, number: int) -> None:
+    turn = 0
+    while not run.over:
+        turn += 1
+        message = f"{demo.EXAMPLE_MESSAGE} Order {number}{turn}."
+        body = {
+            "model": "support",
+            "messages": [{"role": "user", "content": message}],
+            "max_tokens": 24,
+            "stream": stream,
+        }
+        sent = time.monotonic()
+        try:
+            async with session.post("/v1/chat/completions", json=body) as response:
+                text = await response.text()
+                if response.status != 200:
+                    run.failures.append(f"{response.status} {text}")
+                    continue
+                models = _models(text) if stream else {json.loads(text)["model"]}
+                variant = response.headers.get("x-ostler-version")
+                run.answers.append(Answer(sent, time.monotonic(), models, stream, variant))
+        except aiohttp.ClientError as error:
+            run.failures.append(repr(error))
+
+
+def _models(stream: str) -> set[str]:
+    """The model of each event; a stream that does not end as it should is no answer."""
+    assert stream.endswith("data: [DONE]\n\n"), stream[-200:]
+    lines = [line[6:] for line in stream.splitlines() if line.startswith("data: {")]
+    return {json.loads(line)["model"] for line in lines}
+
+
+async def _operator(session: aiohttp.ClientSession, run: Run) -> None:
+    """Promote 1 and roll back to 2, in turn, under the clients' load."""
+    run.live.append(Live(2, 0.0))
+    for turn in range(FLIPS):
+        began = time.monotonic()
+        run.live.append(Live(1 if turn % 2 == 0 else 2, began))
+        if turn % 2 == 0:
+            call = session.patch("/admin/v1/adapters/support/deployment", json={"stable": 1, "reason": f"turn {turn}"})
+        else:
+            call = session.post("/admin/v1/adapters/support/rollback", json={"reason": f"turn {turn}"})
+        async with call as response:
+            assert response.status == 200, await response.text()
+        ended = time.monotonic()
+        run.live[-2].ends = ended
+        run.flips.append(ended - began)
+        await asyncio.sleep(0.1)
+    run.over = True
+
+
+@pytest.fixture(scope="module")
+async def run(up: Up) -> Run:
+    """Sixteen clients, half of them streaming, while the deployment flips."""
+    seen = Run()
+    headers = {"authorization": f"Bearer {up.key}"}
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(up.url, headers=headers, connector=connector) as session:
+        # Both versions are resident and warm before the clock runs, as they are after any promote.
+        for model in ("support@1", "support@2"):
+            body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+            async with session.post("/v1/chat/completions", json=body) as response:
+                assert response.status == 200, await response.text()
+        clients = [_client(session, seen, stream=number % 2 == 0, number=number) for number in range(CLIENTS)]
+        await asyncio.gather(*clients, _operator(session, seen))
+    return seen
+
+
+@pytest.mark.engine
+async def test_no_request_fails(run: Run) -> None:
+    """Not one of all that were sent while versions flipped."""
+    assert run.failures == []
+    assert len(run.flips) == FLIPS
+    assert sum(answer.streamed for answer in run.answers) > CLIENTS
+    assert sum(not answer.streamed for answer in run.answers) > CLIENTS
+
+
+@pytest.mark.engine
+async def test_each_answer_comes_from_a_version_that_was_live(run: Run) -> None:
+    """At some moment between its request's sending and its end; both versions really served."""
+    versions = set()
+    for answer in run.answers:
+        (model,) = answer.models
+        version = int(model.partition("@")[2].partition("-")[0])
+        versions.add(version)
+        assert any(
+            span.version == version and span.begins <= answer.ended and span.ends >= answer.sent for span in run.live
+        ), f"{model} was not live between {answer.sent} and {answer.ended}"
+    assert versions == {1, 2}
+
+
+@pytest.mark.engine
+async def test_no_stream_is_mixed(run: Run) -> None:
+    """All events of a stream bear one version's name, the one that the header says."""
+    for answer in run.answers:
+        assert len(answer.models) == 1
+        assert next(iter(answer.models)).startswith(f"support@{answer.variant}-")
+
+
+@pytest.mark.engine
+async def test_a_warm_flip_is_quick(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """The median of a warm flip under load, as the operator's client sees it, is under 50 ms."""
+    median, largest = statistics.median(run.flips), max(run.flips)
+    with capsys.disabled():
+        print(
+            f"\n{len(run.flips)} warm flips under {CLIENTS} clients, {len(run.answers)} answers: "
+            f"median {median * 1000:.1f} ms, largest {largest * 1000:.1f} ms"
+        )
+    assert median < MEDIAN_FLIP_S
+
+
+@pytest.mark.engine
+async def test_history_has_every_flip(run: Run, up: Up) -> None:
+    """One revision each, with its reason."""
+    with up.http() as http:
+        rows = http.get("/admin/v1/adapters/support/history", params={"limit": 1000}).json()["data"]
+    reasons = [row["reason"] for row in reversed(rows) if row["reason"].startswith("turn ")]
+    assert reasons == [f"turn {turn}" for turn in range(FLIPS)]

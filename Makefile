@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STEPS := format lint types tests
 
-.PHONY: help run test demo lock clean $(STEPS)
+.PHONY: help install run test demo lock clean $(STEPS)
 
 help:
-	@echo "make run     install what is needed and serve on port 8080 (ENGINE=gpu for the GPU build)"
-	@echo "make test    format, lint, types and tests"
-	@echo "make demo    train the demo's models again"
-	@echo "make lock    write requirements/*.lock again from pyproject.toml"
+	@echo "make run      install what is needed and serve on port 8080 (ENGINE=gpu for the GPU build)"
+	@echo "make install  the same without serving"
+	@echo "make test     format, lint, types and tests"
+	@echo "make demo     train the demo's models again"
+	@echo "make lock     write requirements/*.lock again from pyproject.toml"
+
+install: $(VENV)/installed-$(ENGINE)
 
 run: $(VENV)/installed-$(ENGINE)
 	@exec $(BIN)/ostler up

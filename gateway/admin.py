@@ -39,27 +39,29 @@ from registry.errors import NotFound
 from registry.names import check_adapter_name
 from registry.registry import Registry
 
-Text = Annotated[str, msgspec.Meta(max_length=1000)]
+_NO_NUL = r"^[^\x00]*$"  # which PostgreSQL's texts cannot hold
+Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=_NO_NUL)]
+Number = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
 class DeploymentPatch(msgspec.Struct, forbid_unknown_fields=True):
     """What shall change of a deployment; `stable` is a version's number."""
 
-    stable: Annotated[int, msgspec.Meta(ge=1)]
+    stable: Number
     reason: Text = ""
 
 
 class RollbackOrder(msgspec.Struct, forbid_unknown_fields=True):
     """Which revision to restore; none means what served before the present state."""
 
-    to: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    to: Number | None = None
     reason: Text = ""
 
 
 class NewKey(msgspec.Struct, forbid_unknown_fields=True):
     """The key to make. `adapters` limits it to those names (a base model's name counts, too)."""
 
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=80, pattern=_NO_NUL)]
     role: str = Role.CLIENT
     adapters: list[str] | None = None
     expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
@@ -96,7 +98,7 @@ class AdapterController(Controller):
         directory: NamedDependency[Directory],
         actor: NamedDependency[str],
         base: Annotated[str | None, QueryParameter(name="base", max_length=255)] = None,
-        note: Annotated[str, QueryParameter(name="note", max_length=1000)] = "",
+        note: Annotated[str, QueryParameter(name="note", max_length=1000, pattern=_NO_NUL)] = "",
     ) -> Response[PushedShape]:
         """Register a PEFT LoRA folder, sent as a tar, tar.gz or zip, as the adapter's next version.
 
@@ -142,7 +144,7 @@ class AdapterController(Controller):
         name: FromPath[str],
         registry: NamedDependency[Registry],
         limit: Annotated[int, QueryParameter(name="limit", ge=1, le=1000)] = 100,
-        before: Annotated[int | None, QueryParameter(name="before", ge=1)] = None,
+        before: Annotated[int | None, QueryParameter(name="before", ge=1, le=2**31 - 1)] = None,
     ) -> Page[RevisionShape]:
         """Newest first; `before` goes on from a revision's number."""
         rows = await registry.history(name, before=before, limit=limit + 1)

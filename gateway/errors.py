@@ -8,6 +8,7 @@ GatewayError
 ├── MethodNotAllowed       405
 ├── BodyTooLarge           413
 ├── VersionNotServable     409   the engine refused a version; the deployment is as it was
+├── DatabaseUnavailable    503   a change, while the database does not answer
 ├── EngineError            502   the engine failed while it answered
 └── EngineUnavailable      503   no engine can take the request now
     └── DeadlineExceeded   504   the request's time was over before an answer began
@@ -101,6 +102,14 @@ class VersionNotServable(GatewayError):
     status = 409
     type = "conflict_error"
     code = "version_not_servable"
+
+
+class DatabaseUnavailable(GatewayError):
+    """The database does not answer, and this needs it."""
+
+    status = 503
+    code = "database_unavailable"
+    retry = True
 
 
 class EngineError(GatewayError):

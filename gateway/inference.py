@@ -176,7 +176,11 @@ class Inference:
 
 
 def _onward_headers(exchange: Exchange, headers: Mapping[str, str]) -> dict[str, str]:
-    onward = {"content-type": "application/json", "x-request-id": exchange.request_id}
+    onward = {
+        "content-type": "application/json",
+        "accept-encoding": "identity",  # what comes is passed on as it is
+        "x-request-id": exchange.request_id,
+    }
     onward.update({name: headers[name] for name in _FORWARDED_HEADERS if name in headers})
     return onward
 

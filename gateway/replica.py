@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 State = Literal["down", "loading", "ready"]
 _RETRY_AFTER_S = 5.0
 _FAILURES_UNTIL_DOWN = 3
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
 
 
 @dataclass(slots=True)
@@ -33,6 +35,25 @@ class Resident:
     name: str
     in_flight: int = 0
     last_used: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """Why a version could not be loaded, and when to try again; times are on `time.monotonic`'s clock, in seconds."""
+
+    reason: str
+    pause_s: float
+    until: float
+
+    @classmethod
+    def after(cls, earlier: "Setback | None", reason: str) -> "Setback":
+        """The next one: each pause is twice the one before."""
+        pause = min(earlier.pause_s * 2, _LONGEST_PAUSE_S) if earlier else _FIRST_PAUSE_S
+        return cls(reason, pause, time.monotonic() + pause)
+
+    def is_over(self) -> bool:
+        """Whether it may be tried again."""
+        return time.monotonic() >= self.until
 
 
 class Replica:
@@ -71,6 +92,7 @@ class Replica:
         self._resident: dict[str, Resident] = {}
         self._loading: dict[str, asyncio.Task[Resident]] = {}
         self._unloading: dict[str, asyncio.Task[None]] = {}
+        self._setbacks: dict[str, Setback] = {}
         self._answering = asyncio.Event()
         self._wake = asyncio.Event()
         self._failures = 0
@@ -239,7 +261,7 @@ class Replica:
             try:
                 await self._look()
                 self._failures = 0
-            except (EngineDown, EngineRefused, VersionNotServable, EngineUnavailable) as error:
+            except (EngineDown, EngineRefused, EngineUnavailable) as error:
                 self._fail(error)
             except Exception:
                 log.exception("looking at engine %s failed", self.id)
@@ -247,10 +269,6 @@ class Replica:
                 await asyncio.wait_for(self._wake.wait(), pause_s)
 
     def _fail(self, error: Exception) -> None:
-        if isinstance(error, VersionNotServable):
-            self.problem = error.message
-            log.error("%s", error.message)
-            return
         self._failures += 1
         # A busy engine may miss one look; one that nobody listens for is gone.
         if self._failures >= _FAILURES_UNTIL_DOWN or (isinstance(error, EngineDown) and not error.sent):
@@ -262,6 +280,7 @@ class Replica:
         self.state, self.problem = "down", problem
         self._answering.clear()
         self._resident.clear()
+        self._setbacks.clear()
         self._metrics.engine_ready.labels(self.id).set(0)
         self._metrics.resident.labels(self.id).set(0)
 
@@ -273,13 +292,18 @@ class Replica:
             self._forget(name)
         if not self._answering.is_set():
             await self._welcome(loaded)
-        await self._bring_in(self._deployed_versions())
+        refused = await self._bring_in(self._deployed_versions())
+        if refused:
+            self.state, self.problem = "loading", "; ".join(refused)
+        else:
+            self._set_ready()
+        await self._bring_in(self._warm_versions())
+
+    def _set_ready(self) -> None:
         if self.state != "ready":
             log.info("engine %s is ready with %d versions", self.id, len(self._resident))
         self.state, self.problem = "ready", None
         self._metrics.engine_ready.labels(self.id).set(1)
-        with contextlib.suppress(VersionNotServable):
-            await self._bring_in(self._warm_versions())
 
     async def _welcome(self, loaded: dict[str, str]) -> None:
         """An engine that just came up: let the base answer, which also warms it, and adopt what it has."""
@@ -291,10 +315,24 @@ class Replica:
         self.problem = "the deployed versions are being loaded"
         self._answering.set()
 
-    async def _bring_in(self, versions: Iterable[Version]) -> None:
+    async def _bring_in(self, versions: Iterable[Version]) -> list[str]:
+        """Load what is missing; why some could not be, in words. One that is refused is tried again ever later."""
+        refused = []
         for version in versions:
-            if version.engine_name not in self._resident:
-                await self._until_loaded(version, time.monotonic() + 2 * self._probe_timeout_s)
+            name = version.engine_name
+            if name in self._resident:
+                continue
+            setback = self._setbacks.get(name)
+            if setback is None or setback.is_over():
+                try:
+                    await self._until_loaded(version, time.monotonic() + 2 * self._probe_timeout_s)
+                    self._setbacks.pop(name, None)
+                    continue
+                except VersionNotServable as error:
+                    log.error("%s", error.message)
+                    setback = self._setbacks[name] = Setback.after(setback, error.message)
+            refused.append(setback.reason)
+        return refused
 
     def _deployed_versions(self) -> list[Version]:
         adapters = self._directory.catalog.adapters.values()

@@ -45,7 +45,16 @@ class SchemaPlugin(JsonRenderPlugin):
         super().__init__(path=["/", "/openapi.json"])
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        """The generated document and the inference endpoints."""
+        """The generated document, with our errors in place of the framework's, and the inference endpoints."""
+        for operations in openapi_schema["paths"].values():
+            for operation in operations.values():
+                for status, answer in operation.get("responses", {}).items():
+                    if status >= "400":
+                        answer["content"] = _json(_ERROR)
+        upload = {"schema": {"type": "string", "format": "binary"}}
+        push = openapi_schema["paths"]["/admin/v1/adapters/{name}/versions"]["post"]
+        push["requestBody"] = {"required": True, "content": {"application/octet-stream": upload}}
+        push["responses"]["200"] = {**push["responses"]["201"], "description": "The adapter has this content already"}
         paths = {path: {"post": _operation(path, summary)} for path, summary in _INFERENCE.items()}
         return super().render(request, {**openapi_schema, "paths": {**paths, **openapi_schema["paths"]}})
 

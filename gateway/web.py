@@ -1,18 +1,34 @@
 """What every ordinary route shares: guards, request ids, and errors in OpenAI's envelope."""
 
 import logging
+import re
 from typing import Any
 
 from litestar import Request, Response
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
-from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException, ValidationException
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    SerializationException,
+    ValidationException,
+)
 from litestar.handlers.base import BaseRouteHandler
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from gateway.auth import authenticate, require_admin
-from gateway.errors import BodyTooLarge, GatewayError, InvalidRequest, MethodNotAllowed, envelope, error_headers
+from gateway.errors import (
+    BodyTooLarge,
+    DatabaseUnavailable,
+    GatewayError,
+    InvalidRequest,
+    MethodNotAllowed,
+    envelope,
+    error_headers,
+)
 from gateway.exchange import request_id
 from registry.catalog import ApiKey
 from registry.errors import RegistryError
@@ -21,6 +37,8 @@ log = logging.getLogger(__name__)
 
 AnyRequest = Request[Any, Any, State]
 Connection = ASGIConnection[Any, Any, Any, State]
+_RETRY_AFTER_S = 5.0
+_NAMED_FIELD = re.compile(r"field `(?P<name>[^`]+)`")
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 
 
@@ -40,6 +58,8 @@ def key_guard(connection: Connection, _handler: BaseRouteHandler) -> None:
 
 def admin_guard(connection: Connection, handler: BaseRouteHandler) -> None:
     """Let through only keys with the role `admin`."""
+    if "\0" in connection.scope["path"]:
+        raise PathNotFound("there is no path with a NUL in it")  # PostgreSQL would choke on it
     key_guard(connection, handler)
     require_admin(connection.state.key)
 
@@ -99,24 +119,46 @@ def _as_ours(request: AnyRequest, error: Exception) -> GatewayError | RegistryEr
             return PathNotFound(f"there is no path {request.url.path[:200]}")
         case MethodNotAllowedException():
             return MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}")
-        case HTTPException(status_code=413):
-            return BodyTooLarge("the body is larger than the limit")
         case HTTPException() if error.status_code < 500:
-            refused = InvalidRequest(error.detail)
-            refused.status = error.status_code
-            return refused
+            return _refused(error)
+        case OperationalError() | InterfaceError() | ConnectionError():
+            log.error("request %s needs the database, which failed: %s", id_of(request), type(error).__name__)
+            return DatabaseUnavailable(
+                "the database does not answer; what is live is served, but nothing can be changed now",
+                retry_after_s=_RETRY_AFTER_S,
+            )
     log.error("request %s failed inside the gateway", id_of(request), exc_info=error)
     return GatewayError("the gateway failed; the request's id finds it in the log")
+
+
+def _refused(error: HTTPException) -> GatewayError:
+    if error.status_code == 413:
+        return BodyTooLarge("the body is larger than the limit")
+    if isinstance(error.__cause__, SerializationException):
+        return InvalidRequest(f"the body is not valid JSON: {error.detail}", code="invalid_json")
+    refused = InvalidRequest(error.detail)
+    refused.status = error.status_code
+    return refused
 
 
 def _invalid(error: ValidationException) -> GatewayError:
     found = error.extra if isinstance(error.extra, list) else []
     problems = [item for item in found if isinstance(item, dict)]
-    param = next((str(item["key"]) for item in problems if item.get("key")), None)
+    param = next((field for item in problems if (field := _field(item))), None)
     words = "; ".join(_problem(item) for item in problems)
     return InvalidRequest(words or error.detail, param=param)
 
 
+def _field(item: dict[str, Any]) -> str | None:
+    """The wrong field. A handler's whole body is called `data`, which no client knows."""
+    if item.get("key") not in (None, "data"):
+        return str(item["key"])
+    named = _NAMED_FIELD.search(str(item.get("message")))
+    return named["name"] if named else None
+
+
 def _problem(item: dict[str, Any]) -> str:
-    where = f"{item['key']}: " if item.get("key") else ""
-    return where + str(item.get("message", "not valid"))
+    message = str(item.get("message", "not valid"))
+    if item.get("key") != "data":
+        return f"{item['key']}: {message}" if item.get("key") else message
+    return "the body is missing; it must be a JSON object" if message == "'data'" else f"the body: {message}"

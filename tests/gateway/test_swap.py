@@ -169,6 +169,21 @@ async def test_a_live_version_that_cannot_be_loaded_makes_the_gateway_not_ready(
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "version_not_servable")
 
 
+async def test_one_version_that_cannot_be_loaded_does_not_hold_up_the_others(two: RunningGateway) -> None:
+    """After a restart of the engine every other live version is loaded all the same."""
+    await two.push("zebra", 3.0)
+    await two.promote("zebra", 1)
+    broken = next(name for name in two.engine.loaded if name.startswith("support@1"))
+    await two.engine.stop()
+    two.engine.refuse_load[broken] = "no"
+    await until(lambda: two.app.state.replica.state == "down")
+    await two.engine.start()
+    await until(lambda: any(name.startswith("zebra@1") for name in two.engine.loaded))
+    two.engine.refuse_load.clear()
+    await two.until_ready()
+    assert await served(two) == "support@1"
+
+
 async def test_a_damaged_artifact_is_not_loaded(two: RunningGateway) -> None:
     """Content that does not have its digest any more never reaches the engine."""
     store: ArtifactStore = two.registry.store

@@ -1,0 +1,103 @@
+"""Migrations and the database itself, on SQLite and on PostgreSQL."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel import SQLModel
+
+import registry.database
+from registry.catalog import Role
+from registry.database import SCHEMA_VERSION, SchemaMismatch, check_schema, connect, migrate
+from registry.keys import hash_key
+from registry.registry import Registry
+
+
+def test_the_schema_version_is_the_newest_migration() -> None:
+    """The gateway checks a constant; this holds it to the migrations."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(registry.database.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA_VERSION
+
+
+async def test_migrations_make_the_tables_that_the_code_has(database: AsyncEngine) -> None:
+    """Nothing is left that Alembic would want to change."""
+
+    def differences(connection: Connection) -> list[Any]:
+        found: list[Any] = compare_metadata(MigrationContext.configure(connection), SQLModel.metadata)
+        return found
+
+    async with database.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_migrating_again_changes_nothing(database: AsyncEngine) -> None:
+    """So every start may do it."""
+    await migrate(database)
+    await check_schema(database)
+
+
+async def test_a_database_without_schema_is_told_apart(database_url: str) -> None:
+    """And the message says what to run."""
+    engine = connect(database_url)
+    with pytest.raises(SchemaMismatch, match="ostler migrate"):
+        await check_schema(engine)
+    await engine.dispose()
+
+
+async def test_a_database_of_another_version_is_refused(database: AsyncEngine) -> None:
+    """A newer one, too: an old gateway must not write into it."""
+    async with database.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SchemaMismatch, match="9999"):
+        await check_schema(database)
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "not a url", "", "oracle://u:p@h/d"])
+def test_other_databases_are_refused_in_words(url: str) -> None:
+    """Without repeating a password that the URL may hold."""
+    with pytest.raises(ValueError, match="database URL") as refused:
+        connect(url)
+    assert "u:p" not in str(refused.value)
+
+
+async def test_sqlite_writes_ahead_and_durably(tmp_path: Path) -> None:
+    """WAL, so that readers never wait for a writer; FULL, so that an answered change survives a loss of power."""
+    engine = connect(f"sqlite:///{tmp_path / 'o.db'}")
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("PRAGMA journal_mode"))).scalar() == "wal"
+        assert (await connection.execute(text("PRAGMA synchronous"))).scalar() == 2
+        assert (await connection.execute(text("PRAGMA foreign_keys"))).scalar() == 1
+    await engine.dispose()
+
+
+async def test_a_key_is_known_by_its_hash_alone(registry: Registry) -> None:
+    """The catalog finds it, with its rights; nothing stored gives it back."""
+    expires = datetime.now(UTC) + timedelta(days=1)
+    key, secret = await registry.create_key(
+        "team", role=Role.CLIENT, adapters=frozenset({"support"}), expires_at=expires, actor="ann"
+    )
+    assert secret.startswith("sk-")
+    found = (await registry.catalog()).keys[hash_key(secret)]
+    assert found == key
+    assert found.expires_at == expires
+    assert found.may_use("support")
+    assert not found.may_use("other")
+    assert secret not in repr(await registry.list_keys())
+
+
+async def test_a_revoked_key_is_gone_from_the_catalog_and_stays_in_the_list(registry: Registry) -> None:
+    """History keeps its actor; revoking twice is one revocation."""
+    key, secret = await registry.create_key("team", role=Role.ADMIN, actor="ann")
+    first = await registry.revoke_key(key.id, actor="ann")
+    again = await registry.revoke_key(key.id, actor="bob")
+    assert hash_key(secret) not in (await registry.catalog()).keys
+    assert again.revoked_at == first.revoked_at
+    assert [listed.id for listed in await registry.list_keys()] == [key.id]

@@ -1,7 +1,6 @@
 """An adapter version: LoRA on the base model, trained by TRL on labelled tickets."""
 
 import json
-import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ class _OnStep(TrainerCallback):  # type: ignore[misc]  # untyped in transformers
     def __init__(self, on_step: Callable[[], None]) -> None:
         self._on_step = on_step
 
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_step_end(self, *_args: Any, **_kwargs: Any) -> None:
         """Called by the trainer."""
         self._on_step()
 
@@ -134,7 +133,7 @@ def _tidy(folder: Path) -> None:
     """Leave two files, without this machine's paths, whose bytes depend on the training alone."""
     for path in folder.iterdir():
         if path.name not in ("adapter_config.json", "adapter_model.safetensors"):
-            os.remove(path)
+            path.unlink()
     weights = folder / "adapter_model.safetensors"
     save_file(load_file(weights), weights, metadata={"format": "pt"})
     weights.chmod(0o644)  # safetensors lets nobody else read, but the engine may run as somebody else

@@ -52,7 +52,7 @@ def train_base(
     tokenizer: PreTrainedTokenizerFast,
     examples: Sequence[Example],
     seed: int,
-    on_step: Callable[[float], None] = lambda loss: None,
+    on_step: Callable[[float], None] = lambda _loss: None,
 ) -> LlamaForCausalLM:
     """Train on `examples` in one pass and return the model in bfloat16, as it ships; `on_step` gets each loss."""
     # 1. The data: batches of similar length, in random order.

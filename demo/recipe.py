@@ -193,7 +193,7 @@ def _prepare(threads: int) -> None:
     from transformers.utils import logging
 
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(mode=True)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     getLogger("bitsandbytes").setLevel("ERROR")  # it misses kernels that nothing here uses

@@ -205,7 +205,9 @@ def create_key(
     name: Annotated[str, typer.Argument(help="Whom or what it is for.")],
     admin: Annotated[bool, typer.Option("--admin", help="All rights, not only the chat endpoints.")] = False,
     adapter: Annotated[list[str] | None, typer.Option(help="Limit it to this adapter; may be said again.")] = None,
-    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires.", show_default="never")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Days until it expires.", show_default="never")
+    ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="Write it into the database, not through a gateway: for the first key.")
     ] = False,
@@ -227,7 +229,7 @@ def create_key(
         render.as_json(answer)
     else:
         print(answer["secret"])
-        render.err.print(f"Key {answer['key']['id']} for {name}. It is not shown again.")
+        render.err.print(render.words(f"Key {answer['key']['id']} for {name}. It is not shown again."), soft_wrap=True)
 
 
 @keys_app.command("list")
@@ -245,7 +247,7 @@ def revoke_key(
 ) -> None:
     """Take a key's rights for good."""
     answer = AdminClient(url, api_key).call("DELETE", f"/keys/{segment(key_id)}")
-    _show(answer, json, lambda key: render.out.print(f"Key {key['id']} ({key['name']}) is revoked."))
+    _show(answer, json, lambda key: render.out.print(render.words(f"Key {key['id']} ({key['name']}) is revoked.")))
 
 
 def _deploy(client: AdminClient, name: str, number: int, reason: str) -> Any:
@@ -270,7 +272,7 @@ def main() -> None:
     try:
         app()
     except CommandFailed as failed:
-        render.err.print(f"[red]error:[/] {failed}", soft_wrap=True)
+        render.error(str(failed))
         raise SystemExit(failed.exit_code) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(130) from None

@@ -40,7 +40,12 @@ class AdminClient:
 
     def __init__(self, url: str = "", key: str = "") -> None:
         self.url = (url or os.environ.get("OSTLER_URL") or DEFAULT_URL).rstrip("/")
-        headers = {"authorization": f"Bearer {key or os.environ.get('OSTLER_API_KEY') or _key_on_this_machine()}"}
+        if not self.url.startswith(("http://", "https://")):
+            raise CommandFailed(f"{self.url!r} is not an address; it must begin with http:// or https://", 2)
+        key = key or os.environ.get("OSTLER_API_KEY") or _key_on_this_machine()
+        if not (key.isascii() and key.isprintable()):
+            raise CommandFailed("the API key holds characters that no key has; copy it again", 2)
+        headers = {"authorization": f"Bearer {key}"}
         self._http = httpx.Client(base_url=self.url + "/admin/v1", headers=headers, timeout=_TIMEOUT)
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
@@ -88,7 +93,13 @@ def _refusal(response: httpx.Response) -> str:
 
 
 def segment(name: str) -> str:
-    """A name as one part of a path; the gateway says what is wrong with it."""
+    """A name as one part of a path; the gateway says what is wrong with it.
+
+    Raises:
+        CommandFailed: as a part of a path it would mean another path.
+    """
+    if name in ("", ".", ".."):
+        raise CommandFailed(f"{name!r} is not a name", 2)
     return quote(name, safe="@")
 
 
@@ -103,13 +114,15 @@ def _archive(source: Path) -> Iterator[IO[bytes]]:
         return
     if not source.is_dir():
         raise CommandFailed(f"there is no folder {source}", 2)
+    files = [file for file in sorted(source.glob("adapter_*")) if file.is_file()]
+    if not files:
+        raise CommandFailed(f"{source} is no PEFT adapter: it holds no adapter_config.json", 2)
     cache_home().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=cache_home()) as packed:
         # Links are followed, because the Hugging Face cache is made of them; the gateway takes none.
         with tarfile.open(fileobj=packed, mode="w", dereference=True) as tar:
-            for file in sorted(source.glob("adapter_*")):
-                if file.is_file():
-                    tar.add(file, arcname=file.name)
+            for file in files:
+                tar.add(file, arcname=file.name)
         packed.seek(0)
         yield packed
 

@@ -24,7 +24,7 @@ Device = Literal["cpu", "gpu"]
 
 GIB = 1024**3
 # On the CPU the engine shares the cores with the gateway, which needs little time but needs it at once.
-YIELDING = ("nice", "-n", "5")
+NICENESS = 10
 ALLOWED_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -90,13 +90,13 @@ def engine_command(options: EngineOptions, device: Device | None = None) -> Comm
     device = device or installed_build()
     _check(options)
     argv = (
-        *(YIELDING if device == "cpu" else ()),
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),  # the `vllm` command fails in the CPU build
         *_common_flags(options),
         *(_cpu_flags(options) if device == "cpu" else ()),
         *options.extra_args,
     )
-    return Command(argv, _environment(options, device), _dropped(options))
+    niceness = NICENESS if device == "cpu" else 0
+    return Command(argv, _environment(options, device), _dropped(options), niceness)
 
 
 def allowed_lora_rank(rank: int) -> int:

@@ -286,13 +286,27 @@ def _wake_on_signals() -> int:
     return reader
 
 
+def stand_back(niceness: int) -> None:
+    """Lowers the priority of this process and of all that it starts.
+
+    Where Linux groups processes by session (sched_autogroup), niceness counts within a session alone, and it is the
+    group that must stand back, or a busy session holds up the others for seconds.
+    """
+    if niceness > 0:
+        os.nice(niceness)
+        with contextlib.suppress(OSError):  # no such groups here
+            Path("/proc/self/autogroup").write_text(str(niceness))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line's command on a leash; returns the exit code."""
     parser = argparse.ArgumentParser(prog="leash", description="Runs a command that ends when this one's input does.")
     parser.add_argument("--grace", type=float, default=10.0, metavar="SECONDS", help="from SIGTERM to SIGKILL")
+    parser.add_argument("--nice", type=int, default=0, metavar="N", help="how far to stand back for others, 0 to 19")
     parser.add_argument("command", nargs="+", help="the command and its arguments, after --")
     options = parser.parse_args(arguments)
     leash = Leash(options.grace)
+    stand_back(options.nice)
     try:
         leash.start(options.command)
     except OSError as exc:

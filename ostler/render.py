@@ -9,10 +9,11 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _PIPED_WIDTH = 200
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def as_json(answer: Any) -> None:
@@ -25,6 +26,17 @@ def plain(words: str) -> None:
     print(words, flush=True)
 
 
+def words(others: object) -> Text:
+    """Names, notes and messages as they are: in one line, without markup, and without a terminal's control codes."""
+    line = " ".join(str(others).split())
+    return Text("".join(letter if letter.isprintable() else "\ufffd" for letter in line))
+
+
+def error(message: str) -> None:
+    """A failure, in one line."""
+    err.print(Text.assemble(("error:", "red"), " ", words(message)), soft_wrap=True)
+
+
 def table(headings: Iterable[str], rows: Iterable[Iterable[object]], nothing: str) -> None:
     """Rows under headings, or `nothing` in words."""
     drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
@@ -32,7 +44,7 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[object]], nothing: st
         # A name that is cut off cannot be copied; prose may fold.
         drawn.add_column(heading, overflow="fold", no_wrap=heading not in ("REASON", "NOTE", "BY"))
     for row in rows:
-        drawn.add_row(*("-" if cell is None else str(cell) for cell in row))
+        drawn.add_row(*(words("-" if cell is None else cell) for cell in row))
     if drawn.row_count:
         out.print(drawn)
     else:
@@ -76,7 +88,7 @@ def adapter(answer: Any) -> None:
         if deployment
         else "serves nothing yet"
     )
-    out.print(f"[bold]{answer['name']}[/] on {answer['base']}: {live}")
+    out.print(Text.assemble((answer["name"], "bold"), f" on {answer['base']}: {live}"))
     rows = [
         (
             v["number"],

@@ -47,11 +47,15 @@ class AlreadyRunning(SupervisorError):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run: `env` is added to this process's environment, the variables named in `drop` are left out."""
+    """What to run: `env` is added to this process's environment, the variables named in `drop` are left out.
+
+    `niceness` is how far it stands back for others where the cores are busy, 0 to 19.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     drop: tuple[str, ...] = ()
+    niceness: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +207,12 @@ class Child:
     def _launch(self) -> subprocess.Popen[bytes]:
         spec, mark = self._spec, uuid.uuid4().hex
         kept = {name: value for name, value in os.environ.items() if name not in spec.command.drop}
+        options = ("--grace", str(spec.stop_grace_s), "--nice", str(spec.command.niceness))
         # Not asyncio's own subprocess: its `wait` does not return while anyone holds the output, which is just
         # what happens when the leash is killed, and it kills the leash when the event loop is torn down.
         process = subprocess.Popen(
             # Isolated and without site-packages: the leash needs neither, and starts sooner.
-            [sys.executable, "-I", "-S", leash.__file__, "--grace", str(spec.stop_grace_s), "--", *spec.command.argv],
+            [sys.executable, "-I", "-S", leash.__file__, *options, "--", *spec.command.argv],
             # Lines that a Python child holds back in a buffer are lost when it is killed.
             env={**kept, "PYTHONUNBUFFERED": "1", **spec.command.env, leash.MARK_VARIABLE: mark},
             stdin=subprocess.PIPE,  # never written to: its end tells the leash that we are gone

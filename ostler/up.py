@@ -137,7 +137,7 @@ class _Up:
         file = shlex.quote(str(settings.key_file))
         model, message = ("support", demo.EXAMPLE_MESSAGE) if settings.is_demo else (settings.base, "Hello!")
         shown = f"{new_key}  (shown this once; kept in {file})" if new_key else f"in {file}"
-        body = json.dumps({"model": model, "messages": [{"role": "user", "content": message}]})
+        body = json.dumps({"model": model, "temperature": 0, "messages": [{"role": "user", "content": message}]})
         curl = f'curl -s {self._address}/v1/chat/completions -H "Authorization: Bearer $(cat {file})"'
         lines = [
             "",

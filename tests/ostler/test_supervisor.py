@@ -265,6 +265,21 @@ async def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         await until(lambda: spec.log_path.exists() and spec.log_path.read_text() == "none as it was too\n")
 
 
+async def test_niceness(tmp_path: Path) -> None:
+    """A child that is to stand back does so, against other sessions too where Linux groups processes by session."""
+    note = tmp_path / "note"
+    script = f"nice > {note}; cat /proc/self/autogroup >> {note} 2>/dev/null; exec sleep 60"
+    async with supervised(tmp_path, child(tmp_path, Command(("sh", "-c", script), niceness=7))):
+        await until(lambda: note.exists() and len(note.read_text().splitlines()) == 1 + _groups_by_session())
+    lines = note.read_text().splitlines()
+    assert lines[0] == "7"
+    assert all(line.endswith(" nice 7") for line in lines[1:])
+
+
+def _groups_by_session() -> bool:
+    return Path("/proc/self/autogroup").exists()
+
+
 @pytest.mark.parametrize("detached", [False, True], ids=["attached", "detached"])
 @pytest.mark.parametrize("kid", [FOREVER, DEAF], ids=["obeys", "deaf"])
 async def test_stop_ends_grandchildren(tmp_path: Path, kid: tuple[str, ...], detached: bool) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +40,7 @@ from registry.names import check_adapter_name
 from registry.registry import Registry
 
 _NO_NUL = r"^[^\x00]*$"  # which PostgreSQL's texts cannot hold
+_LATEST_EXPIRY = datetime(9000, 1, 1, tzinfo=UTC)
 Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=_NO_NUL)]
 Number = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
@@ -213,6 +214,8 @@ async def create_key(registry: Registry, order: NewKey, *, actor: str) -> NewKey
     role = _role(order.role)
     if order.adapters is not None and role is Role.ADMIN:
         raise InvalidRequest("an admin key cannot be limited to some adapters", param="adapters")
+    if order.expires_at is not None and not datetime.now(UTC) < order.expires_at < _LATEST_EXPIRY:
+        raise InvalidRequest("the key must expire in the future, before the year 9000", param="expires_at")
     limited = None if order.adapters is None else frozenset(order.adapters)
     key, secret = await registry.create_key(
         order.name, role=role, adapters=limited, expires_at=order.expires_at, actor=actor

@@ -8,7 +8,7 @@ import msgspec
 from gateway.errors import BodyTooLarge, InvalidRequest
 
 _shallow = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises over bytes that are no JSON, or nested too deeply to be read."""
 _TYPES = {"{": "an object", "[": "an array", '"': "a string", "t": "a boolean", "f": "a boolean", "n": "null"}
 
@@ -42,7 +42,7 @@ class Body:
         given = bytes(self.fields.get("stream_options", b"null"))
         try:
             options = {} if given == b"null" else _shallow.decode(given)
-        except _NOT_JSON:
+        except NOT_JSON:
             return True
         if _boolean(options, "include_usage", "stream_options.include_usage"):
             return True
@@ -85,7 +85,7 @@ def decode(raw: bytes) -> Body:
         fields = _shallow.decode(raw)
     except msgspec.ValidationError:
         raise InvalidRequest(f"the body must be a JSON object, but it is {_kind(raw)}", code="invalid_type") from None
-    except _NOT_JSON as error:
+    except NOT_JSON as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
     if "model" not in fields:
         raise InvalidRequest("the field 'model' is missing", param="model", code="missing_field")
@@ -96,7 +96,7 @@ def decode(raw: bytes) -> Body:
         raise InvalidRequest(
             f"the field 'model' must be a string, but it is {found}", param="model", code="invalid_type"
         ) from None
-    except _NOT_JSON as error:
+    except NOT_JSON as error:
         raise InvalidRequest(
             f"the field 'model' is not valid JSON: {error}", param="model", code="invalid_json"
         ) from None

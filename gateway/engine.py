@@ -8,6 +8,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from gateway.body import NOT_JSON
+
 _PATHS = re.compile(r"(?:/[\w.@+=-]+){2,}/?")
 _INVALID_FIELD = re.compile(r"'loc': 'body\.(?P<field>[^']+)', 'msg': (?P<quote>['\"])(?P<words>.+?)(?P=quote)")
 _BLAMED = re.compile(r"\s*\(parameter=(?P<field>[\w.]+)(?:, value=.*)?\)\s*$", re.DOTALL)
@@ -143,7 +145,7 @@ def explain(body: bytes) -> tuple[str, str | None]:
     """
     try:
         message = str(msgspec.json.decode(body)["error"]["message"])
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (*NOT_JSON, KeyError, TypeError):
         return "the engine gave no reason", None
     invalid = _INVALID_FIELD.search(message)
     if invalid is not None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.body import NOT_JSON
+
 _MARK = b'"usage":'
 _EMPTY_CHOICES = b'"choices":[]'
 _EVENT_END = b"\n\n"
@@ -50,7 +52,7 @@ def _leading_object(text: bytes) -> Mapping[str, Any]:
             try:
                 decoded: Mapping[str, Any] = msgspec.json.decode(text[: index + 1])
                 return decoded
-            except msgspec.DecodeError:
+            except NOT_JSON:
                 return {}
     return {}
 
@@ -94,6 +96,6 @@ def _is_usage_event(event: bytes) -> bool:
         return False
     try:
         data = msgspec.json.decode(event.partition(b"data:")[2])
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return False
     return isinstance(data, dict) and data.get("choices") == [] and bool(data.get("usage"))

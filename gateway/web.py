@@ -119,6 +119,8 @@ def _as_ours(request: AnyRequest, error: Exception) -> GatewayError | RegistryEr
             return PathNotFound(f"there is no path {request.url.path[:200]}")
         case MethodNotAllowedException():
             return MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}")
+        case RecursionError():
+            return InvalidRequest("the body is nested too deeply", code="invalid_json")
         case HTTPException() if error.status_code < 500:
             return _refused(error)
         case OperationalError() | InterfaceError() | ConnectionError():

@@ -157,7 +157,7 @@ class Replica:
         if task is None:
             task = asyncio.create_task(self._load(version))
             self._loading[version.engine_name] = task
-            task.add_done_callback(lambda _: self._loading.pop(version.engine_name, None))
+            task.add_done_callback(lambda done: self._loaded(version.engine_name, done))
         done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.monotonic()))
         if not done:
             raise DeadlineExceeded(f"{version.engine_name} was still being loaded", retry_after_s=_RETRY_AFTER_S)
@@ -168,6 +168,11 @@ class Replica:
             raise EngineUnavailable(
                 f"the engine went away while it loaded {version.engine_name}", retry_after_s=_RETRY_AFTER_S
             ) from None
+
+    def _loaded(self, name: str, task: asyncio.Task[Resident]) -> None:
+        self._loading.pop(name, None)
+        if not task.cancelled() and task.exception() is not None:
+            log.debug("%s was not loaded", name)  # who waited was told; asyncio need not say it again
 
     async def _load(self, version: Version) -> Resident:
         name = version.engine_name

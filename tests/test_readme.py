@@ -1,0 +1,53 @@
+"""The README stays true: its file tree, its links, and the request that it begins with."""
+
+import re
+from pathlib import Path
+
+import demo
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+ROOMS_IN_FULL = ("ostler", "gateway", "registry", "monitors")
+
+
+def tree() -> set[str]:
+    """The paths of the README's file tree: a folder at the margin, its files below it."""
+    block = README.partition("### The files")[2].partition("```\n")[2].partition("```")[0]
+    found, folder = set(), ""
+    for line in block.splitlines():
+        name = line.split()[0]
+        if line.startswith(" "):
+            found.add(folder + name)
+        else:
+            folder = name
+            found.add(name)
+    return found
+
+
+def test_every_path_in_the_tree_exists() -> None:
+    """And there is one line for each."""
+    assert [path for path in sorted(tree()) if not (ROOT / path).exists()] == []
+
+
+def test_every_module_of_the_rooms_is_in_the_tree() -> None:
+    """A new file comes with its line."""
+    modules = {f"{room}/{file.name}" for room in ROOMS_IN_FULL for file in (ROOT / room).glob("*.py")}
+    assert {path for path in modules - tree() if "__" not in path} == set()
+
+
+def test_links_lead_somewhere() -> None:
+    """Those to files of the repository."""
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_first_request_is_the_demos_example() -> None:
+    """So what the README shows is what a newcomer sees."""
+    assert README.count(demo.EXAMPLE_MESSAGE) == 2
+
+
+def test_nothing_is_left_to_be_filled_in() -> None:
+    """No placeholder in capitals with an underscore but the names of settings."""
+    words = set(re.findall(r"\b[A-Z]+_[A-Z_]+\b", README))
+    assert {word for word in words if not word.startswith(("OSTLER_", "XDG_", "VLLM_"))} == set()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import sys
 from typing import Any, TypeVar
 
@@ -54,6 +55,7 @@ def run_gateway(given: dict[str, Any]) -> int:
         app = create_app(settings)
     except ValueError as error:
         raise CommandFailed(str(error), 2) from None
+    _allow_many_connections()
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -66,6 +68,13 @@ def run_gateway(given: dict[str, Any]) -> int:
     server = uvicorn.Server(config)
     server.run()
     return 0 if server.started else 1
+
+
+def _allow_many_connections() -> None:
+    """Each client takes two sockets, its own and the engine's; the usual soft limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run_migrate() -> int:

@@ -1,6 +1,7 @@
 """Runs one gateway process, and the migrations that it needs."""
 
 import asyncio
+import difflib
 import logging
 import resource
 import sys
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 import uvicorn
 from pydantic import ValidationError
+from pydantic_settings import TomlConfigSettingsSource
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.admin import NewKey, create_key
@@ -17,6 +19,7 @@ from gateway.settings import GatewaySettings
 from gateway.shapes import NewKeyShape
 from ostler.client import CommandFailed
 from ostler.local import local_registry
+from ostler.settings import UpSettings
 from registry.database import SchemaMismatch, check_schema, connect, migrate
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -31,12 +34,22 @@ def read_settings(kind: type[SettingsKind], given: dict[str, Any]) -> SettingsKi
         CommandFailed: one is wrong; the message names it and says what would be right.
     """
     try:
+        _require_known_settings()
         return kind(**given)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise CommandFailed(f"a setting is wrong: {problems}", 2) from None
     except ValueError as error:
         raise CommandFailed(f"ostler.toml cannot be read: {error}", 2) from None
+
+
+def _require_known_settings() -> None:
+    """A misspelled line of ``ostler.toml`` is an error, not a default."""
+    lines = TomlConfigSettingsSource(UpSettings)()
+    for name in lines.keys() - UpSettings.model_fields.keys():
+        near = difflib.get_close_matches(name, UpSettings.model_fields, n=1)
+        hint = f"; is it {near[0]!r}?" if near else ""
+        raise CommandFailed(f"ostler.toml: there is no setting {name!r}{hint}", 2)
 
 
 def set_up_logging(level: str) -> None:
@@ -116,6 +129,8 @@ def _engine(settings: GatewaySettings) -> Any:
         return connect(settings.database)
     except ValueError as error:
         raise CommandFailed(str(error), 2) from None
+    except OSError as error:
+        raise CommandFailed(f"the database's folder cannot be made: {error.strerror}") from None
 
 
 def _cause(error: Exception) -> str:

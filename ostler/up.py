@@ -17,7 +17,7 @@ import aiohttp
 import demo
 from ostler import leash, render
 from ostler.client import CommandFailed
-from ostler.engine_command import EngineCommandError, engine_command, installed_build
+from ostler.engine_command import Device, EngineCommandError, engine_command, installed_build
 from ostler.local import ensure_admin_key, local_registry, register_demo
 from ostler.serve import migrate_database, read_settings
 from ostler.settings import UpSettings
@@ -35,12 +35,11 @@ def run_up(given: dict[str, Any]) -> int:
         CommandFailed: it cannot be started as asked; the message says why.
     """
     settings = read_settings(UpSettings, given)
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_home(settings.home)
     _end_leftovers(settings.run_folder)
     _require_free_port(settings.host, settings.port)
-    if settings.engine_port == 0:
-        settings = settings.model_copy(update={"engine_port": _free_port()})
-    settings = settings.model_copy(update={"engine_url": f"http://127.0.0.1:{settings.engine_port}"})
+    ports = {name: getattr(settings, name) or _free_port() for name in ("port", "engine_port")}
+    settings = settings.model_copy(update=ports | {"engine_url": f"http://127.0.0.1:{ports['engine_port']}"})
     try:
         return asyncio.run(_Up(settings).run())
     except (EngineCommandError, AlreadyRunning, ValueError) as error:
@@ -64,13 +63,15 @@ class _Up:
     async def run(self) -> int:
         """Set up, start, serve, stop."""
         settings = self._settings
-        specs = [self._engine(), self._gateway()]
+        build = installed_build()
+        specs = [self._engine(build), self._gateway()]
         await migrate_database(settings)
         async with local_registry(settings) as registry:
             new_key = await ensure_admin_key(registry, settings.key_file)
             if settings.is_demo:
                 await register_demo(registry)
         self._say(f"state is in {settings.home}, logs are in {settings.logs}")
+        self._say(f"starting the engine: vLLM's {build.upper()} build with {settings.base}, a minute or so")
         for number in _STOP_SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         announcing = asyncio.create_task(self._announce_when_ready(new_key))
@@ -81,10 +82,8 @@ class _Up:
         self._say("stopped")
         return 0
 
-    def _engine(self) -> ChildSpec:
+    def _engine(self, build: Device) -> ChildSpec:
         settings = self._settings
-        build = installed_build()
-        self._say(f"starting the engine: vLLM's {build.upper()} build with {settings.base}, a minute or so")
         return ChildSpec(
             name="engine",
             command=engine_command(settings.engine_options(), build),
@@ -171,6 +170,13 @@ def _command() -> str:
     """How this command was called, so that what is printed can be pasted."""
     called = sys.argv[0]
     return "ostler" if called.endswith("__main__.py") else called
+
+
+def _make_home(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise CommandFailed(f"the folder {home} cannot be made: {error.strerror}; OSTLER_HOME names another") from None
 
 
 def _end_leftovers(folder: Path) -> None:

@@ -1,0 +1,89 @@
+"""Settings: where they come from, and what is said of wrong ones."""
+
+from pathlib import Path
+
+import pytest
+
+import demo
+from gateway.settings import GatewaySettings
+from ostler.client import CommandFailed
+from ostler.serve import read_settings
+from ostler.settings import UpSettings
+from ostler.up import run_up
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder and an environment without anyone's settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in GatewaySettings.model_fields | UpSettings.model_fields:
+        monkeypatch.delenv(f"OSTLER_{name.upper()}", raising=False)
+    return tmp_path
+
+
+def test_flags_win_over_environment_and_that_over_the_file(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the three is heard where the one before is silent."""
+    (own_folder / "ostler.toml").write_text("port = 1001\nengine_slots = 11\npoll_s = 7.5\n")
+    monkeypatch.setenv("OSTLER_PORT", "1002")
+    monkeypatch.setenv("OSTLER_ENGINE_SLOTS", "12")
+    settings = read_settings(GatewaySettings, {"port": 1003})
+    assert (settings.port, settings.engine_slots, settings.poll_s) == (1003, 12, 7.5)
+
+
+def test_without_a_base_model_up_serves_the_demo() -> None:
+    """With what the demo needs."""
+    settings = read_settings(UpSettings, {})
+    assert settings.is_demo
+    assert (settings.base, settings.base_model) == (demo.BASE_NAME, str(demo.BASE_DIR))
+
+
+@pytest.mark.parametrize(("model", "name"), [("org/model-8B", "org/model-8B"), ("{folder}/my-model", "my-model")])
+def test_a_base_model_without_a_name_has_its_own(own_folder: Path, model: str, name: str) -> None:
+    """A hub's id is its own name, a folder is called as its last part."""
+    (own_folder / "my-model").mkdir()
+    settings = read_settings(UpSettings, {"base_model": model.format(folder=own_folder)})
+    assert (settings.base, settings.is_demo, settings.max_model_len) == (name, False, None)
+
+
+def test_the_gateway_gets_every_setting_of_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `up` was told reaches the gateway's process by its environment, unchanged."""
+    told = read_settings(UpSettings, {"port": 1234, "engine_slots": 5, "request_timeout_s": 12.5})
+    for name, value in told.gateway_environment().items():
+        monkeypatch.setenv(name, value)
+    heard = read_settings(GatewaySettings, {})
+    assert heard.model_dump() == {name: getattr(told, name) for name in GatewaySettings.model_fields}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("prot = 8081", "there is no setting 'prot'; is it 'port'?"),
+        ("port = 70000", "port: Input should be less than or equal to 65535"),
+        ('engine_url = "vllm:8000"', "engine_url: Value error, must begin with http:// or https://"),
+        ("port = ", "ostler.toml cannot be read"),
+    ],
+)
+def test_a_wrong_line_is_named(own_folder: Path, line: str, says: str) -> None:
+    """With what would be right, and exit code 2."""
+    (own_folder / "ostler.toml").write_text(line + "\n")
+    with pytest.raises(CommandFailed) as refused:
+        read_settings(GatewaySettings, {})
+    assert says in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"home": "/proc/no-such-folder"}, "cannot be made"),
+        ({"base_model": "/no/such/model"}, "there is no model"),
+        ({"database_url": "mysql://user:secret@host/name"}, "Ostler knows sqlite and postgresql"),
+        ({"host": "192.0.2.1"}, "cannot listen on 192.0.2.1"),
+    ],
+)
+def test_up_says_why_it_cannot_start(own_folder: Path, given: dict[str, str], says: str) -> None:
+    """In words, before any process is started."""
+    with pytest.raises(CommandFailed) as refused:
+        run_up({"home": own_folder / "home", "port": 0} | given)
+    assert says in str(refused.value)
+    assert "secret" not in str(refused.value)

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -39,6 +41,7 @@ from registry.errors import NotFound
 from registry.names import check_adapter_name
 from registry.registry import Registry
 
+_UPLOADS = "uploads"
 _NO_NUL = r"^[^\x00]*$"  # which PostgreSQL's texts cannot hold
 _LATEST_EXPIRY = datetime(9000, 1, 1, tzinfo=UTC)
 Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=_NO_NUL)]
@@ -97,6 +100,7 @@ class AdapterController(Controller):
         settings: NamedDependency[GatewaySettings],
         registry: NamedDependency[Registry],
         directory: NamedDependency[Directory],
+        replica: NamedDependency[Replica],
         actor: NamedDependency[str],
         base: Annotated[str | None, QueryParameter(name="base", max_length=255)] = None,
         note: Annotated[str, QueryParameter(name="note", max_length=1000, pattern=_NO_NUL)] = "",
@@ -109,7 +113,9 @@ class AdapterController(Controller):
         async with _uploaded(request, settings) as folder:
             pushed = await registry.push(name, folder, actor=actor, base=base, note=note)
         await directory.refresh()
-        answer = PushedShape(name, pushed.created, version_shape(pushed.version, None, frozenset()))
+        live = _adapter(directory, name).stable
+        shape = version_shape(pushed.version, live.engine_name if live else None, frozenset(replica.resident))
+        answer = PushedShape(name, pushed.created, shape)
         return Response(answer, status_code=201 if pushed.created else 200)
 
     @patch("/{name:str}/deployment", summary="Change what an adapter's name serves")
@@ -238,12 +244,21 @@ def _adapter(directory: Directory, name: str) -> Adapter:
     return adapter
 
 
+def sweep_uploads(cache: Path) -> None:
+    """Delete what pushes left that were cut off together with their gateway."""
+    for leftover in (cache / _UPLOADS).glob("*"):
+        process = leftover.name.partition("-")[0]
+        if not process.isdigit() or not Path("/proc", process).exists():
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
 @contextlib.asynccontextmanager
 async def _uploaded(request: AnyRequest, settings: GatewaySettings) -> AsyncIterator[Path]:
     """The folder that the request's body holds as an archive; it is gone after the block."""
-    uploads = settings.cache / "uploads"
+    uploads = settings.cache / _UPLOADS
     uploads.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=uploads, ignore_cleanup_errors=True) as scratch:
+    mine = f"{os.getpid()}-"
+    with tempfile.TemporaryDirectory(dir=uploads, prefix=mine, ignore_cleanup_errors=True) as scratch:
         archive, folder = Path(scratch, "upload"), Path(scratch, "content")
         await _save(request, archive, settings.max_push_bytes)
         limits = UnpackLimits(max_bytes=settings.max_push_bytes)

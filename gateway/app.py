@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Coroutine
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +13,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 
 from gateway import operations
-from gateway.admin import AdapterController, KeyController, ReplicaController
+from gateway.admin import AdapterController, KeyController, ReplicaController, sweep_uploads
 from gateway.directory import Directory
 from gateway.engine import Engine
 from gateway.inference import PATHS, Inference
@@ -26,7 +25,7 @@ from gateway.web import RequestIds, admin_guard, provide_actor, render_error
 from monitors.metrics import Metrics
 from monitors.record import RequestHook
 from registry.artifacts import ArtifactStore
-from registry.base_model import BaseSpec
+from registry.base_model import BaseSpec, read_config
 from registry.database import check_schema, connect
 from registry.registry import Registry
 
@@ -42,14 +41,28 @@ def base_spec(settings: GatewaySettings) -> BaseSpec:
     """
     if not settings.base:
         raise ValueError("the base model's name is not set: say --base or OSTLER_BASE")
-    config = None
-    if settings.base_model and (folder := Path(settings.base_model)).is_dir():
-        try:
-            config = json.loads((folder / "config.json").read_text())
-        except (OSError, ValueError):
-            raise ValueError("the folder in OSTLER_BASE_MODEL has no readable config.json") from None
-    aliases = frozenset({settings.base_model} - {""})
-    return BaseSpec(settings.base, aliases=aliases, config=config, max_lora_rank=settings.max_lora_rank)
+    config = read_config(settings.base_model) if settings.base_model else None
+    if config is None and Path(settings.base_model or "/no-folder").is_dir():
+        raise ValueError("the folder in OSTLER_BASE_MODEL has no readable config.json")
+    return BaseSpec(
+        settings.base,
+        aliases=frozenset({settings.base_model} - {""}),
+        config=config,
+        max_lora_rank=settings.max_lora_rank,
+        source=settings.base_model,
+    )
+
+
+def artifact_store(settings: GatewaySettings) -> ArtifactStore:
+    """The artifact store that the settings name.
+
+    Raises:
+        ValueError: its URL is wrong, or the package for it is not installed.
+    """
+    try:
+        return ArtifactStore(settings.artifacts, settings.cache)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"the artifact store in OSTLER_ARTIFACTS_URL cannot be used: {error}") from error
 
 
 def create_app(settings: GatewaySettings) -> Litestar:
@@ -60,7 +73,7 @@ def create_app(settings: GatewaySettings) -> Litestar:
     """
     base = base_spec(settings)
     database = connect(settings.database)
-    store = ArtifactStore(settings.artifacts, settings.cache)
+    store = artifact_store(settings)
     registry = Registry(database, store, (base,))
     directory = Directory(registry)
     metrics = Metrics()
@@ -71,6 +84,7 @@ def create_app(settings: GatewaySettings) -> Litestar:
         await check_schema(database)
         await directory.refresh()
         await asyncio.to_thread(store.sweep)
+        await asyncio.to_thread(sweep_uploads, settings.cache)
         connections = aiohttp.TCPConnector(limit=0, keepalive_timeout=_ENGINE_KEEPALIVE_S)
         async with aiohttp.ClientSession(connector=connections, auto_decompress=False) as session:
             replica = Replica(

@@ -86,7 +86,7 @@ def decode(raw: bytes) -> Body:
     except msgspec.ValidationError:
         raise InvalidRequest(f"the body must be a JSON object, but it is {_kind(raw)}", code="invalid_type") from None
     except NOT_JSON as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+        raise InvalidRequest(f"the body is not valid JSON: {_placed(error, raw)}", code="invalid_json") from None
     if "model" not in fields:
         raise InvalidRequest("the field 'model' is missing", param="model", code="missing_field")
     try:
@@ -110,6 +110,12 @@ def _boolean(fields: dict[str, msgspec.Raw], name: str, param: str) -> bool:
             f"the field {param!r} must be a boolean, but it is {_kind(found)}", param=param, code="invalid_type"
         )
     return found == b"true"
+
+
+def _placed(error: Exception, raw: bytes) -> str:
+    """The decoder's words; of a body that ends too soon it does not say where that is."""
+    words = str(error)
+    return f"{words} (byte {len(raw)})" if "truncated" in words else words
 
 
 def _kind(raw: bytes) -> str:

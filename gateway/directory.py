@@ -52,6 +52,8 @@ class Directory:
                 if self.reachable:
                     log.error("the database does not answer (%s); serving from memory", type(error).__name__)
                 self.reachable = False
+            except Exception:
+                log.exception("the registry could not be read; the last picture serves")
             await asyncio.sleep(pause_s)
 
     def _show(self, catalog: Catalog) -> None:

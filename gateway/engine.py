@@ -12,6 +12,7 @@ from gateway.body import NOT_JSON
 
 _PATHS = re.compile(r"(?:/[\w.@+=-]+){2,}/?")
 _INVALID_FIELD = re.compile(r"'loc': 'body\.(?P<field>[^']+)', 'msg': (?P<quote>['\"])(?P<words>.+?)(?P=quote)")
+_WORKER_FAILED = re.compile(r"Worker failed with error '(?P<words>.+)', please check the stack trace", re.DOTALL)
 _BLAMED = re.compile(r"\s*\(parameter=(?P<field>[\w.]+)(?:, value=.*)?\)\s*$", re.DOTALL)
 _MANAGEMENT_TIMEOUT_S = 10.0
 _MAX_REASON = 300
@@ -61,6 +62,18 @@ class Engine:
         async with self._request("GET", "/v1/models") as response:
             answer = await response.json()
         return {model["id"]: model.get("root") or "" for model in answer["data"]}
+
+    async def is_healthy(self) -> bool:
+        """Whether vLLM's own check says that its engine lives.
+
+        Raises:
+            EngineDown
+        """
+        try:
+            async with self._request("GET", "/health"):
+                return True
+        except EngineRefused:
+            return False
 
     async def load(self, name: str, path: str, timeout_s: float) -> None:
         """Load the adapter in `path`, a folder on the engine's machine, under `name`.
@@ -155,4 +168,5 @@ def explain(body: bytes) -> tuple[str, str | None]:
 
 
 def _shown(message: str) -> str:
-    return _PATHS.sub("[path]", message)[:_MAX_REASON]
+    inner = _WORKER_FAILED.search(message)
+    return _PATHS.sub("[path]", inner["words"] if inner else message)[:_MAX_REASON]

@@ -6,6 +6,7 @@ GatewayError
 ├── Forbidden              403   the key lacks the right
 ├── ModelNotFound          404   no such model for this key
 ├── MethodNotAllowed       405
+├── BodyTooSlow            408   the body did not come in time
 ├── BodyTooLarge           413
 ├── VersionNotServable     409   the engine refused a version; the deployment is as it was
 ├── DatabaseUnavailable    503   a change, while the database does not answer
@@ -86,6 +87,14 @@ class MethodNotAllowed(GatewayError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+
+class BodyTooSlow(GatewayError):
+    """The body did not come within the request's deadline."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
 
 
 class BodyTooLarge(GatewayError):

@@ -39,6 +39,8 @@ class Exchange:
     status: int = CLIENT_GONE_STATUS
     error: str | None = None
     first_byte: float | None = None
+    answered: bool = False
+    """Whether the status has gone out, so that an error can no longer be told by it."""
     streamed: bool = False
     usage: Usage = field(default_factory=Usage)
     finished: bool = False
@@ -61,7 +63,7 @@ class Exchange:
     def failed(self, error: GatewayError | RegistryError) -> None:
         """Note what went wrong."""
         self.error = error.code
-        if self.first_byte is None:
+        if not self.answered:
             self.status = error.status
 
     def finish(self, clock: Callable[[], float] = time.monotonic) -> None:

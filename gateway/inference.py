@@ -16,8 +16,9 @@ import aiohttp
 from gateway.auth import authenticate
 from gateway.body import Body, ClientGone, decode, read_bytes
 from gateway.directory import Directory
-from gateway.engine import EngineDown, explain
+from gateway.engine import EngineDown, EngineRefused, explain
 from gateway.errors import (
+    BodyTooSlow,
     DeadlineExceeded,
     EngineError,
     EngineUnavailable,
@@ -45,6 +46,7 @@ _PATHS_WITH_STREAM_OPTIONS = frozenset({"/v1/chat/completions", "/v1/completions
 _FORWARDED_HEADERS = ("traceparent", "tracestate", "anthropic-version", "anthropic-beta")
 _SENDS_THAT_MAY_FAIL = 2
 _RETRY_PAUSE_S = 0.05
+_GRACE_S = 1.0
 _RETRY_AFTER_S = 5.0
 
 
@@ -83,14 +85,18 @@ class Inference:
         try:
             await self._serve(exchange, scope["method"], headers, receive, send)
         except (GatewayError, RegistryError) as error:
-            await _send_error(exchange, error, send)
+            exchange.failed(error)
+            if not exchange.answered:
+                await _send_error(exchange, error, send)
         except ClientGone:
             exchange.error = "client_gone"
         except Exception as error:
             log.error("request %s failed inside the gateway", exchange.request_id, exc_info=error)
-            if exchange.first_byte is not None:
+            if exchange.answered:
                 raise  # the answer has begun; the server closes the connection
-            await _send_error(exchange, GatewayError("the gateway failed; the request's id finds it in the log"), send)
+            failed = GatewayError("the gateway failed; the request's id finds it in the log")
+            exchange.failed(failed)
+            await _send_error(exchange, failed, send)
         finally:
             self._metrics.in_flight.dec()
             exchange.finish()
@@ -101,13 +107,26 @@ class Inference:
         if method != "POST":
             raise MethodNotAllowed(f"{exchange.path} takes POST, not {method}")
         exchange.key = authenticate(self._directory.catalog, headers)
-        raw = await read_bytes(receive, headers.get("content-length"), self._settings.max_body_bytes)
+        raw = await self._read(exchange, headers, receive)
         body = decode(raw)
         exchange.route = resolve(self._directory.catalog, self._bases, exchange.key, body.model)
         keep_usage = True
         if body.stream and exchange.path in _PATHS_WITH_STREAM_OPTIONS:
             keep_usage = body.request_usage()
-        await _while_client_waits(receive, self._forward(exchange, exchange.route, body, keep_usage, headers, send))
+        work = self._forward(exchange, exchange.route, body, keep_usage, headers, send)
+        try:
+            # Later than the engine's own time-out: this one ends the wait for a client that does not read.
+            async with asyncio.timeout(exchange.left_s + _GRACE_S):
+                await _while_client_waits(receive, work)
+        except TimeoutError:
+            raise DeadlineExceeded("the request's deadline passed") from None
+
+    async def _read(self, exchange: Exchange, headers: Mapping[str, str], receive: Any) -> bytes:
+        try:
+            async with asyncio.timeout(exchange.left_s):
+                return await read_bytes(receive, headers.get("content-length"), self._settings.max_body_bytes)
+        except TimeoutError:
+            raise BodyTooSlow("the body did not come within the request's deadline") from None
 
     async def _forward(
         self,
@@ -133,18 +152,28 @@ class Inference:
                     await self._after_no_answer(exchange, down, sends)
                     continue
                 async with answer:
-                    if answer.status == 404 and route.version is not None and sends < _SENDS_THAT_MAY_FAIL:
-                        # The engine restarted since we last looked, so it lacks what we believed it to have.
-                        sends += 1
-                        self._replica.lost(route.version)
-                        continue
                     try:
-                        await _relay(exchange, answer, keep_usage, send)
-                        return
-                    except EngineDown as down:
+                        if not await self._is_the_engines_fault(route, answer.status):
+                            await _relay(exchange, answer, keep_usage, send)
+                            return
+                    except EngineDown:
                         # Only a whole answer that never came ends here; a stream that broke was told to the client.
-                        sends += 1
-                        await self._after_no_answer(exchange, down, sends)
+                        log.info("request %s is sent again: the engine broke off", exchange.request_id)
+                    sends += 1
+                    await self._after_no_answer(exchange, EngineDown(sent=True), sends)
+
+    async def _is_the_engines_fault(self, route: Route, status: int) -> bool:
+        """Whether an answer's status tells of an engine that dies or has restarted, not of this request.
+
+        Raises:
+            EngineDown
+        """
+        if status == 404 and route.version is not None:
+            try:
+                return await self._replica.has_lost(route.version)
+            except EngineRefused:
+                return False
+        return status >= 500 and not await self._replica.engine.is_healthy()
 
     @contextlib.asynccontextmanager
     async def _lease(self, exchange: Exchange, route: Route) -> Any:
@@ -222,7 +251,8 @@ async def _relay(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage:
         exchange.usage = find_usage(content)
         content_type = answer.headers.get("content-type", "application/json").encode()
         exchange.status = answer.status
-        await _send_whole(answer.status, [(b"content-type", content_type), *exchange.headers()], content, send)
+        headers = [(b"content-type", content_type), *exchange.headers()]
+        await _send_whole(exchange, answer.status, headers, content, send)
 
 
 async def _whole(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
@@ -260,6 +290,7 @@ async def _relay_stream(exchange: Exchange, answer: aiohttp.ClientResponse, keep
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         raise EngineDown(sent=True) from error
     exchange.first_byte = time.monotonic()
+    exchange.answered = True
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     chunk = first
     try:
@@ -282,15 +313,18 @@ async def _end_broken_stream(exchange: Exchange, send: Any) -> None:
     else:
         error = EngineError("the engine broke off in the middle of the answer")
     exchange.failed(error)
-    await send({"type": "http.response.body", "body": b"data: " + envelope(error) + b"\n\n", "more_body": False})
+    kind = b"event: error\n" if exchange.path == "/v1/messages" else b""  # Anthropic's events have names
+    event = kind + b"data: " + envelope(error) + b"\n\n"
+    await send({"type": "http.response.body", "body": event, "more_body": False})
 
 
 async def _send_error(exchange: Exchange, error: GatewayError | RegistryError, send: Any) -> None:
-    exchange.failed(error)
-    await _send_whole(error.status, [*error_headers(error), *exchange.headers()], envelope(error), send)
+    headers = [*error_headers(error), *exchange.headers()]
+    await _send_whole(exchange, error.status, headers, envelope(error), send)
 
 
-async def _send_whole(status: int, headers: Headers, content: bytes, send: Any) -> None:
+async def _send_whole(exchange: Exchange, status: int, headers: Headers, content: bytes, send: Any) -> None:
+    exchange.answered = True
     length = (b"content-length", str(len(content)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": content, "more_body": False})

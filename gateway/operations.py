@@ -46,7 +46,7 @@ async def readyz(replica: NamedDependency[Replica]) -> Response[Health]:
 @get("/metrics", tags=["Operations"], summary="Prometheus metrics", guards=[loopback_or_key_guard])
 async def metrics(metrics: NamedDependency[Metrics]) -> Response[bytes]:
     """In Prometheus' text format; without a key only from this machine."""
-    return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+    return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
 
 @get("/v1/models", tags=["Inference"], summary="List models", guards=[key_guard])

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -26,15 +27,6 @@ _RETRY_AFTER_S = 5.0
 _FAILURES_UNTIL_DOWN = 3
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
-
-
-@dataclass(slots=True)
-class Resident:
-    """A version that the engine has loaded and that has answered a probe there."""
-
-    name: str
-    in_flight: int = 0
-    last_used: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +81,17 @@ class Replica:
         self._slots = slots
         self._probe_timeout_s = probe_timeout_s
         self._wait_s = wait_s
-        self._resident: dict[str, Resident] = {}
-        self._loading: dict[str, asyncio.Task[Resident]] = {}
+        self._resident: dict[str, float] = {}
+        """Loaded and probed engine names, with when each was last used."""
+        self._leases: Counter[str] = Counter()
+        """Requests per engine name. Apart from residency, as a lease outlives the engine's forgetting."""
+        self._loading: dict[str, asyncio.Task[None]] = {}
         self._unloading: dict[str, asyncio.Task[None]] = {}
         self._setbacks: dict[str, Setback] = {}
         self._answering = asyncio.Event()
         self._wake = asyncio.Event()
         self._failures = 0
+        self._told: str | None = None
 
     @property
     def resident(self) -> list[str]:
@@ -105,7 +101,7 @@ class Replica:
     @property
     def in_flight(self) -> int:
         """Requests that hold a version here."""
-        return sum(resident.in_flight for resident in self._resident.values())
+        return self._leases.total()
 
     # Use
 
@@ -125,21 +121,18 @@ class Replica:
         if version is None:
             yield
             return
-        resident = await self._held(version, deadline)
+        name = version.engine_name
+        self._leases[name] += 1  # before it is looked for, so that it cannot be unloaded in between
         try:
+            while name not in self._resident:
+                await self._until_loaded(version, deadline)
             yield
         finally:
-            resident.in_flight -= 1
-            resident.last_used = time.monotonic()
-
-    async def _held(self, version: Version, deadline: float) -> Resident:
-        """The version's entry, counted as in use. No await lies between finding and counting."""
-        while True:
-            resident = self._resident.get(version.engine_name)
-            if resident is not None:
-                resident.in_flight += 1
-                return resident
-            await self._until_loaded(version, deadline)
+            self._leases[name] -= 1
+            if self._leases[name] == 0:
+                del self._leases[name]
+            if name in self._resident:
+                self._resident[name] = time.monotonic()
 
     async def _until_answering(self, deadline: float) -> None:
         if self._answering.is_set():
@@ -169,12 +162,12 @@ class Replica:
                 f"the engine went away while it loaded {version.engine_name}", retry_after_s=_RETRY_AFTER_S
             ) from None
 
-    def _loaded(self, name: str, task: asyncio.Task[Resident]) -> None:
+    def _loaded(self, name: str, task: asyncio.Task[None]) -> None:
         self._loading.pop(name, None)
         if not task.cancelled() and task.exception() is not None:
             log.debug("%s was not loaded", name)  # who waited was told; asyncio need not say it again
 
-    async def _load(self, version: Version) -> Resident:
+    async def _load(self, version: Version) -> None:
         name = version.engine_name
         began = time.monotonic()
         if name in self._unloading:
@@ -193,7 +186,8 @@ class Replica:
         took = time.monotonic() - began
         self._metrics.loads.labels(self.id).observe(took)
         log.info("loaded %s in %.0f ms", name, took * 1000)
-        return self._add(name)
+        self._resident[name] = time.monotonic()
+        self._metrics.resident.labels(self.id).set(len(self._resident))
 
     async def _load_into_engine(self, name: str, folder: str) -> None:
         """Load; a name that the engine has already is right if it has it from the same content."""
@@ -202,11 +196,6 @@ class Replica:
         except EngineRefused:
             if (await self.engine.models()).get(name) != folder:
                 raise
-
-    def _add(self, name: str) -> Resident:
-        resident = self._resident.setdefault(name, Resident(name, last_used=time.monotonic()))
-        self._metrics.resident.labels(self.id).set(len(self._resident))
-        return resident
 
     # Making room
 
@@ -219,14 +208,8 @@ class Replica:
             await self._unload(victim)
 
     def _victim(self) -> str | None:
-        idle = [
-            resident
-            for resident in self._resident.values()
-            if resident.in_flight == 0 and resident.name not in self._directory.deployed
-        ]
-        if not idle:
-            return None
-        return min(idle, key=lambda resident: (resident.name in self._directory.warm, resident.last_used)).name
+        idle = [name for name in self._resident if not self._leases[name] and name not in self._directory.deployed]
+        return min(idle, key=lambda name: (name in self._directory.warm, self._resident[name]), default=None)
 
     async def _unload(self, name: str) -> None:
         self._forget(name)
@@ -249,10 +232,17 @@ class Replica:
         """Look at the engine now rather than at the next turn; something went wrong with it."""
         self._wake.set()
 
-    def lost(self, version: Version) -> None:
-        """The engine says that it does not have a version; it must have restarted."""
+    async def has_lost(self, version: Version) -> bool:
+        """Whether the engine lacks a version that we believed it to have, as after a restart; it is loaded again then.
+
+        Raises:
+            EngineDown, EngineRefused
+        """
+        if version.engine_name in await self.engine.models():
+            return False
         self._forget(version.engine_name)
         self.suspect()
+        return True
 
     def refused_connection(self) -> None:
         """Nothing listens there any more."""
@@ -277,11 +267,12 @@ class Replica:
         self._failures += 1
         # A busy engine may miss one look; one that nobody listens for is gone.
         if self._failures >= _FAILURES_UNTIL_DOWN or (isinstance(error, EngineDown) and not error.sent):
-            self._set_down("the engine does not answer")
+            self._set_down(error.reason if isinstance(error, EngineRefused) else "the engine does not answer")
 
     def _set_down(self, problem: str) -> None:
-        if self.state != "down":
+        if problem != self._told:
             log.warning("engine %s is down: %s", self.id, problem)
+            self._told = problem
         self.state, self.problem = "down", problem
         self._answering.clear()
         self._resident.clear()
@@ -297,6 +288,7 @@ class Replica:
             self._forget(name)
         if not self._answering.is_set():
             await self._welcome(loaded)
+            await self._bring_in(self._known(loaded))
         refused = await self._bring_in(self._deployed_versions())
         if refused:
             self.state, self.problem = "loading", "; ".join(refused)
@@ -306,12 +298,12 @@ class Replica:
 
     def _set_ready(self) -> None:
         if self.state != "ready":
-            log.info("engine %s is ready with %d versions", self.id, len(self._resident))
-        self.state, self.problem = "ready", None
+            log.info("engine %s is ready, versions loaded: %d", self.id, len(self._resident))
+        self.state, self.problem, self._told = "ready", None, None
         self._metrics.engine_ready.labels(self.id).set(1)
 
     async def _welcome(self, loaded: dict[str, str]) -> None:
-        """An engine that just came up: let the base answer, which also warms it, and adopt what it has."""
+        """An engine that just came up: let the base answer, which also warms it."""
         self.state, self.problem = "loading", "the engine is being warmed up"
         if self.engine.base not in loaded:
             known = ", ".join(sorted(name for name in loaded if "@" not in name))
@@ -338,6 +330,11 @@ class Replica:
                     setback = self._setbacks[name] = Setback.after(setback, error.message)
             refused.append(setback.reason)
         return refused
+
+    def _known(self, loaded: Iterable[str]) -> list[Version]:
+        """The versions among what an engine has loaded already, as it has when the gateway is what restarted."""
+        found = (self._directory.catalog.version(name) for name in loaded)
+        return [version for version in found if version is not None]
 
     def _deployed_versions(self) -> list[Version]:
         adapters = self._directory.catalog.adapters.values()

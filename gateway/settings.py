@@ -1,6 +1,7 @@
 """Every setting of the gateway, with its meaning and default: flags over environment over ``ostler.toml``."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -37,7 +38,7 @@ class GatewaySettings(BaseSettings):
     poll_s: float = Field(1.0, gt=0, description="Pause between looks at the engine and the database, seconds.")
     probe_timeout_s: float = Field(60.0, gt=0, description="Longest load or probe of a version, seconds.")
     drain_s: float = Field(30.0, ge=0, description="How long a stopping gateway lets running requests finish, seconds.")
-    log_level: str = Field("info", description="debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="From which level to log.")
 
     @field_validator("engine_url")
     @classmethod

@@ -55,7 +55,9 @@ class Swapper:
         async with self._lock(name):
             version = await self._version(name, await self._registry.rollback_version(name, to=to))
             async with self._replica.lease(version, began + self._patience_s):
-                changed = await self._registry.rollback(name, to=to, actor=actor, reason=reason)
+                changed = await self._registry.rollback(
+                    name, to=to, expected=version.number, actor=actor, reason=reason
+                )
                 return await self._flip("rollback", changed, began)
 
     def _lock(self, name: str) -> asyncio.Lock:

@@ -1,5 +1,6 @@
 """What every ordinary route shares: guards, request ids, and errors in OpenAI's envelope."""
 
+import ipaddress
 import logging
 import re
 from typing import Any
@@ -39,7 +40,6 @@ AnyRequest = Request[Any, Any, State]
 Connection = ASGIConnection[Any, Any, Any, State]
 _RETRY_AFTER_S = 5.0
 _NAMED_FIELD = re.compile(r"field `(?P<name>[^`]+)`")
-_LOOPBACK = ("127.", "::1", "::ffff:127.")
 
 
 class PathNotFound(GatewayError):
@@ -66,8 +66,16 @@ def admin_guard(connection: Connection, handler: BaseRouteHandler) -> None:
 
 def loopback_or_key_guard(connection: Connection, handler: BaseRouteHandler) -> None:
     """Let through this machine without a key, others with one."""
-    if connection.client is None or not connection.client.host.startswith(_LOOPBACK):
+    if not _is_loopback(connection.client.host if connection.client else ""):
         key_guard(connection, handler)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def provide_actor(request: AnyRequest) -> str:

@@ -139,7 +139,7 @@ def push(
     else:
         outcome = "is registered" if pushed["created"] else "was there already, with the same content"
         render.out.print(f"{adapter} version {number} {outcome}" + (" and live." if promote else "."))
-        if not promote:
+        if not promote and pushed["version"]["state"] != "live":
             render.out.print(f"Make it live: ostler promote {adapter} {number}")
 
 

@@ -15,6 +15,7 @@ from registry.home import cache_home, data_home
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 KEY_FILE = "admin.key"
+ADDRESS_FILE = "address"
 _TIMEOUT = httpx.Timeout(30.0, read=300.0)
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 
@@ -34,15 +35,17 @@ class AdminClient:
     """Calls a gateway's admin API.
 
     Args:
-        url: the gateway's address; empty means `OSTLER_URL`, else this machine's.
+        url: the gateway's address; empty means `OSTLER_URL`, else the one of the last `ostler up` on this machine.
         key: an admin key; empty means `OSTLER_API_KEY`, else the one that `ostler up` wrote on this machine.
     """
 
     def __init__(self, url: str = "", key: str = "") -> None:
-        self.url = (url or os.environ.get("OSTLER_URL") or DEFAULT_URL).rstrip("/")
+        self.url = (url or os.environ.get("OSTLER_URL") or _kept_here(ADDRESS_FILE) or DEFAULT_URL).rstrip("/")
         if not self.url.startswith(("http://", "https://")):
             raise CommandFailed(f"{self.url!r} is not an address; it must begin with http:// or https://", 2)
-        key = key or os.environ.get("OSTLER_API_KEY") or _key_on_this_machine()
+        key = key or os.environ.get("OSTLER_API_KEY") or _kept_here(KEY_FILE)
+        if not key:
+            raise CommandFailed("no API key: set OSTLER_API_KEY, or pass --api-key", 2)
         if not (key.isascii() and key.isprintable()):
             raise CommandFailed("the API key holds characters that no key has; copy it again", 2)
         headers = {"authorization": f"Bearer {key}"}
@@ -76,12 +79,17 @@ class AdminClient:
             return self.call("POST", f"/adapters/{segment(adapter)}/versions", params=params, content=_chunks(archive))
 
 
-def _key_on_this_machine() -> str:
-    file = Path(os.environ.get("OSTLER_HOME") or data_home()) / KEY_FILE
+def home() -> Path:
+    """The folder where `ostler up` keeps its state, as far as the environment says."""
+    return Path(os.environ.get("OSTLER_HOME") or data_home())
+
+
+def _kept_here(name: str) -> str:
+    """What `ostler up` wrote for us; empty if it never ran here."""
     try:
-        return file.read_text().strip()
+        return (home() / name).read_text().strip()
     except OSError:
-        raise CommandFailed("no API key: set OSTLER_API_KEY, or pass --api-key", 2) from None
+        return ""
 
 
 def _refusal(response: httpx.Response) -> str:

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import demo
-from gateway.app import base_spec
+from gateway.app import artifact_store
 from gateway.settings import GatewaySettings
-from registry.artifacts import ArtifactStore
+from registry.base_model import BaseSpec
 from registry.catalog import Role
 from registry.database import connect
 from registry.errors import NotFound
@@ -19,11 +19,11 @@ ACTOR = "ostler up"
 
 
 @contextlib.asynccontextmanager
-async def local_registry(settings: GatewaySettings) -> AsyncIterator[Registry]:
-    """The registry that the settings name, without a gateway before it."""
+async def local_registry(settings: GatewaySettings, *bases: BaseSpec) -> AsyncIterator[Registry]:
+    """The registry that the settings name, without a gateway before it; pushing needs the base models."""
     database = connect(settings.database)
     try:
-        yield Registry(database, ArtifactStore(settings.artifacts, settings.cache), (base_spec(settings),))
+        yield Registry(database, artifact_store(settings), bases)
     finally:
         await database.dispose()
 

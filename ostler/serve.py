@@ -4,6 +4,7 @@ import asyncio
 import difflib
 import logging
 import resource
+import socket
 import sys
 from typing import Any, TypeVar
 
@@ -63,6 +64,7 @@ def run_gateway(given: dict[str, Any]) -> int:
     """Serve until a signal; the exit code."""
     settings = read_settings(GatewaySettings, given)
     set_up_logging(settings.log_level)
+    require_free_port(settings.host, settings.port)
     try:
         asyncio.run(_check_database(settings))
         app = create_app(settings)
@@ -81,6 +83,23 @@ def run_gateway(given: dict[str, Any]) -> int:
     server = uvicorn.Server(config)
     server.run()
     return 0 if server.started else 1
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Find out before anything is started.
+
+    Raises:
+        CommandFailed: it cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CommandFailed(
+                f"cannot listen on {host} port {port} ({error.strerror}); another Ostler may run, or say --port"
+            ) from None
 
 
 def _allow_many_connections() -> None:

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 import demo
 from gateway.settings import GatewaySettings
@@ -37,11 +37,19 @@ class UpSettings(GatewaySettings):
     def _fill_in_the_base(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Without a base model it is the demo's; a base model without a name has its own."""
         if not values.get("base_model"):
+            if values.get("base", demo.BASE_NAME) != demo.BASE_NAME:
+                raise ValueError("base is set, but not base_model: which folder or Hugging Face id is it?")
             return {**_DEMO, **values, "base_model": _DEMO["base_model"], "base": _DEMO["base"]}
         if not values.get("base"):
             model = str(values["base_model"])
             return {**values, "base": Path(model).resolve().name if Path(model).is_dir() else model}
         return values
+
+    @field_validator("engine_args")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        shlex.split(value)  # raises ValueError, whose words then stand beside the setting's name
+        return value
 
     @property
     def is_demo(self) -> bool:

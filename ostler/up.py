@@ -15,11 +15,12 @@ from typing import Any
 import aiohttp
 
 import demo
+from gateway.app import base_spec
 from ostler import leash, render
-from ostler.client import CommandFailed
+from ostler.client import ADDRESS_FILE, CommandFailed, home
 from ostler.engine_command import Device, EngineCommandError, engine_command, installed_build
 from ostler.local import ensure_admin_key, local_registry, register_demo
-from ostler.serve import migrate_database, read_settings
+from ostler.serve import migrate_database, read_settings, require_free_port
 from ostler.settings import UpSettings
 from ostler.supervisor import AlreadyRunning, ChildEvent, ChildFailed, ChildSpec, Command, Supervisor, claim
 
@@ -37,7 +38,7 @@ def run_up(given: dict[str, Any]) -> int:
     settings = read_settings(UpSettings, given)
     _make_home(settings.home)
     _end_leftovers(settings.run_folder)
-    _require_free_port(settings.host, settings.port)
+    require_free_port(settings.host, settings.port)
     ports = {name: getattr(settings, name) or _free_port() for name in ("port", "engine_port")}
     settings = settings.model_copy(update=ports | {"engine_url": f"http://127.0.0.1:{ports['engine_port']}"})
     try:
@@ -66,7 +67,7 @@ class _Up:
         build = installed_build()
         specs = [self._engine(build), self._gateway()]
         await migrate_database(settings)
-        async with local_registry(settings) as registry:
+        async with local_registry(settings, base_spec(settings)) as registry:
             new_key = await ensure_admin_key(registry, settings.key_file)
             if settings.is_demo:
                 await register_demo(registry)
@@ -128,6 +129,7 @@ class _Up:
             if time.monotonic() - told > _STILL_STARTING_EVERY_S:
                 told = time.monotonic()
                 self._say("still starting")
+        (self._settings.home / ADDRESS_FILE).write_text(self._address + "\n")
         self._announce(new_key)
 
     def _announce(self, new_key: str | None) -> None:
@@ -149,8 +151,19 @@ class _Up:
             "",
         ]
         if settings.is_demo:
-            lines += ["Then take the earlier version back, and ask again:", "", f"  {_command()} rollback support", ""]
+            lines += [
+                "Then take the earlier version back, and ask again:",
+                "",
+                f"  {self._command()} rollback support",
+                "",
+            ]
         render.plain("\n".join(lines))
+
+    def _command(self) -> str:
+        """How this command was called, so that what is printed can be pasted."""
+        called = "ostler" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+        where = "" if self._settings.home == home() else f"OSTLER_HOME={shlex.quote(str(self._settings.home))} "
+        return where + called
 
 
 def _answers(url: str) -> Callable[[], Awaitable[bool]]:
@@ -164,12 +177,6 @@ def _answers(url: str) -> Callable[[], Awaitable[bool]]:
         return False
 
     return check
-
-
-def _command() -> str:
-    """How this command was called, so that what is printed can be pasted."""
-    called = sys.argv[0]
-    return "ostler" if called.endswith("__main__.py") else called
 
 
 def _make_home(home: Path) -> None:
@@ -186,18 +193,6 @@ def _end_leftovers(folder: Path) -> None:
             leash.end_leftovers(folder)
     except AlreadyRunning as error:
         raise CommandFailed(str(error)) from None
-
-
-def _require_free_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise CommandFailed(
-                f"cannot listen on {host} port {port} ({error.strerror}); another Ostler may run, or say --port"
-            ) from None
 
 
 def _free_port() -> int:

@@ -1,8 +1,10 @@
 """What an adapter must fit: the base model's names and the shapes of the modules that LoRA may change."""
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 Shape = tuple[int, int]  # (in_features, out_features) of a linear module
@@ -38,12 +40,14 @@ class BaseSpec:
         aliases: other names under which trainers know it, such as its Hugging Face id or a folder's name.
         config: Hugging Face's config.json, or None where nobody has read it.
         max_lora_rank: the largest rank that the engine was started for.
+        source: the model's folder or Hugging Face id, from which `config` can be read once it is there; may be empty.
     """
 
     name: str
     aliases: frozenset[str] = frozenset()
     config: Mapping[str, Any] | None = field(default=None, hash=False)
     max_lora_rank: int = 16
+    source: str = ""
 
     def is_called(self, given: str) -> bool:
         """Whether a trainer that wrote `given` (a name, a Hugging Face id or a path) meant this model."""
@@ -97,3 +101,27 @@ def _is_count(value: object) -> bool:
 def _last_part(name: str) -> str:
     """The folder's or model's own name at the end of a path or id, of Windows too."""
     return PurePosixPath(name.replace("\\", "/")).name
+
+
+def read_config(source: str) -> dict[str, Any] | None:
+    """The config.json of a model's folder, or of a Hugging Face id that was downloaded on this machine.
+
+    None where it is not here or cannot be read.
+    """
+    folder = Path(source) if Path(source).is_dir() else _downloaded(source)
+    try:
+        config = json.loads((folder / "config.json").read_text()) if folder else None
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _downloaded(model_id: str) -> Path | None:
+    """Where the hub's client keeps the `main` revision of a model, by the layout that it documents."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    model = cache / f"models--{model_id.replace('/', '--')}"
+    try:
+        return model / "snapshots" / (model / "refs" / "main").read_text().strip()
+    except OSError:
+        return None

@@ -41,11 +41,18 @@ def connect(url: str) -> AsyncEngine:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(parsed)
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Begin in words: left to itself the driver begins at the first write, and reads before it see no one state."""
+    connection.exec_driver_sql("BEGIN")
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     """FULL, so that an answered change survives a loss of power, too."""
+    connection.isolation_level = None  # the driver begins nothing by itself
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}"):
         cursor.execute(f"PRAGMA {pragma}")

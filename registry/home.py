@@ -18,8 +18,3 @@ def data_home() -> Path:
 def cache_home() -> Path:
     """What can be made again."""
     return _xdg("XDG_CACHE_HOME", ".cache")
-
-
-def state_home() -> Path:
-    """Logs and the ids of running processes."""
-    return _xdg("XDG_STATE_HOME", ".local/state")

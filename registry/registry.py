@@ -6,8 +6,9 @@ deployment is one revision with actor, reason and time.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from registry import keys, repository
 from registry.artifacts import Artifact, ArtifactStore
-from registry.base_model import BaseSpec
+from registry.base_model import BaseSpec, read_config
 from registry.catalog import ApiKey, Catalog, Deployment, Role, Version
 from registry.errors import Conflict, NotFound, NothingToRollBack
 from registry.lora import CheckedAdapter, check_adapter
 from registry.names import check_adapter_name, engine_name
 from registry.tables import AdapterRow, ApiKeyRow, AuditRow, RevisionRow, VersionRow
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,9 @@ class Registry:
             yield Change(session, await repository.begin_change(session), actor)
 
     async def catalog(self) -> Catalog:
-        """The picture as of now."""
+        """The picture as of now; all of it of one moment."""
         async with self._sessions.begin() as session:
+            await repository.see_one_moment(session)
             return await repository.read_catalog(session)
 
     async def change_number(self) -> int:
@@ -103,6 +107,15 @@ class Registry:
             raise NotFound(f"the base model {name!r} is not served here; say one of: {known}", param="base")
         return self.bases[name]
 
+    async def _with_config(self, spec: BaseSpec) -> BaseSpec:
+        """The base model with its config.json, which the engine may have fetched since we started."""
+        if spec.config is None and spec.source:
+            spec = replace(spec, config=await asyncio.to_thread(read_config, spec.source))
+            self.bases[spec.name] = spec
+        if spec.config is None:
+            log.warning("the config.json of %s is not known here, so shapes are left to the engine", spec.name)
+        return spec
+
     async def push(self, adapter: str, folder: Path, *, actor: str, base: str | None = None, note: str = "") -> Pushed:
         """Check a PEFT LoRA folder, store it, and register it as the adapter's next version.
 
@@ -113,7 +126,7 @@ class Registry:
             InvalidName, InvalidAdapter, NotFound, Conflict, StoreFailure: nothing was registered.
         """
         check_adapter_name(adapter, frozenset(self.bases))
-        spec = self.base_for(base)
+        spec = await self._with_config(self.base_for(base))
         checked = await asyncio.to_thread(check_adapter, folder, spec, trained_on=base is None)
         artifact = await asyncio.to_thread(self.store.put, folder, checked.files, checked.config)
         return await self._register(adapter, spec, checked, artifact, actor=actor, note=note)
@@ -181,18 +194,24 @@ class Registry:
             revision.undo_revision, revision.undo_stable = (undo.number, undo.stable) if undo else (None, None)
             return self._record(change, name, revision)
 
-    async def rollback(self, name: str, *, to: int | None = None, actor: str, reason: str = "") -> Changed:
+    async def rollback(
+        self, name: str, *, to: int | None = None, expected: int | None = None, actor: str, reason: str = ""
+    ) -> Changed:
         """Add a revision that restores an earlier one: revision `to`, or else what served before the present state.
 
-        Rolling back again goes further back, it does not return to what was rolled back from.
+        Rolling back again goes further back, it does not return to what was rolled back from. `expected` is the
+        version that the caller made ready for it.
 
         Raises:
             NotFound: no such adapter or revision.
             NothingToRollBack: nothing came before.
+            Conflict: it would serve another version than the expected one, since someone else changed it just now.
         """
         async with self._change(actor) as change:
             adapter = await self._adapter(change.session, name)
             current, target = await self._rollback_target(change.session, adapter, to)
+            if expected is not None and target.stable != expected:
+                raise Conflict(f"adapter {name!r} was changed by someone else just now; look, and try again")
             if target.number in (current.number, current.restores):
                 return Changed(name, repository.to_deployment(current), change.number)
             revision = self._next_revision(

@@ -8,7 +8,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from registry.catalog import Adapter, ApiKey, Catalog, Deployment, Role, Version
-from registry.tables import AdapterRow, ApiKeyRow, AuditRow, ChangeCounterRow, RevisionRow, VersionRow
+from registry.tables import AdapterRow, ApiKeyRow, ChangeCounterRow, RevisionRow, VersionRow
 
 
 async def begin_change(session: AsyncSession) -> int:
@@ -80,9 +80,10 @@ async def all_keys(session: AsyncSession) -> Sequence[ApiKeyRow]:
     return (await session.exec(select(ApiKeyRow).order_by(col(ApiKeyRow.created_at), col(ApiKeyRow.id)))).all()
 
 
-async def audit_entries(session: AsyncSession, subject: str) -> Sequence[AuditRow]:
-    """What was done to a subject, such as ``adapter:support``, oldest first."""
-    return (await session.exec(select(AuditRow).where(AuditRow.subject == subject).order_by(col(AuditRow.id)))).all()
+async def see_one_moment(session: AsyncSession) -> None:
+    """Have every query of this transaction see the same state; must come first. On SQLite it is so anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
 
 
 async def read_catalog(session: AsyncSession) -> Catalog:

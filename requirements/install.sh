@@ -45,7 +45,13 @@ step() {
   local words=$1 began=$SECONDS
   shift
   printf '%s ...' "$words"
-  if ! "$@" >>"$log" 2>&1; then
+  "$@" >>"$log" 2>&1 &
+  local job=$!
+  while kill -0 "$job" 2>/dev/null; do
+    sleep 1
+    if (((SECONDS - began) % 5 == 0)); then printf '.'; fi
+  done
+  if ! wait "$job"; then
     printf ' failed\n'
     tail -n 15 "$log" >&2
     fail "$words failed; the whole log is $log"

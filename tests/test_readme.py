@@ -4,6 +4,10 @@ import re
 from pathlib import Path
 
 import demo
+from registry.artifacts import ArtifactStore
+from registry.base_model import BaseSpec, read_config
+from registry.lora import check_adapter
+from registry.names import engine_name
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -45,6 +49,18 @@ def test_links_lead_somewhere() -> None:
 def test_the_first_request_is_the_demos_example() -> None:
     """So what the README shows is what a newcomer sees."""
     assert README.count(demo.EXAMPLE_MESSAGE) == 2
+
+
+def test_engine_names_are_the_demos(tmp_path: Path) -> None:
+    """Those that are shown are those that a newcomer meets."""
+    store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+    base = BaseSpec(demo.BASE_NAME, config=read_config(str(demo.BASE_DIR)))
+    names = set()
+    for version in demo.ADAPTERS:
+        checked = check_adapter(version.folder, base)
+        digest = store.put(version.folder, checked.files, checked.config).digest
+        names.add(engine_name(version.name, version.version, digest))
+    assert set(re.findall(r"support@\d-[0-9a-f]{8}", README)) == names
 
 
 def test_nothing_is_left_to_be_filled_in() -> None:

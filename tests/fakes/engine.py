@@ -36,6 +36,7 @@ class FakeEngine:
         self.gap_s = 0.0
         self.break_after: int | None = None
         self.status: int | None = None
+        self.dying = False
         self.calls: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -54,6 +55,7 @@ class FakeEngine:
         """Listen, on the port of before if there was one."""
         app = web.Application(client_max_size=1 << 30)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/health", self._health)
         app.router.add_post("/v1/load_lora_adapter", self._load)
         app.router.add_post("/v1/unload_lora_adapter", self._unload)
         for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"):
@@ -76,6 +78,9 @@ class FakeEngine:
         entries = [{"id": self.base, "root": "/models/tiny", "parent": None}]
         entries += [{"id": name, "root": path, "parent": self.base} for name, path in self.loaded.items()]
         return web.json_response({"object": "list", "data": entries})
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=503 if self.dying else 200)
 
     async def _load(self, request: web.Request) -> web.Response:
         body = await request.json()

@@ -193,6 +193,51 @@ async def test_engine_failures_tell_nothing_of_it(support: RunningGateway) -> No
     assert response.headers["x-should-retry"] == "true"
 
 
+async def test_failures_of_a_dying_engine_are_503(support: RunningGateway) -> None:
+    """A 500 is the engine's last word only if vLLM's own check says that it lives."""
+    support.engine.status, support.engine.dying = 500, True
+    response = await support.chat("support")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable")
+    assert response.headers["retry-after"]
+
+
+@pytest.mark.parametrize(("engine_says", "counted"), [(400, "400"), (422, "422"), (500, "502")])
+async def test_refusals_are_counted_as_what_the_client_was_told(
+    support: RunningGateway, engine_says: int, counted: str
+) -> None:
+    """So that clients and metrics agree."""
+    support.engine.status = engine_says
+    response = await support.chat("support")
+    assert str(response.status_code) == counted
+    shown = (await support.http.get("/metrics")).text
+    labels = f'adapter="support",status="{counted}",variant="stable",version="1"'
+    assert f"ostler_requests_total{{{labels}}} 1.0" in shown
+    assert 'status="499"' not in shown
+
+
+async def test_a_body_that_does_not_come_is_given_up(support: RunningGateway) -> None:
+    """At the request's deadline, with 408."""
+    support.app.state.inference._settings = support.app.state.settings.model_copy(update={"request_timeout_s": 0.3})
+
+    async def half() -> Any:
+        yield b'{"model": '
+        await asyncio.sleep(5)
+
+    response = await support.http.post("/v1/chat/completions", content=half())
+    assert (response.status_code, response.json()["error"]["code"]) == (408, "request_timeout")
+
+
+async def test_a_client_that_stops_reading_does_not_hold_its_version_for_ever(support: RunningGateway) -> None:
+    """At the request's deadline its lease ends."""
+    support.app.state.inference._settings = support.app.state.settings.model_copy(update={"request_timeout_s": 0.5})
+    support.engine.chunks = 200_000
+    body = {"model": "support", "stream": True}
+    async with support.http.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert response.status_code == 200
+        assert support.app.state.replica.in_flight == 1
+        await until(lambda: support.app.state.replica.in_flight == 0, 10)
+
+
 async def test_a_stream_that_breaks_ends_with_an_error_event(support: RunningGateway) -> None:
     """What was sent stays sent; the last event says that the answer is not whole."""
     support.engine.break_after = 2

@@ -231,3 +231,51 @@ async def test_flips_under_load_fail_no_request_and_mix_no_stream(two: RunningGa
     stop.set()
     await asyncio.gather(*clients)
     assert {name.partition("-")[0] for name in seen} == {"support@1", "support@2"}
+
+
+async def test_a_refusal_that_looks_like_a_lost_version_leaves_it_resident(two: RunningGateway) -> None:
+    """A 404 about something else is the client's answer; nothing is loaded again, and leases stay counted."""
+    loads = two.engine.calls.copy()
+    two.engine.status = 404
+    response = await two.http.post("/v1/responses", json={"model": "support", "previous_response_id": "nobody"})
+    assert response.status_code == 404
+    two.engine.status = None
+    assert not [name for name in two.engine.calls - loads if name.startswith("load")]
+    assert await served(two) == "support@1"
+
+
+async def test_a_lease_outlives_what_the_engine_forgets(two: RunningGateway) -> None:
+    """A version whose stream runs on is not unloaded, even if it was lost and loaded again meanwhile."""
+    for scale in (3.0, 4.0, 5.0):
+        await two.push("other", scale)
+    two.engine.gap_s, two.engine.chunks = 0.3, 5
+    running = asyncio.create_task(two.chat("support@2", stream=True))
+    replica = two.app.state.replica
+    await until(lambda: replica.in_flight and any(name.startswith("support@2") for name in replica.resident))
+    replica._forget(next(name for name in replica.resident if name.startswith("support@2")))
+    two.engine.gap_s = 0.0
+    for model in ("support@2", "other@1", "other@2", "other@3"):
+        await served(two, model)
+    assert replica.in_flight == 1
+    assert (await running).status_code == 200
+    assert two.engine.unloaded_in_use == []
+    assert replica.in_flight == 0
+
+
+async def test_a_restarted_gateway_knows_what_the_engine_holds(two: RunningGateway) -> None:
+    """Versions in no deployment, too, so that they count against the slots and can be unloaded."""
+    await two.push("other", 3.0)
+    await served(two, "other@1")
+    async with serving(two.app.state.settings) as (url, app):
+        two.http.base_url = url
+        await two.until_ready()
+        assert any(name.startswith("other@1") for name in app.state.replica.resident)
+
+
+async def test_an_engine_with_another_base_is_told_as_such(gateway: RunningGateway) -> None:
+    """/readyz says what the engine serves, rather than that it does not answer."""
+    gateway.engine.base = "giant"
+    gateway.app.state.replica._set_down("the test says so")
+    await until(lambda: "the engine serves giant, not tiny" in str(gateway.app.state.replica.problem))
+    ready = await gateway.http.get("/readyz")
+    assert (ready.status_code, ready.json()["problems"]) == (503, ["the engine serves giant, not tiny"])

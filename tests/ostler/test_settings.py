@@ -1,10 +1,14 @@
 """Settings: where they come from, and what is said of wrong ones."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import demo
+from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from ostler.client import CommandFailed
 from ostler.serve import read_settings
@@ -87,3 +91,41 @@ def test_up_says_why_it_cannot_start(own_folder: Path, given: dict[str, str], sa
         run_up({"home": own_folder / "home", "port": 0} | given)
     assert says in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_a_base_name_without_a_model_is_refused() -> None:
+    """Rather than that the demo is served under a name that means another model."""
+    with pytest.raises(CommandFailed, match="base_model"):
+        read_settings(UpSettings, {"base": "my-model"})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"log_level": "loud"}, "log_level"),
+        ({"engine_args": '"unbalanced'}, "engine_args: Value error, No closing quotation"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_setting(given: dict[str, str], says: str) -> None:
+    """Not by a stack trace later."""
+    with pytest.raises(CommandFailed, match=says):
+        read_settings(UpSettings, given)
+
+
+@pytest.mark.parametrize("url", ["nix://bucket/x", "s3://bucket/x"])
+def test_an_artifact_store_that_cannot_be_used_is_named(own_folder: Path, url: str) -> None:
+    """With the package that is missing, where that is why."""
+    settings = GatewaySettings(home=own_folder, base="tiny", artifacts_url=url)
+    with pytest.raises(ValueError, match="OSTLER_ARTIFACTS_URL"):
+        create_app(settings)
+
+
+def test_the_parts_can_be_run_by_hand(own_folder: Path) -> None:
+    """The README's sequence: the schema, and the first key, without a gateway and without naming a base model."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OSTLER_")}
+    environment |= {"OSTLER_HOME": str(own_folder / "home")}
+    for words in (["migrate"], ["keys", "create", "first", "--admin", "--local"]):
+        command = [sys.executable, "-m", "ostler", *words]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("sk-")

@@ -220,3 +220,39 @@ async def test_a_pushed_adapter_of_another_base_is_a_conflict(
     await registry.push("support", adapter_folder(1.0), actor="ann", base="tiny")
     with pytest.raises(Conflict, match="belongs to the base model 'tiny'"):
         await registry.push("support", adapter_folder(2.0), actor="ann", base="other")
+
+
+async def test_a_catalog_is_of_one_moment(registry: Registry, adapter_folder: AdapterMaker) -> None:
+    """Read while others push and promote, it never shows a deployment whose version it lacks."""
+    over = False
+
+    async def change() -> None:
+        nonlocal over
+        for scale in range(1, 25):
+            pushed = await registry.push("support", adapter_folder(float(scale)), actor="ann")
+            await registry.promote("support", pushed.version.number, actor="ann")
+        over = True
+
+    async def read() -> int:
+        reads = 0
+        while not over:
+            for adapter in (await registry.catalog()).adapters.values():
+                assert adapter.deployment is None or adapter.deployment.stable in adapter.versions
+            reads += 1
+        return reads
+
+    changing = asyncio.create_task(change())
+    reads = await asyncio.gather(*(read() for _ in range(4)))
+    await changing
+    assert sum(reads) > 10
+
+
+async def test_a_rollback_that_someone_else_overtook_is_refused(three: Registry) -> None:
+    """What was made ready is what goes live, or nothing."""
+    for number in (1, 2, 3):
+        await three.promote("support", number, actor="ann")
+    ready = await three.rollback_version("support")
+    await three.promote("support", 1, actor="bob")
+    with pytest.raises(Conflict, match="someone else"):
+        await three.rollback("support", expected=ready, actor="ann")
+    assert await live(three) == 1

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import os
+import fcntl
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -42,6 +42,7 @@ from registry.names import check_adapter_name
 from registry.registry import Registry
 
 _UPLOADS = "uploads"
+_LOCK = "lock"
 _NO_NUL = r"^[^\x00]*$"  # which PostgreSQL's texts cannot hold
 _LATEST_EXPIRY = datetime(9000, 1, 1, tzinfo=UTC)
 Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=_NO_NUL)]
@@ -245,11 +246,11 @@ def _adapter(directory: Directory, name: str) -> Adapter:
 
 
 def sweep_uploads(cache: Path) -> None:
-    """Delete what pushes left that were cut off together with their gateway."""
-    for leftover in (cache / _UPLOADS).glob("*"):
-        process = leftover.name.partition("-")[0]
-        if not process.isdigit() or not Path("/proc", process).exists():
-            shutil.rmtree(leftover, ignore_errors=True)
+    """Delete what pushes left that were cut off together with their gateway; those under way hold their lock."""
+    for lock in (cache / _UPLOADS).glob(f"*/{_LOCK}"):
+        with contextlib.suppress(OSError), lock.open() as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent)
 
 
 @contextlib.asynccontextmanager
@@ -257,8 +258,11 @@ async def _uploaded(request: AnyRequest, settings: GatewaySettings) -> AsyncIter
     """The folder that the request's body holds as an archive; it is gone after the block."""
     uploads = settings.cache / _UPLOADS
     uploads.mkdir(parents=True, exist_ok=True)
-    mine = f"{os.getpid()}-"
-    with tempfile.TemporaryDirectory(dir=uploads, prefix=mine, ignore_cleanup_errors=True) as scratch:
+    with (
+        tempfile.TemporaryDirectory(dir=uploads, ignore_cleanup_errors=True) as scratch,
+        Path(scratch, _LOCK).open("w") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
         archive, folder = Path(scratch, "upload"), Path(scratch, "content")
         await _save(request, archive, settings.max_push_bytes)
         limits = UnpackLimits(max_bytes=settings.max_push_bytes)

@@ -1,6 +1,7 @@
 """The admin API before a fake engine: pushes good and bad, changes, history, keys, and what operators may see."""
 
 import asyncio
+import fcntl
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ import httpx
 import numpy as np
 import pytest
 
+from gateway.admin import sweep_uploads
 from gateway.errors import Unauthenticated
 from gateway.settings import GatewaySettings
 from gateway.web import loopback_or_key_guard
@@ -640,3 +642,16 @@ async def test_a_body_nested_beyond_reading_is_refused(gateway: RunningGateway) 
     """It is the client's mistake, not ours."""
     response = await gateway.http.post("/admin/v1/keys", content=b'{"name":' + b"[" * 5000)
     assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+async def test_only_uploads_of_dead_gateways_are_swept(gateway: RunningGateway, tmp_path: Path) -> None:
+    """A push that another gateway has under way goes on."""
+    uploads = tmp_path / "swept" / "uploads"
+    for name in ("dead", "alive"):
+        (uploads / name).mkdir(parents=True)
+        (uploads / name / "lock").touch()
+        (uploads / name / "upload").write_bytes(b"half")
+    with (uploads / "alive" / "lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        sweep_uploads(tmp_path / "swept")
+        assert [left.name for left in uploads.iterdir()] == ["alive"]

@@ -297,3 +297,24 @@ async def test_help_and_version_are_printed(cli: Cli) -> None:
         assert ran.code == DONE
         assert says in ran.out
     assert (await cli("--version")).out.startswith("ostler ")
+
+
+async def test_address_and_key_of_this_machine_are_found(gateway: RunningGateway, tmp_path: Path) -> None:
+    """`ostler up` leaves both in its home; nothing else need be said on the same machine."""
+    home = tmp_path / "kept"
+    home.mkdir()
+    (home / "address").write_text(gateway.url + "\n")
+    (home / "admin.key").write_text(gateway.key + "\n")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OSTLER_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "ostler",
+        "list",
+        "--json",
+        env=kept | {"OSTLER_HOME": str(home)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert json.loads(output) == {"data": [], "has_more": False}

@@ -5,7 +5,7 @@ import contextlib
 import fcntl
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -256,19 +256,24 @@ def sweep_uploads(cache: Path) -> None:
 @contextlib.asynccontextmanager
 async def _uploaded(request: AnyRequest, settings: GatewaySettings) -> AsyncIterator[Path]:
     """The folder that the request's body holds as an archive; it is gone after the block."""
-    uploads = settings.cache / _UPLOADS
-    uploads.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=uploads, ignore_cleanup_errors=True) as scratch,
-        Path(scratch, _LOCK).open("w") as lock,
-    ):
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        archive, folder = Path(scratch, "upload"), Path(scratch, "content")
+    with _scratch(settings.cache / _UPLOADS) as scratch:
+        archive, folder = scratch / "upload", scratch / "content"
         await _save(request, archive, settings.max_push_bytes)
         limits = UnpackLimits(max_bytes=settings.max_push_bytes)
         await asyncio.to_thread(unpack, archive, folder, limits=limits)
         archive.unlink()
         yield folder
+
+
+@contextlib.contextmanager
+def _scratch(uploads: Path) -> Iterator[Path]:
+    """A folder for one push, locked for as long as this process lives."""
+    uploads.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=uploads, ignore_cleanup_errors=True) as name:
+        scratch = Path(name)
+        with (scratch / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield scratch
 
 
 async def _save(request: AnyRequest, file: Path, limit: int) -> None:

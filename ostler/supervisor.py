@@ -318,8 +318,10 @@ class Supervisor:
         specs: Sequence[ChildSpec],
         state_folder: Path,
         on_event: Callable[[ChildEvent], None] = lambda _: None,
+        *,
+        claimed: bool = False,  # whether the caller holds the folder's `claim`
     ) -> None:
-        self._folder = state_folder
+        self._folder, self._claimed = state_folder, claimed
         self._specs, self._on_event = specs, on_event
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -327,7 +329,7 @@ class Supervisor:
 
         Raises `ChildFailed` once a child cannot be started, after the others were stopped, and `AlreadyRunning`.
         """
-        with claim(self._folder):
+        with contextlib.nullcontext() if self._claimed else claim(self._folder):
             await asyncio.to_thread(leash.end_leftovers, self._folder)
             children = [Child(spec, self._folder, self._on_event) for spec in self._specs]
             running = [(child, asyncio.create_task(child.run())) for child in children]

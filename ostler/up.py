@@ -37,12 +37,12 @@ def run_up(given: dict[str, Any]) -> int:
     """
     settings = read_settings(UpSettings, given)
     _make_home(settings.home)
-    _end_leftovers(settings.run_folder)
-    require_free_port(settings.host, settings.port)
-    ports = {name: getattr(settings, name) or _free_port() for name in ("port", "engine_port")}
-    settings = settings.model_copy(update=ports | {"engine_url": f"http://127.0.0.1:{ports['engine_port']}"})
     try:
-        return asyncio.run(_Up(settings).run())
+        # Held from here to the end, so that nobody sets up the same home meanwhile or takes our children for leftovers.
+        with claim(settings.run_folder):
+            leash.end_leftovers(settings.run_folder)  # what an earlier run left when it was killed may hold our port
+            require_free_port(settings.host, settings.port)
+            return asyncio.run(_Up(_with_ports(settings)).run())
     except (EngineCommandError, AlreadyRunning, ValueError) as error:
         raise CommandFailed(str(error)) from None
     except ChildFailed as failed:
@@ -51,6 +51,12 @@ def run_up(given: dict[str, Any]) -> int:
         raise CommandFailed(
             f"the {failed.name} did not start (exit code {failed.exit_code}); its log is {log}{last}"
         ) from None
+
+
+def _with_ports(settings: UpSettings) -> UpSettings:
+    """The settings with a free port where they leave it open, and with the address that follows from it."""
+    ports = {name: getattr(settings, name) or _free_port() for name in ("port", "engine_port")}
+    return settings.model_copy(update=ports | {"engine_url": f"http://127.0.0.1:{ports['engine_port']}"})
 
 
 class _Up:
@@ -77,7 +83,7 @@ class _Up:
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         announcing = asyncio.create_task(self._announce_when_ready(new_key))
         try:
-            await Supervisor(specs, settings.run_folder, self._tell).run(self._stop)
+            await Supervisor(specs, settings.run_folder, self._tell, claimed=True).run(self._stop)
         finally:
             announcing.cancel()
         self._say("stopped")
@@ -184,15 +190,6 @@ def _make_home(home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise CommandFailed(f"the folder {home} cannot be made: {error.strerror}; OSTLER_HOME names another") from None
-
-
-def _end_leftovers(folder: Path) -> None:
-    """End what an earlier run left when it was killed; it may hold our port."""
-    try:
-        with claim(folder):
-            leash.end_leftovers(folder)
-    except AlreadyRunning as error:
-        raise CommandFailed(str(error)) from None
 
 
 def _free_port() -> int:

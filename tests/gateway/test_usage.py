@@ -145,5 +145,5 @@ def test_odd_ends_are_no_error(tail: bytes, found: Usage) -> None:
 @example(b'"usage":{"a":' + b"[" * 7000 + b"}")
 def test_any_bytes_are_searched_without_an_error(tail: bytes) -> None:
     """Usage is never the reason that an answer fails."""
-    find_usage(tail)
-    find_usage(b'"usage":' + tail)
+    assert isinstance(find_usage(tail), Usage)
+    assert isinstance(find_usage(b'"usage":' + tail), Usage)

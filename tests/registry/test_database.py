@@ -40,8 +40,12 @@ async def test_migrations_make_the_tables_that_the_code_has(database: AsyncEngin
 
 async def test_migrating_again_changes_nothing(database: AsyncEngine) -> None:
     """So every start may do it."""
+    async with database.connect() as connection:
+        before = (await connection.execute(text("SELECT value FROM change_counter"))).all()
     await migrate(database)
     await check_schema(database)
+    async with database.connect() as connection:
+        assert (await connection.execute(text("SELECT value FROM change_counter"))).all() == before == [(0,)]
 
 
 async def test_a_database_without_schema_is_told_apart(database_url: str) -> None:

@@ -36,6 +36,7 @@ from gateway.shapes import (
 from gateway.swap import Swapper
 from gateway.web import AnyRequest
 from registry.archive import UnpackLimits, unpack
+from registry.artifacts import store_failures
 from registry.catalog import Adapter, Role
 from registry.errors import NotFound
 from registry.names import check_adapter_name
@@ -258,10 +259,11 @@ async def _uploaded(request: AnyRequest, settings: GatewaySettings) -> AsyncIter
     """The folder that the request's body holds as an archive; it is gone after the block."""
     with _scratch(settings.cache / _UPLOADS) as scratch:
         archive, folder = scratch / "upload", scratch / "content"
-        await _save(request, archive, settings.max_push_bytes)
-        limits = UnpackLimits(max_bytes=settings.max_push_bytes)
-        await asyncio.to_thread(unpack, archive, folder, limits=limits)
-        archive.unlink()
+        with store_failures("take the upload"):
+            await _save(request, archive, settings.max_push_bytes)
+            limits = UnpackLimits(max_bytes=settings.max_push_bytes)
+            await asyncio.to_thread(unpack, archive, folder, limits=limits)
+            archive.unlink()
         yield folder
 
 

@@ -62,7 +62,7 @@ class ArtifactStore:
         Raises:
             StoreFailure: the store could not be written; nothing of it can be seen.
         """
-        with self._workspace() as staged, _store_failures("be written"):
+        with self._workspace() as staged, store_failures("be written"):
             for name in files:
                 shutil.copyfile(folder / name, staged / name)
             (staged / CONFIG).write_bytes(canonical_json(config))
@@ -82,7 +82,7 @@ class ArtifactStore:
         folder = Path(self._path(digest)) if self._local else self._cache / "sha256" / digest
         if digest in self._verified and folder.is_dir():
             return folder
-        with _store_failures("be read"):
+        with store_failures("be read"):
             if not self._local and not (folder / MANIFEST).exists():
                 self._download(digest, folder)
             _verify(folder, digest)
@@ -100,7 +100,7 @@ class ArtifactStore:
     def _workspace(self) -> Iterator[Path]:
         """A folder for unfinished work, on the store's own disk where that is local."""
         folder = self._staging() / uuid.uuid4().hex
-        with _store_failures("be written"):
+        with store_failures("be written"):
             folder.mkdir(parents=True)
         try:
             yield folder
@@ -171,7 +171,7 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _store_failures(what: str) -> Iterator[None]:
+def store_failures(what: str) -> Iterator[None]:
     """Turn the file system's errors, whose texts hold paths, into ours."""
     try:
         yield

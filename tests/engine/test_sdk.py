@@ -35,7 +35,7 @@ class Sdk:
         self.version: str = self._answer()["version"]
         assert self.version.startswith(f"{major}."), f"openai {self.version} instead of {major}: run `make test`"
 
-    def check(self, name: str, url: str, key: str, engine_url: str = "") -> None:
+    def assert_passes(self, name: str, url: str, key: str, engine_url: str = "") -> None:
         """Run one check; its failure is this test's."""
         assert self._process.stdin is not None
         order = {"check": name, "url": url, "key": key, "engine_url": engine_url}
@@ -74,38 +74,38 @@ async def faulty(gateway: RunningGateway) -> RunningGateway:
     return gateway
 
 
-async def run(sdk: Sdk, gateway: RunningGateway, check: str) -> None:
+async def assert_passes(sdk: Sdk, gateway: RunningGateway, check: str) -> None:
     """Run a check in the SDK's process, while this one goes on serving."""
-    await asyncio.to_thread(sdk.check, check, gateway.url, gateway.key)
+    await asyncio.to_thread(sdk.assert_passes, check, gateway.url, gateway.key)
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("check", ENGINE_CHECKS)
 def test_the_sdk_works_on_the_real_engine(up: Up, sdk: Sdk, check: str) -> None:
     """What the check says: the SDK cannot tell the gateway from OpenAI, or from the engine behind it."""
-    sdk.check(check, up.url, up.key, up.engine_url)
+    sdk.assert_passes(check, up.url, up.key, up.engine_url)
 
 
 @pytest.mark.parametrize("check", ["conflict", "unprocessable", "forbidden", "version_unavailable"])
 async def test_refusals_raise_the_sdks_own_errors(faulty: RunningGateway, sdk: Sdk, check: str) -> None:
     """The right class after the right number of requests: one where sending again is of no use, else three."""
-    await run(sdk, faulty, check)
+    await assert_passes(sdk, faulty, check)
 
 
 async def test_an_engine_that_is_down_is_tried_again(faulty: RunningGateway, sdk: Sdk) -> None:
     """The SDK's retries are not switched off for what may pass."""
     faulty.app.state.replica._wait_s = 0.1
     await faulty.engine.stop()
-    await run(sdk, faulty, "engine_down")
+    await assert_passes(sdk, faulty, "engine_down")
 
 
 async def test_an_engine_that_fails_is_tried_again(faulty: RunningGateway, sdk: Sdk) -> None:
     """An engine's 500 is the gateway's 502, and the SDK tries again."""
     faulty.engine.status = 500
-    await run(sdk, faulty, "engine_fails")
+    await assert_passes(sdk, faulty, "engine_fails")
 
 
 async def test_a_broken_stream_raises(faulty: RunningGateway, sdk: Sdk) -> None:
     """The SDK reads the last event as the error that it is."""
     faulty.engine.break_after = 2
-    await run(sdk, faulty, "broken_stream")
+    await assert_passes(sdk, faulty, "broken_stream")

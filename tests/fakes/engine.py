@@ -19,6 +19,7 @@ class FakeEngine:
         refuse_load: engine names whose load fails, with the engine's words for it.
         refuse_probe: engine names that load but do not answer.
         chunks: how many events a stream has.
+        padding: what makes each event of a stream larger.
         gap_s: pause before each event of a stream, and before a whole answer.
         break_after: how many events a stream has before the connection breaks; None for never.
         calls: how often each path was called, and each model asked.
@@ -33,6 +34,7 @@ class FakeEngine:
         self.refuse_probe: set[str] = set()
         self.load_s = 0.0
         self.chunks = 3
+        self.padding = ""
         self.gap_s = 0.0
         self.break_after: int | None = None
         self.status: int | None = None
@@ -137,7 +139,11 @@ class FakeEngine:
                 assert request.transport is not None
                 request.transport.abort()
                 return response
-            delta = {"id": "c", "model": model, "choices": [{"index": 0, "delta": {"content": f"{index} "}}]}
+            delta = {
+                "id": "c",
+                "model": model,
+                "choices": [{"index": 0, "delta": {"content": f"{index} {self.padding}"}}],
+            }
             await response.write(b"data: " + json.dumps(delta, separators=(",", ":")).encode() + b"\n\n")
         if (body.get("stream_options") or {}).get("include_usage"):
             usage = {"id": "c", "model": model, "choices": [], "usage": _USAGE}

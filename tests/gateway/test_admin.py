@@ -31,15 +31,6 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 GOOD: dict[str, bytes] = {CONFIG: json.dumps(config()).encode(), WEIGHTS: safetensors_bytes(tensors())}
 
 
-@pytest.fixture
-async def two(gateway: RunningGateway) -> RunningGateway:
-    """A gateway with `support` in two versions, version 1 live."""
-    await gateway.push("support", 1.0)
-    await gateway.push("support", 2.0)
-    assert (await gateway.promote("support", 1)).is_success
-    return gateway
-
-
 def error_of(response: httpx.Response) -> dict[str, Any]:
     """The envelope's content; every refusal has one, with a request id."""
     error: dict[str, Any] = response.json()["error"]
@@ -655,3 +646,20 @@ async def test_only_uploads_of_dead_gateways_are_swept(gateway: RunningGateway, 
         fcntl.flock(held, fcntl.LOCK_EX)
         sweep_uploads(tmp_path / "swept")
         assert [left.name for left in uploads.iterdir()] == ["alive"]
+
+
+async def test_a_push_onto_a_full_disk_says_so(two: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 with the reason and no path; nothing is registered, and what was written is gone."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(two.app.state.settings.cache))
+
+    monkeypatch.setattr("gateway.admin.unpack", full)
+    content = tar_of(two.adapter_folder(5.0))
+    response = await two.http.post("/admin/v1/adapters/support/versions", content=content)
+    error = error_of(response)
+    assert (response.status_code, error["code"]) == (503, "artifact_store_unavailable")
+    assert "No space left on device" in error["message"]
+    assert str(two.app.state.settings.cache) not in response.text
+    assert list((two.app.state.settings.cache / "uploads").iterdir()) == []
+    assert len((await two.http.get("/admin/v1/adapters/support")).json()["versions"]) == 2

@@ -8,15 +8,6 @@ from registry.artifacts import ArtifactStore
 from tests.conftest import RunningGateway, serving, until
 
 
-@pytest.fixture
-async def two(gateway: RunningGateway) -> RunningGateway:
-    """A gateway with `support` in two versions, version 1 live."""
-    await gateway.push("support", 1.0)
-    await gateway.push("support", 2.0)
-    assert (await gateway.promote("support", 1)).is_success
-    return gateway
-
-
 async def served(gateway: RunningGateway, model: str = "support") -> str:
     """The engine name, without the digest, that answers."""
     response = await gateway.chat(model)

@@ -34,7 +34,7 @@ class Ran:
         assert self.code == DONE, self.err
         return json.loads(self.out)
 
-    def failed(self, code: int, *says: str) -> None:
+    def assert_failed(self, code: int, *says: str) -> None:
         """It must have failed with this code, nothing on stdout and one line on stderr that says this."""
         assert (self.code, self.out) == (code, ""), self
         assert self.err.startswith("error: ")
@@ -147,13 +147,13 @@ async def test_keys_are_made_listed_and_revoked(two: Cli) -> None:
     (_, key) = (await two("keys", "list", "--json")).json["data"]
     assert (key["name"], key["role"], key["adapters"]) == ("team [/x]", "client", ["support"])
     assert timedelta(days=2) < datetime.fromisoformat(key["expires_at"]) - datetime.now(UTC) < timedelta(days=4)
-    (await two("list", OSTLER_API_KEY=secret)).failed(REFUSED, "role 'admin'", "403 insufficient_permissions")
+    (await two("list", OSTLER_API_KEY=secret)).assert_failed(REFUSED, "role 'admin'", "403 insufficient_permissions")
     listed = await two("keys", "list")
     assert key["id"] in listed.out
     assert "team [/x]" in listed.out
     assert secret not in listed.out
     assert "is revoked" in (await two("keys", "revoke", key["id"])).out
-    (await two("list", OSTLER_API_KEY=secret)).failed(REFUSED, "not valid", "401 invalid_api_key")
+    (await two("list", OSTLER_API_KEY=secret)).assert_failed(REFUSED, "not valid", "401 invalid_api_key")
     assert (await two("keys", "revoke", key["id"], "--json")).json["revoked_at"]
     admin = (await two("keys", "create", "boss", "--admin", "--json")).json
     assert admin.keys() == {"secret", "key"}
@@ -162,14 +162,14 @@ async def test_keys_are_made_listed_and_revoked(two: Cli) -> None:
 
 async def test_refusals_are_one_line_and_exit_1(two: Cli) -> None:
     """The gateway's own words, with status and code."""
-    (await two("show", "nobody")).failed(REFUSED, "there is no adapter 'nobody'", "404 not_found")
-    (await two("history", "nobody")).failed(REFUSED, "404 not_found")
-    (await two("promote", "support", "9", "--json")).failed(REFUSED, "no version 9", "404 not_found")
-    (await two("rollback", "support")).failed(REFUSED, "nothing before revision 1", "409 nothing_to_roll_back")
-    (await two("rollback", "support", "--to", "7")).failed(REFUSED, "no revision 7", "404 not_found")
-    (await two("keys", "revoke", "key_0")).failed(REFUSED, "key_0", "404 not_found")
-    (await two("list", OSTLER_API_KEY="sk-wrong")).failed(REFUSED, "401 invalid_api_key")
-    (await two("push", two.adapter(3.0), "--adapter", "tiny")).failed(REFUSED, "base model", "422 invalid_name")
+    (await two("show", "nobody")).assert_failed(REFUSED, "there is no adapter 'nobody'", "404 not_found")
+    (await two("history", "nobody")).assert_failed(REFUSED, "404 not_found")
+    (await two("promote", "support", "9", "--json")).assert_failed(REFUSED, "no version 9", "404 not_found")
+    (await two("rollback", "support")).assert_failed(REFUSED, "nothing before revision 1", "409 nothing_to_roll_back")
+    (await two("rollback", "support", "--to", "7")).assert_failed(REFUSED, "no revision 7", "404 not_found")
+    (await two("keys", "revoke", "key_0")).assert_failed(REFUSED, "key_0", "404 not_found")
+    (await two("list", OSTLER_API_KEY="sk-wrong")).assert_failed(REFUSED, "401 invalid_api_key")
+    (await two("push", two.adapter(3.0), "--adapter", "tiny")).assert_failed(REFUSED, "base model", "422 invalid_name")
 
 
 async def test_a_bad_adapter_is_refused_with_its_reason(two: Cli) -> None:
@@ -177,9 +177,9 @@ async def test_a_bad_adapter_is_refused_with_its_reason(two: Cli) -> None:
     folder = Path(two.adapter(3.0))
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
-    (await two("push", str(folder), "--adapter", "other")).failed(REFUSED, "use_dora", "422 invalid_adapter")
+    (await two("push", str(folder), "--adapter", "other")).assert_failed(REFUSED, "use_dora", "422 invalid_adapter")
     (folder / "adapter_model.safetensors").write_bytes(bytes(40 << 20))
-    (await two("push", str(folder), "--adapter", "other")).failed(REFUSED, "limit", "413 request_too_large")
+    (await two("push", str(folder), "--adapter", "other")).assert_failed(REFUSED, "limit", "413 request_too_large")
     assert len((await two("list", "--json")).json["data"]) == 1
 
 
@@ -197,10 +197,10 @@ async def test_a_wrong_command_line_exits_2(two: Cli, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
     for source, says in (("nowhere", "no folder"), ("empty", "adapter_config.json"), ("notes.txt", "neither")):
-        (await two("push", str(tmp_path / source), "--adapter", "x")).failed(MISUSED, says)
-    (await two("list", OSTLER_API_KEY="")).failed(MISUSED, "OSTLER_API_KEY", "--api-key")
-    (await two("list", OSTLER_API_KEY="ключ")).failed(MISUSED, "API key")
-    (await two("list", OSTLER_URL="localhost")).failed(MISUSED, "'localhost'", "http://")
+        (await two("push", str(tmp_path / source), "--adapter", "x")).assert_failed(MISUSED, says)
+    (await two("list", OSTLER_API_KEY="")).assert_failed(MISUSED, "OSTLER_API_KEY", "--api-key")
+    (await two("list", OSTLER_API_KEY="ключ")).assert_failed(MISUSED, "API key")
+    (await two("list", OSTLER_URL="localhost")).assert_failed(MISUSED, "'localhost'", "http://")
 
 
 async def test_no_gateway_exits_3(cli: Cli) -> None:
@@ -213,10 +213,10 @@ async def test_no_gateway_exits_3(cli: Cli) -> None:
 
     other = await asyncio.start_server(greet, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}"
-    (await cli("list", OSTLER_URL=url)).failed(UNREACHABLE, url, "not an Ostler gateway")
+    (await cli("list", OSTLER_URL=url)).assert_failed(UNREACHABLE, url, "not an Ostler gateway")
     other.close()
     await other.wait_closed()
-    (await cli("list", OSTLER_URL=url)).failed(UNREACHABLE, url, "OSTLER_URL")
+    (await cli("list", OSTLER_URL=url)).assert_failed(UNREACHABLE, url, "OSTLER_URL")
 
 
 async def test_odd_names_do_not_lead_elsewhere(two: Cli) -> None:
@@ -230,10 +230,10 @@ async def test_odd_names_do_not_lead_elsewhere(two: Cli) -> None:
     for name in ("a/b", "../keys", "a?b=c#d", "support%2Fhistory", "[/x] [red]y", "ä\nö\x1b"):
         commands += [("show", name), ("push", folder, "--adapter", name)]
     for ran in await asyncio.gather(*(two(*command) for command in commands)):
-        ran.failed(REFUSED)
+        ran.assert_failed(REFUSED)
         assert "\x1b" not in ran.err
     for name in ("", ".", ".."):  # which would be other paths however they are written
-        (await two("show", name)).failed(MISUSED, "not a name")
+        (await two("show", name)).assert_failed(MISUSED, "not a name")
     assert (await two.gateway.http.get("/admin/v1/adapters")).json() == before
 
 
@@ -267,7 +267,7 @@ async def test_flags_win_over_the_environment_and_that_over_the_key_file(two: Cl
     (tmp_path / "cli-home").mkdir()
     (tmp_path / "cli-home" / "admin.key").write_text(two.gateway.key + "\n")
     assert (await two("list", OSTLER_API_KEY="")).code == DONE
-    (await two("list", OSTLER_API_KEY="sk-wrong")).failed(REFUSED, "401")
+    (await two("list", OSTLER_API_KEY="sk-wrong")).assert_failed(REFUSED, "401")
 
 
 def _commands(command: Any, path: str = "ostler") -> Iterator[tuple[str, Any]]:

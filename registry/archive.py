@@ -108,14 +108,14 @@ def _damaged() -> InvalidAdapter:
 
 def _too_large(limits: UnpackLimits) -> InvalidAdapter:
     return InvalidAdapter(
-        f"the archive unpacks to more than {limits.max_bytes} bytes; send only the adapter's two files",
+        f"the archive unpacks to more than {limits.max_bytes} bytes; send only the adapter's files",
         reason="archive_too_large",
     )
 
 
 def _too_many(limits: UnpackLimits) -> InvalidAdapter:
     return InvalidAdapter(
-        f"the archive holds more than {limits.max_members} members; send only the adapter's two files",
+        f"the archive holds more than {limits.max_members} members; send only the adapter's files",
         reason="archive_too_many_members",
     )
 

@@ -54,7 +54,6 @@ class ArtifactStore:
         self._fs, self._root = found[0], found[1].rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
         self._cache = cache
-        self._verified: set[str] = set()
 
     def put(self, folder: Path, files: Iterable[str], config: Mapping[str, Any]) -> Artifact:
         """Store the named files of `folder`, with `config` as the adapter's configuration; again is no second copy.
@@ -74,19 +73,16 @@ class ArtifactStore:
             return artifact
 
     def fetch(self, digest: str) -> Path:
-        """The folder on this machine with the artifact's files, held against the digest the first time.
+        """The folder on this machine with the artifact's files, held against the digest each time.
 
         Raises:
             StoreFailure: it is not there, cannot be read, or its content is not what the digest says.
         """
         folder = Path(self._path(digest)) if self._local else self._cache / "sha256" / digest
-        if digest in self._verified and folder.is_dir():
-            return folder
         with store_failures("be read"):
             if not self._local and not (folder / MANIFEST).exists():
                 self._download(digest, folder)
             _verify(folder, digest)
-        self._verified.add(digest)
         return folder
 
     def sweep(self) -> None:

@@ -3,19 +3,26 @@
 A gateway keeps one in memory and replaces it whole; nothing in it ever changes.
 """
 
+import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 from registry.names import parse_pinned
 
+KEY_INDEX_LENGTH = 16
+FallbackStep = Literal["previous", "base"]
 
-class Role(StrEnum):
-    """What an API key may do: `admin` everything, `client` the endpoints under /v1."""
 
+class Scope(StrEnum):
+    """What an API key may do. `admin` includes the others."""
+
+    INFERENCE = "inference"
+    FEEDBACK = "feedback"
+    TUNING = "tuning"
     ADMIN = "admin"
-    CLIENT = "client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +30,7 @@ class Version:
     """One immutable set of weights.
 
     `rank` and `alpha` are LoRA's; `parameters` counts the adapter's own weights; `digest` is the SHA-256 of the
-    canonical content, in hex.
+    canonical content, in hex. An archived version is kept but not served.
     """
 
     adapter: str
@@ -37,18 +44,46 @@ class Version:
     note: str
     created_by: str
     created_at: datetime
+    archived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A version that gets a share of the sessions; `weight` lies in [0, 1]."""
+
+    version: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """What gets a copy of a sampled share of the requests; `version` None is the base model, `share` in [0, 1]."""
+
+    version: int | None
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """What an adapter's name means now.
 
-    `stable` serves; `warm` are the versions that a rollback may need next and that therefore stay resident.
+    `stable` serves, `canary` its share; `fallback` is what serves, in this order, while neither can. `previous` is the
+    stable version of before the present one; `warm` are those that a rollback may need, which therefore stay resident.
     """
 
     revision: int
     stable: int
+    canary: Canary | None = None
+    shadow: Shadow | None = None
+    fallback: tuple[FallbackStep, ...] = ()
+    previous: int | None = None
     warm: frozenset[int] = frozenset()
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """The versions that this deployment sends requests to."""
+        shadow = {self.shadow.version} if self.shadow and self.shadow.version is not None else set()
+        return frozenset({self.stable} | ({self.canary.version} if self.canary else set()) | shadow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +103,36 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """How much an API key may use, over all gateways; None is without limit.
+
+    `monthly_budget` is money, in the currency of the prices in the settings, per calendar month (UTC).
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    monthly_budget: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKey:
     """A key that may be used; `adapters` limits it to some adapters, None means all and the base models."""
 
     id: str
     name: str
     hint: str
-    role: Role
+    scopes: frozenset[Scope]
     adapters: frozenset[str] | None
+    limits: KeyLimits
     created_by: str
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the key has the right."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes
 
     def may_use(self, name: str) -> bool:
         """Whether the adapter or base of that name exists for this key."""
@@ -87,23 +140,40 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldKey:
+    """A key under one of its hashes (SHA-256, hex), valid until `until`: a rotated key has an old and a new one."""
+
+    hash: str
+    key: ApiKey
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything a request needs to know as of one change; `keys` are by SHA-256, revoked ones left out."""
+    """Everything a request needs to know as of one change.
+
+    `keys` are by the first characters of their hash, `KEY_INDEX_LENGTH` of them; revoked ones are left out.
+    """
 
     change: int
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
-    keys: Mapping[str, ApiKey] = field(default_factory=dict)
+    keys: Mapping[str, HeldKey] = field(default_factory=dict)
+
+    def key(self, hash: str) -> HeldKey | None:
+        """The key of that hash. Found by a part of it and then compared in constant time."""
+        held = self.keys.get(hash[:KEY_INDEX_LENGTH])
+        return held if held is not None and hmac.compare_digest(held.hash, hash) else None
 
     def version(self, model: str) -> Version | None:
-        """The version that ``support@7`` or ``support@7-1f3a9c2e`` names; None if there is none such."""
+        """The version that ``support@7`` or ``support@7-1f3a9c2e`` names; None if there is none such in service."""
         pinned = parse_pinned(model)
         if pinned is None:
             return None
         adapter = self.adapters.get(pinned.adapter)
         version = adapter.versions.get(pinned.number) if adapter else None
-        if version is None or pinned.digest_prefix not in (None, version.engine_name.rpartition("-")[2]):
+        if version is None or version.archived:
             return None
-        return version
+        return version if pinned.digest_prefix in (None, version.engine_name.rpartition("-")[2]) else None
 
     def with_deployment(self, name: str, deployment: Deployment, change: int) -> "Catalog":
         """The same picture after one deployment changed."""

@@ -1,18 +1,25 @@
 """The database: SQLite in WAL mode by default, PostgreSQL by its URL."""
 
+import contextlib
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, event, inspect, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0003"
 """The newest migration; here so that a gateway can check it without loading Alembic. A test holds the two together."""
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _BUSY_TIMEOUT_MS = 10_000
+# PostgreSQL that is away, or hangs, must fail a call within seconds: a gateway has better to do than wait for it.
+_CONNECT_TIMEOUT_S = 5.0
+_STATEMENT_TIMEOUT_S = 30.0
+_POOL_TIMEOUT_S = 10.0
 
 
 class SchemaMismatch(Exception):
@@ -36,18 +43,75 @@ def connect(url: str) -> AsyncEngine:
         raise ValueError(f"the database URL names {dialect!r}; Ostler knows sqlite and postgresql")
     parsed = parsed.set(drivername=_DRIVERS[dialect])
     if dialect != "sqlite":
-        return create_async_engine(parsed, pool_pre_ping=True)
+        return _connect_postgresql(parsed)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(parsed)
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    event.listen(engine.sync_engine, "checkin", _discard_open)
+    event.listen(engine.sync_engine, "invalidate", _end_sqlite)
     return engine
+
+
+def _connect_postgresql(url: URL) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_pre_ping=True,
+        pool_timeout=_POOL_TIMEOUT_S,
+        connect_args=_postgresql_arguments("ostler") | {"command_timeout": _STATEMENT_TIMEOUT_S},
+    )
+    event.listen(engine.sync_engine, "checkin", _discard_open)
+    return engine
+
+
+def connect_alone(engine: AsyncEngine, purpose: str) -> AsyncEngine:
+    """An engine for the same PostgreSQL without a pool and a limit on statements, for what is long by its nature.
+
+    `purpose` is a word by which the server's operator tells its connections apart.
+    """
+    return create_async_engine(engine.url, poolclass=NullPool, connect_args=_postgresql_arguments(f"ostler {purpose}"))
+
+
+def _postgresql_arguments(application: str) -> dict[str, Any]:
+    return {
+        "timeout": _CONNECT_TIMEOUT_S,
+        "async_creator_fn": _open_postgresql,
+        "server_settings": {"application_name": application},
+    }
+
+
+async def _open_postgresql(*args: Any, **kwargs: Any) -> Any:
+    """Connect, and fail with an OSError whatever the reason; SQLAlchemy would let the driver's own errors through."""
+    import asyncpg  # here, because SQLite needs none of it
+
+    try:
+        return await asyncpg.connect(*args, **kwargs)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise ConnectionError(f"PostgreSQL lets nobody in ({type(error).__name__})") from error
 
 
 def _begin_sqlite(connection: Connection) -> None:
     """Begin in words: left to itself the driver begins at the first write, and reads before it see no one state."""
     connection.exec_driver_sql("BEGIN")
+
+
+def _discard_open(connection: Any, record: ConnectionPoolEntry) -> None:
+    """Close what comes back to the pool with a transaction, and so its lock, still open.
+
+    SQLAlchemy ends none when its COMMIT failed, on a full disk for one.
+    """
+    if connection is None:
+        return
+    driver = connection.driver_connection
+    if driver.is_in_transaction() if hasattr(driver, "is_in_transaction") else driver.in_transaction:
+        record.invalidate()
+
+
+def _end_sqlite(connection: Any, _record: Any, _error: BaseException | None) -> None:
+    """Roll back before closing: a cancelled call's open cursor keeps SQLite from closing, and with it the lock."""
+    with contextlib.suppress(sqlite3.Error):
+        connection.rollback()
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
@@ -61,11 +125,17 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 
 async def migrate(engine: AsyncEngine) -> None:
     """Bring the schema to the newest version; does nothing if it is there already."""
-    async with engine.begin() as connection:
-        await connection.run_sync(_upgrade)
+    await migrate_to(engine, "head")
 
 
-def _upgrade(connection: Connection) -> None:
+async def migrate_to(engine: AsyncEngine, version: str) -> None:
+    """Bring the schema up to one version."""
+    own = connect_alone(engine, "migrate") if engine.dialect.name == "postgresql" else engine
+    async with own.begin() as connection:
+        await connection.run_sync(_upgrade, version)
+
+
+def _upgrade(connection: Connection, version: str) -> None:
     # Imported here, because a serving gateway never migrates and need not carry Alembic in memory.
     from alembic import command
     from alembic.config import Config
@@ -76,7 +146,7 @@ def _upgrade(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         # Several processes may start at once; the lock ends with the transaction.
         connection.execute(text("SELECT pg_advisory_xact_lock(7155241)"))
-    command.upgrade(config, "head")
+    command.upgrade(config, version)
 
 
 async def check_schema(engine: AsyncEngine) -> None:

@@ -5,7 +5,9 @@ RegistryError                        every message below is safe to show to a cl
 ├── NotFound                404      no adapter, version, revision or key of that name
 ├── Conflict                409      it exists, but not in a state that allows this
 │   └── NothingToRollBack   409      no earlier revision serves anything else
+├── RevisionMismatch        412      the deployment is not at the revision that the caller saw
 ├── InvalidName             422      a name that the naming rules refuse
+├── InvalidValue            422      a number, time or text outside what is allowed
 └── StoreFailure            503      the artifact store could not be read or written
 
 No message holds a path of the machine, a stack or a key.
@@ -68,6 +70,20 @@ class NothingToRollBack(Conflict):
     """The deployment has no earlier revision that serves another version."""
 
     code = "nothing_to_roll_back"
+
+
+class RevisionMismatch(RegistryError):
+    """Somebody else changed the deployment since the caller looked; nothing was changed."""
+
+    status = 412
+    code = "revision_mismatch"
+
+
+class InvalidValue(RegistryError):
+    """A value outside what is allowed; `param` says which."""
+
+    status = 422
+    code = "invalid_value"
 
 
 class InvalidName(RegistryError):

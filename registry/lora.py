@@ -2,6 +2,7 @@
 
 adapter_config.json         registry.lora_config
 adapter_model.safetensors   registry.safetensors for the file, this module for the tensors in it
+probes.json                 registry.probes; it need not be there
 """
 
 import json
@@ -11,11 +12,12 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from registry.base_model import BaseSpec, Shape
 from registry.errors import InvalidAdapter
 from registry.lora_config import CONFIG_FILE, LoraSettings, read_settings, refuse
+from registry.probes import PROBES_FILE, read_probes
 from registry.safetensors import FLOATS, Tensor, read_header, require_finite
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -30,6 +32,7 @@ _TELLING_NAMES = (
 )
 # Seconds for one regular expression of target_modules. PEFT's own take milliseconds.
 _REGEX_SECONDS = 5.0
+_CHUNK = 4 * 1024 * 1024  # bytes read at once
 _REGEX_CHILD = """
 import json, re, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29))
@@ -81,6 +84,8 @@ def check_adapter(folder: Path, base: BaseSpec, *, trained_on: bool = True) -> C
     _require_shapes(pairs, settings.rank, base)
     _require_targeted(pairs, settings)
     require_finite(weights, tensors)
+    _require_effect(weights, pairs.values())
+    probes = read_probes(folder, (base.config or {}).get("vocab_size"))
     return CheckedAdapter(
         rank=settings.rank,
         alpha=settings.alpha,
@@ -88,7 +93,7 @@ def check_adapter(folder: Path, base: BaseSpec, *, trained_on: bool = True) -> C
         target_modules=tuple(sorted({module.rpartition(".")[2] for module in pairs})),
         parameters=sum(tensor.elements for tensor in tensors),
         dtype="+".join(sorted({tensor.dtype for tensor in tensors})),
-        files=(CONFIG_FILE, WEIGHTS_FILE),
+        files=(CONFIG_FILE, WEIGHTS_FILE, *((PROBES_FILE,) if probes else ())),
         config=settings.canonical,
     )
 
@@ -170,6 +175,34 @@ def _require_module_shape(pair: _Pair, rank: int, shape: Shape, base: BaseSpec) 
         if tensor.shape != right:
             problem = f"has the shape {list(tensor.shape)}; {base.name} needs {list(right)}"
             _refuse_tensor("shape_mismatch", tensor.name, f"{problem}; train on {base.name}")
+
+
+# --- do the tensors change anything? ----------------------------------------------------------------------------
+
+
+def _require_effect(weights: Path, pairs: Iterable[_Pair]) -> None:
+    """Some pair must have a product that is not zero; the first block of the first pair shows it, as a rule."""
+    with weights.open("rb") as file:
+        if not any(_is_nonzero(file, pair.b) and _is_nonzero(file, pair.a) for pair in pairs):
+            raise InvalidAdapter(
+                f"{WEIGHTS_FILE}: in each module lora_A or lora_B is all zeros, so the adapter does nothing; "
+                "train it, and save it then",
+                reason="no_op",
+                file=WEIGHTS_FILE,
+            )
+
+
+def _is_nonzero(file: BinaryIO, tensor: Tensor) -> bool:
+    import numpy as np  # here, because processes that never check an adapter import this module too
+
+    size = (tensor.end - tensor.start) // tensor.elements
+    magnitude = (1 << (8 * size - 1)) - 1  # all but the sign's bit: -0.0 is zero too
+    file.seek(tensor.start)
+    for position in range(tensor.start, tensor.end, _CHUNK):
+        values = np.frombuffer(file.read(min(_CHUNK, tensor.end - position)), dtype=f"<u{size}")
+        if bool(np.any(values & magnitude)):
+            return True
+    return False
 
 
 # --- does the config speak of these tensors? -------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from registry.errors import InvalidName
+from registry.errors import InvalidName, InvalidValue
 
 ADAPTER_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
 _ADAPTER = re.compile(ADAPTER_PATTERN)
@@ -26,7 +26,7 @@ def check_adapter_name(name: str, bases: frozenset[str] = frozenset()) -> str:
     Raises:
         InvalidName: it breaks the pattern, or a base model has it already.
     """
-    if not _ADAPTER.fullmatch(name):
+    if not is_adapter_name(name):
         shown = name if len(name) <= 80 else name[:80] + "..."
         raise InvalidName(
             f"the adapter name {shown!r} is not allowed: 1 to 63 lower-case letters, digits, '.', '_' or '-', "
@@ -36,6 +36,24 @@ def check_adapter_name(name: str, bases: frozenset[str] = frozenset()) -> str:
     if name in bases:
         raise InvalidName(f"{name!r} is the name of a base model; an adapter needs another name", param="name")
     return name
+
+
+def is_adapter_name(name: str) -> bool:
+    """Whether an adapter could have this name."""
+    return _ADAPTER.fullmatch(name) is not None
+
+
+def check_text(text: str, param: str, longest: int) -> str:
+    """Return `text` if every database can keep it.
+
+    Raises:
+        InvalidValue: it is too long, or holds a NUL or a lone surrogate.
+    """
+    if len(text) > longest:
+        raise InvalidValue(f"{param} may have {longest} characters at most, not {len(text)}", param=param)
+    if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in text):
+        raise InvalidValue(f"{param} holds a character that cannot be stored", param=param)
+    return text
 
 
 def engine_name(adapter: str, number: int, digest: str) -> str:

@@ -1,14 +1,19 @@
 """Reading and writing rows. Every function takes the session of the transaction it is part of."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import datetime
 
-from sqlalchemy import func, update
+from sqlalchemy import delete, func, or_, text, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from registry.catalog import Adapter, ApiKey, Catalog, Deployment, Role, Version
-from registry.tables import AdapterRow, ApiKeyRow, ChangeCounterRow, RevisionRow, VersionRow
+from registry import mapping
+from registry.names import is_adapter_name
+from registry.tables import AdapterRow, ApiKeyRow, AuditRow, ChangeCounterRow, LeaseRow, RevisionRow, VersionRow
+
+CHANNEL = "ostler_changes"
+_LARGEST = 2**31 - 1  # of an INTEGER in PostgreSQL, which raises for what is beyond it
 
 
 async def begin_change(session: AsyncSession) -> int:
@@ -20,20 +25,45 @@ async def begin_change(session: AsyncSession) -> int:
     return int(number)
 
 
+async def notify(session: AsyncSession, number: int) -> None:
+    """Have PostgreSQL tell every gateway of the change, in the moment that it is committed."""
+    if _is_postgresql(session):
+        telling = text("SELECT pg_notify(:channel, :number)").bindparams(channel=CHANNEL, number=str(number))
+        await (await session.connection()).execute(telling)
+
+
+def _is_postgresql(session: AsyncSession) -> bool:
+    return bool(session.get_bind().dialect.name == "postgresql")
+
+
+async def see_one_moment(session: AsyncSession) -> None:
+    """Have every query of this transaction see the same state; must come first. On SQLite it is so anyway."""
+    if _is_postgresql(session):
+        await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+
+
 async def change_number(session: AsyncSession) -> int:
     """The number of the newest committed change."""
     return (await session.exec(select(ChangeCounterRow.value))).one()
 
 
+# Adapters and versions
+
+
 async def adapter_by_name(session: AsyncSession, name: str) -> AdapterRow | None:
     """The adapter of that name."""
+    if not is_adapter_name(name):
+        return None
     return (await session.exec(select(AdapterRow).where(AdapterRow.name == name))).one_or_none()
 
 
-async def version_by_number(session: AsyncSession, adapter: AdapterRow, number: int) -> VersionRow | None:
-    """The adapter's version of that number."""
-    query = select(VersionRow).where(VersionRow.adapter_id == adapter.id, VersionRow.number == number)
-    return (await session.exec(query)).one_or_none()
+async def versions_by_number(
+    session: AsyncSession, adapter: AdapterRow, numbers: Collection[int]
+) -> dict[int, VersionRow]:
+    """The adapter's versions of those numbers; what does not exist is left out."""
+    asked = [number for number in numbers if 0 < number <= _LARGEST]
+    query = select(VersionRow).where(VersionRow.adapter_id == adapter.id, col(VersionRow.number).in_(asked))
+    return {row.number: row for row in await session.exec(query)}
 
 
 async def version_by_digest(session: AsyncSession, adapter: AdapterRow, digest: str) -> VersionRow | None:
@@ -48,16 +78,49 @@ async def last_version_number(session: AsyncSession, adapter: AdapterRow) -> int
     return (await session.exec(query)).one() or 0
 
 
+# Revisions
+
+
 async def current_revision(session: AsyncSession, adapter: AdapterRow) -> RevisionRow | None:
     """The adapter's newest revision."""
     query = select(RevisionRow).where(RevisionRow.adapter_id == adapter.id)
     return (await session.exec(query.order_by(col(RevisionRow.number).desc()).limit(1))).first()
 
 
-async def revision_by_number(session: AsyncSession, adapter: AdapterRow, number: int) -> RevisionRow | None:
-    """The adapter's revision of that number."""
+async def revision_by_number(session: AsyncSession, adapter: AdapterRow, number: int | None) -> RevisionRow | None:
+    """The adapter's revision of that number; None is none."""
+    if number is None or not 0 < number <= _LARGEST:
+        return None
     query = select(RevisionRow).where(RevisionRow.adapter_id == adapter.id, RevisionRow.number == number)
     return (await session.exec(query)).one_or_none()
+
+
+async def origin(session: AsyncSession, adapter: AdapterRow, revision: RevisionRow) -> RevisionRow:
+    """The revision that first brought the state of `revision`; a rollback restores one that is not itself one."""
+    if revision.restores is None:
+        return revision
+    found = await revision_by_number(session, adapter, revision.restores)
+    assert found is not None, "history only grows"
+    return found
+
+
+async def undo_of(
+    session: AsyncSession, adapter: AdapterRow, before: RevisionRow | None, suspect: int
+) -> RevisionRow | None:
+    """What a plain rollback restores from a new revision that follows `before`.
+
+    It is the newest state in the chain of those that led here which does not serve the suspect version. What was
+    rolled back is not in that chain, so rolling back again and again only goes back.
+    """
+    while before is not None:
+        step = await origin(session, adapter, before)
+        state = mapping.to_state(step)
+        if not state.serves(suspect):
+            return step
+        if state.suspect == suspect:  # its own undo is the same question, answered when it was made
+            return await revision_by_number(session, adapter, step.undo_revision)
+        before = await revision_by_number(session, adapter, step.number - 1)
+    return None
 
 
 async def revisions_before(
@@ -66,12 +129,25 @@ async def revisions_before(
     """Up to `limit` revisions, newest first, numbered below `before` where that is given."""
     query = select(RevisionRow).where(RevisionRow.adapter_id == adapter.id)
     if before is not None:
-        query = query.where(RevisionRow.number < before)
+        query = query.where(RevisionRow.number < min(before, _LARGEST))
     return (await session.exec(query.order_by(col(RevisionRow.number).desc()).limit(limit))).all()
+
+
+async def audit_before(session: AsyncSession, before: int | None, limit: int) -> Sequence[AuditRow]:
+    """Up to `limit` audit entries, newest first, with ids below `before` where that is given."""
+    query = select(AuditRow)
+    if before is not None:
+        query = query.where(col(AuditRow.id) < min(before, _LARGEST))
+    return (await session.exec(query.order_by(col(AuditRow.id).desc()).limit(limit))).all()
+
+
+# Keys
 
 
 async def key_by_id(session: AsyncSession, key_id: str) -> ApiKeyRow | None:
     """The key of that public id."""
+    if not key_id.isascii() or not key_id.isprintable():
+        return None
     return (await session.exec(select(ApiKeyRow).where(ApiKeyRow.id == key_id))).one_or_none()
 
 
@@ -80,79 +156,20 @@ async def all_keys(session: AsyncSession) -> Sequence[ApiKeyRow]:
     return (await session.exec(select(ApiKeyRow).order_by(col(ApiKeyRow.created_at), col(ApiKeyRow.id)))).all()
 
 
-async def see_one_moment(session: AsyncSession) -> None:
-    """Have every query of this transaction see the same state; must come first. On SQLite it is so anyway."""
-    if session.get_bind().dialect.name == "postgresql":
-        await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+# Leases
 
 
-async def read_catalog(session: AsyncSession) -> Catalog:
-    """The whole picture, in four queries whatever the number of adapters."""
-    change = await change_number(session)
-    versions: dict[int, list[VersionRow]] = defaultdict(list)
-    for version in await session.exec(select(VersionRow).order_by(col(VersionRow.number))):
-        versions[version.adapter_id].append(version)
-    newest = select(RevisionRow.adapter_id, func.max(RevisionRow.number).label("number"))
-    newest_by_adapter = newest.group_by(col(RevisionRow.adapter_id)).subquery()
-    current = select(RevisionRow).join(
-        newest_by_adapter,
-        (col(RevisionRow.adapter_id) == newest_by_adapter.c.adapter_id)
-        & (col(RevisionRow.number) == newest_by_adapter.c.number),
-    )
-    revisions = {revision.adapter_id: revision for revision in await session.exec(current)}
-    adapters = {}
-    for row in await session.exec(select(AdapterRow).order_by(col(AdapterRow.name))):
-        assert row.id is not None
-        adapters[row.name] = to_adapter(row, versions[row.id], revisions.get(row.id))
-    usable = select(ApiKeyRow).where(col(ApiKeyRow.revoked_at).is_(None))
-    keys = {key.hash: to_key(key) for key in await session.exec(usable)}
-    return Catalog(change=change, adapters=adapters, keys=keys)
+async def take_lease(session: AsyncSession, name: str, holder: str, *, now: datetime, until: datetime) -> bool:
+    """Take or renew a lease in one statement; False while somebody else holds it."""
+    insert = postgresql.insert if _is_postgresql(session) else sqlite.insert
+    lease = {"holder": holder, "expires_at": until}
+    free = or_(col(LeaseRow.holder) == holder, col(LeaseRow.expires_at) <= now)
+    wanted = insert(LeaseRow).values(name=name, **lease)
+    taken = wanted.on_conflict_do_update(index_elements=["name"], set_=lease, where=free).returning(col(LeaseRow.name))
+    return (await (await session.connection()).execute(taken)).first() is not None
 
 
-def to_adapter(row: AdapterRow, versions: Sequence[VersionRow], revision: RevisionRow | None) -> Adapter:
-    """The immutable form of an adapter's rows."""
-    return Adapter(
-        name=row.name,
-        base=row.base,
-        created_at=row.created_at,
-        versions={version.number: to_version(row.name, version) for version in versions},
-        deployment=to_deployment(revision) if revision else None,
-    )
-
-
-def to_version(adapter: str, row: VersionRow) -> Version:
-    """The immutable form of a version's row."""
-    return Version(
-        adapter=adapter,
-        number=row.number,
-        engine_name=row.engine_name,
-        digest=row.digest,
-        rank=row.rank,
-        alpha=row.alpha,
-        parameters=row.parameters,
-        size_bytes=row.size_bytes,
-        note=row.note,
-        created_by=row.created_by,
-        created_at=row.created_at,
-    )
-
-
-def to_deployment(row: RevisionRow) -> Deployment:
-    """What a revision makes an adapter's name mean."""
-    warm = {number for number in (row.previous_stable, row.undo_stable) if number is not None}
-    return Deployment(revision=row.number, stable=row.stable, warm=frozenset(warm - {row.stable}))
-
-
-def to_key(row: ApiKeyRow) -> ApiKey:
-    """The immutable form of a key's row, without its hash."""
-    return ApiKey(
-        id=row.id,
-        name=row.name,
-        hint=row.hint,
-        role=Role(row.role),
-        adapters=None if row.adapters is None else frozenset(row.adapters),
-        created_by=row.created_by,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        revoked_at=row.revoked_at,
-    )
+async def drop_lease(session: AsyncSession, name: str, holder: str) -> None:
+    """Free a lease, if that is who holds it."""
+    held = delete(LeaseRow).where(col(LeaseRow.name) == name, col(LeaseRow.holder) == holder)
+    await (await session.connection()).execute(held)

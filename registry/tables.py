@@ -57,6 +57,10 @@ def _created_at() -> Any:
     return Field(default_factory=_now, sa_column=Column(UtcDateTime(), nullable=False))
 
 
+def _moment() -> Any:
+    return Field(default=None, sa_column=Column(UtcDateTime(), nullable=True))
+
+
 def _json(*, nullable: bool) -> Any:
     return Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=nullable))
 
@@ -90,12 +94,14 @@ class VersionRow(SQLModel, table=True):
     note: str = Field(default="", sa_column=Column(String(1000), nullable=False))
     created_by: str = Field(sa_column=Column(String(120), nullable=False))
     created_at: datetime = _created_at()
+    archived_at: datetime | None = _moment()
 
 
 class RevisionRow(SQLModel, table=True):
     """One numbered change of a deployment. Rows are only ever added.
 
     `stable` is the version number that serves from here on and `previous_stable` the one that served until then.
+    `canary` is a version number, `shadow` one as text or "base", `fallback` a list of "previous" and "base".
     `restores` is set on a rollback: the revision whose state came back. `undo_revision` is what a plain rollback
     from here restores, and `undo_stable` the version it would serve; None where nothing came before.
     """
@@ -108,6 +114,11 @@ class RevisionRow(SQLModel, table=True):
     number: int
     action: str = Field(sa_column=Column(String(20), nullable=False))
     stable: int
+    canary: int | None = None
+    canary_weight: float | None = None
+    shadow: str | None = Field(default=None, sa_column=Column(String(16), nullable=True))
+    shadow_share: float | None = None
+    fallback: list[str] = Field(default_factory=list, sa_column=Column(JSON(), nullable=False))
     previous_stable: int | None = None
     restores: int | None = None
     undo_revision: int | None = None
@@ -118,7 +129,10 @@ class RevisionRow(SQLModel, table=True):
 
 
 class ApiKeyRow(SQLModel, table=True):
-    """An API key, known by its SHA-256 alone. A revoked one stays, so that history keeps its actor."""
+    """An API key, known by its SHA-256 alone. A revoked one stays, so that history keeps its actor.
+
+    After a rotation the old secret, of `previous_hash`, is valid until `previous_until`.
+    """
 
     __tablename__ = "api_keys"
 
@@ -126,12 +140,18 @@ class ApiKeyRow(SQLModel, table=True):
     name: str = Field(sa_column=Column(String(120), nullable=False))
     hash: str = Field(sa_column=Column(String(64), nullable=False, unique=True))
     hint: str = Field(sa_column=Column(String(16), nullable=False))
-    role: str = Field(sa_column=Column(String(20), nullable=False))
+    previous_hash: str | None = Field(default=None, sa_column=Column(String(64), nullable=True, unique=True))
+    previous_until: datetime | None = _moment()
+    scopes: list[str] = _json(nullable=False)
     adapters: list[str] | None = _json(nullable=True)
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    monthly_budget: float | None = None
     created_by: str = Field(sa_column=Column(String(120), nullable=False))
     created_at: datetime = _created_at()
-    expires_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime(), nullable=True))
-    revoked_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime(), nullable=True))
+    expires_at: datetime | None = _moment()
+    revoked_at: datetime | None = _moment()
 
 
 class AuditRow(SQLModel, table=True):
@@ -144,8 +164,20 @@ class AuditRow(SQLModel, table=True):
     actor: str = Field(sa_column=Column(String(120), nullable=False))
     action: str = Field(sa_column=Column(String(40), nullable=False))
     subject: str = Field(sa_column=Column(String(160), nullable=False))
+    before: dict[str, Any] | None = _json(nullable=True)
+    after: dict[str, Any] | None = _json(nullable=True)
     detail: dict[str, Any] | None = _json(nullable=True)
     created_at: datetime = _created_at()
+
+
+class LeaseRow(SQLModel, table=True):
+    """Who may do what only one process does at a time, and until when."""
+
+    __tablename__ = "leases"
+
+    name: str = Field(sa_column=Column(String(63), primary_key=True))
+    holder: str = Field(sa_column=Column(String(120), nullable=False))
+    expires_at: datetime = Field(sa_column=Column(UtcDateTime(), nullable=False))
 
 
 class ChangeCounterRow(SQLModel, table=True):

@@ -15,7 +15,7 @@ class RequestRecord:
         adapter: the adapter's name; None for the base model, or if nothing was resolved.
         model: the engine name or base model that answered; None if none did.
         version: the version's number; None for the base model.
-        variant: how it was served (`stable`, `pinned`, `base`); None if it was not.
+        variant: how it was served (`stable`, `canary`, `pinned`, `fallback`, `shadow`, `base`); None if it was not.
         status: the HTTP status; 499 if the client went away first.
         error: the error's stable word; None if all went well.
         started_at: seconds since the epoch.
@@ -23,6 +23,10 @@ class RequestRecord:
         first_byte_s: from arrival to the engine's first byte; None if it never came.
         streamed: whether the answer was a stream of events.
         prompt_tokens, completion_tokens: as the engine counted them; None if it did not say.
+        replica: the replica that answered; None if none did.
+        retries: how often it was sent again to another replica.
+        queue_s: how long it waited for its turn.
+        cost: what it cost, in the currency of the prices in the settings; None if its tokens are not known.
     """
 
     request_id: str
@@ -40,6 +44,10 @@ class RequestRecord:
     streamed: bool
     prompt_tokens: int | None
     completion_tokens: int | None
+    replica: str | None = None
+    retries: int = 0
+    queue_s: float = 0.0
+    cost: float | None = None
 
 
 class RequestHook(Protocol):

@@ -1,0 +1,180 @@
+"""Metrics: their names, what a request counts, and one sum over several processes."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitors.metrics import Metrics, mark_process_dead
+from tests.monitors.conftest import count
+from tests.monitors.records import record
+
+ROOT = Path(__file__).resolve().parents[2]
+UNITS = {"counter": "", "histogram": "_seconds", "gauge": ""}
+SUPPORT = {"adapter": "support", "version": "2", "variant": "stable"}
+
+
+def test_names_follow_prometheus_conventions() -> None:
+    """Prefix, unit, suffix and help, and no label that grows with users."""
+    families = list(Metrics().registry.collect())
+    assert len(families) == len({family.name for family in families}) > 25
+    for family in families:
+        assert re.fullmatch(r"ostler(_[a-z]+)+", family.name), family.name
+        assert family.name.endswith(UNITS[family.type])
+        assert not re.search(r"_(total|count|sum|bucket|milliseconds|ms)$", family.name)
+        assert family.documentation[0].isupper() or family.documentation[0] == "1"
+        assert family.documentation.endswith((".", "1."))
+
+
+def test_labels_are_bounded() -> None:
+    """Never keys, users, sessions or requests."""
+    metrics = Metrics()
+    declared = {label for metric in vars(metrics).values() for label in getattr(metric, "_labelnames", ())}
+    assert declared == {"adapter", "version", "variant", "status", "type", "replica", "reason", "outcome", "action"}
+
+
+def test_a_request_is_counted_in_every_metric_of_requests() -> None:
+    """With its tokens, its cost, and its times."""
+    metrics = Metrics()
+    metrics(record())
+    metrics(record(status=499, cost=None, queue_s=0.0, first_byte_s=None, completion_tokens=None))
+    own = metrics.registry
+    assert count(own, "ostler_requests_total", **SUPPORT, status="200") == 1
+    assert count(own, "ostler_requests_total", **SUPPORT, status="499") == 1
+    assert count(own, "ostler_request_duration_seconds_count", **SUPPORT) == 2
+    assert count(own, "ostler_time_to_first_byte_seconds_count", **SUPPORT) == 1
+    assert count(own, "ostler_tokens_total", **SUPPORT, type="prompt") == 20
+    assert count(own, "ostler_tokens_total", **SUPPORT, type="completion") == 5
+    assert count(own, "ostler_cost_total", **SUPPORT) == 0.5
+    assert count(own, "ostler_queue_seconds_count") == 1
+    assert count(own, "ostler_queue_seconds_sum") == 0.25
+
+
+def test_a_request_that_reached_nothing_has_empty_labels() -> None:
+    """So that sums over all requests are right."""
+    metrics = Metrics()
+    metrics(record(adapter=None, version=None, variant=None, status=404))
+    assert count(metrics.registry, "ostler_requests_total", adapter="", version="", variant="", status="404") == 1
+
+
+def test_a_forgotten_replica_is_gone_and_others_stay() -> None:
+    """From gauges, histograms and counters alike."""
+    metrics = Metrics()
+    for replica in ("r0", "r1"):
+        metrics.engine_ready.labels(replica).set(1)
+        metrics.loads.labels(replica).observe(0.1)
+        metrics.unloads.labels(replica, "drained").inc()
+    metrics.forget_replica("r0")
+    told = metrics.exposition().decode()
+    assert 'replica="r0"' not in told
+    assert told.count('replica="r1"') > 3
+
+
+def test_a_dead_process_is_nothing_to_a_gateway_of_one() -> None:
+    """Without the folder of several processes there is nothing to clean."""
+    mark_process_dead(1)
+
+
+WORKER = """
+import sys
+from monitors.metrics import Metrics, mark_process_dead
+from tests.monitors.records import record
+metrics, number = Metrics(), int(sys.argv[1])
+for _ in range(number):
+    metrics(record())
+    metrics.in_flight.inc()
+metrics.replica_running.labels("r0").set(number)
+metrics.replica_breaker.labels("r0").set(number % 2)
+metrics.database_reachable.set(number % 2)
+print("ready", flush=True)
+for line in sys.stdin:
+    word, _, argument = line.strip().partition(" ")
+    if word == "forget":
+        metrics.forget_replica(argument)
+    if word == "dead":
+        mark_process_dead(int(argument))
+    sys.stdout.write(metrics.exposition().decode() + "END\\n")
+    sys.stdout.flush()
+"""
+
+
+class Worker:
+    """A process of its own with metrics, which has counted `number` requests."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(number)],
+            cwd=ROOT,
+            env={"PROMETHEUS_MULTIPROC_DIR": str(folder), "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def tell(self, order: str = "tell") -> dict[str, float]:
+        """Have it do something; the samples that it then exposes, by name and labels."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(order + "\n")
+        self.process.stdin.flush()
+        lines = "".join(iter(self.process.stdout.readline, "END\n"))
+        found = {}
+        for family in text_string_to_metric_families(lines):
+            for sample in family.samples:
+                labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+                found[f"{sample.name}{{{labels}}}"] = sample.value
+        return found
+
+    def end(self) -> None:
+        """Kill it."""
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[tuple[Worker, Worker]]:
+    """Two processes of one gateway: the first has counted 2 requests, the second 3."""
+    pair = (Worker(tmp_path, 2), Worker(tmp_path, 3))
+    yield pair
+    for worker in pair:
+        worker.end()
+
+
+LABELS = "adapter=support,variant=stable,version=2"
+
+
+def test_each_process_tells_the_numbers_of_all(workers: tuple[Worker, Worker]) -> None:
+    """Counters, histograms and gauges, each merged as its meaning asks."""
+    for worker in workers:
+        told = worker.tell()
+        assert told["ostler_requests_total{adapter=support,status=200,variant=stable,version=2}"] == 5
+        assert told[f"ostler_request_duration_seconds_count{{{LABELS}}}"] == 5
+        assert told[f"ostler_cost_total{{{LABELS}}}"] == 2.5
+        assert told["ostler_requests_in_flight{}"] == 5
+        assert told["ostler_replica_running{replica=r0}"] == 3  # the newest look
+        assert told["ostler_replica_breaker_open{replica=r0}"] == 1  # open in one of them
+        assert told["ostler_database_reachable{}"] == 0  # not reached by one of them
+        assert not [name for name in told if "pid=" in name]
+
+
+def test_a_dead_process_keeps_its_counts_and_loses_its_gauges(workers: tuple[Worker, Worker]) -> None:
+    """What it served was served; what it had in flight is not in flight."""
+    first, second = workers
+    second.end()
+    told = first.tell(f"dead {second.process.pid}")
+    assert told[f"ostler_cost_total{{{LABELS}}}"] == 2.5
+    assert told["ostler_requests_in_flight{}"] == 2
+    assert told["ostler_replica_running{replica=r0}"] == 2
+
+
+def test_a_replica_forgotten_by_all_processes_stands_at_zero(workers: tuple[Worker, Worker]) -> None:
+    """The library cannot remove a series there."""
+    told = [worker.tell("forget r0") for worker in workers][-1]
+    assert told["ostler_replica_running{replica=r0}"] == 0
+    assert told["ostler_replica_breaker_open{replica=r0}"] == 0

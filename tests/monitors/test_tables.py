@@ -1,0 +1,31 @@
+"""The recorder's tables and the migration that makes them."""
+
+import re
+from dataclasses import fields
+from typing import Any
+
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel import SQLModel
+
+from monitors.record import RequestRecord
+from monitors.tables import RequestRow
+
+
+async def test_the_migration_makes_the_tables_that_the_code_has(database: AsyncEngine) -> None:
+    """Alembic would change nothing about them."""
+
+    def differences(connection: Connection) -> list[Any]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        changes: list[Any] = compare_metadata(context, SQLModel.metadata)
+        return [change for change in changes if re.search("request_log|spending", repr(change))]
+
+    async with database.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+def test_the_log_keeps_every_field_of_a_record() -> None:
+    """A new field of the record comes with its column."""
+    assert set(RequestRow.model_fields) == {field.name for field in fields(RequestRecord)} | {"id"}

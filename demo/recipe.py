@@ -1,7 +1,7 @@
 """Make everything in this folder again: `python -m demo.recipe`.
 
-Data, tokenizer, base model, both versions of the adapter, then their evaluation through vLLM. The same seed, machine
-and number of threads give the same bytes.
+Data, tokenizer, base model, both versions of the adapter with their probes, then their evaluation through vLLM. The
+same seed, machine and number of threads give the same bytes.
 """
 
 import argparse
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from demo.finetune import AdapterConfig
     from demo.pretrain import BaseConfig
 
-STEPS = ("tokenizer", "base", "adapters", "evaluate")
+STEPS = ("tokenizer", "base", "adapters", "probes", "evaluate")
 HERE = BASE_DIR.parent
 
 
@@ -46,6 +46,7 @@ class Sizes:
     tickets: dict[int, int] = field(default_factory=lambda: {1: 300, 2: 1500})  # version -> training tickets
     replay: dict[int, int] = field(default_factory=lambda: {1: 60, 2: 300})  # version -> rows of skills
     epochs: int = 3
+    probes: int = 4  # tickets whose next tokens ship with each version
     held_out: int = 400  # tickets to evaluate on
 
 
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console()
     with _progress(console) as progress:
         run = Run(options.out, options.seed, QUICK if options.quick else Sizes(), progress, _read_record(options.out))
-        if set(steps) != {"evaluate"}:
+        if not set(steps) <= {"probes", "evaluate"}:
             _start_record(run, options.threads)
         # 1. The tokenizer learns from the texts that the base will see.
         if "tokenizer" in steps:
@@ -105,7 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # 3. Two versions of the adapter `support` learn the desk's own labels.
         if "adapters" in steps:
             make_adapters(run)
-        # 4. All three answer tickets worded as none before, through the engine that serves them.
+        # 4. What PEFT says comes next is stored with each version, for engines to be held against.
+        if "probes" in steps:
+            make_probes(run)
+        # 5. All three answer tickets worded as none before, through the engine that serves them.
         if "evaluate" in steps:
             evaluate(run)
     _write_record(run)
@@ -149,12 +153,23 @@ def make_adapters(run: Run) -> None:
         run.record[engine_name(adapter)] = asdict(config)
 
 
+def make_probes(run: Run) -> None:
+    """Write adapters/support/*/probes.json, on tickets that no version was trained on."""
+    from demo.probes import write_probes
+
+    with run.step(4, "probes", total=len(run.adapters)) as tick:
+        for adapter in run.adapters:
+            tickets = held_out(run.sizes.probes, run.seed)
+            write_probes(run.base, _load_tokenizer(run), tickets, adapter.folder)
+            tick()
+
+
 def evaluate(run: Run) -> None:
     """Start vLLM with what was made, and let the base and each version answer the held-out tickets."""
     tickets = held_out(run.sizes.held_out, run.seed)
     models = [BASE_NAME, *(engine_name(each) for each in run.adapters)]
     with (
-        run.step(4, "evaluate", total=len(models) * len(tickets)) as tick,
+        run.step(5, "evaluate", total=len(models) * len(tickets)) as tick,
         tempfile.TemporaryDirectory() as folder,
         running_engine(run.base, run.adapters, Path(folder) / "vllm.log") as url,
     ):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from demo import ADAPTERS, BASE_DIR, BASE_NAME, EXAMPLE_MESSAGE, Adapter
+from registry.probes import distance, read_probes
 
 DEMO = BASE_DIR.parent
 MEGABYTE = 1_000_000
@@ -32,9 +34,10 @@ def test_the_base_has_the_files_that_an_engine_reads() -> None:
 
 
 @each_version
-def test_a_version_is_two_files(adapter: Adapter) -> None:
-    """A config and weights, without the trainer's arguments or a model card."""
-    assert {path.name for path in adapter.folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+def test_a_version_is_three_files(adapter: Adapter) -> None:
+    """A config, weights and probes, without the trainer's arguments or a model card."""
+    names = {path.name for path in adapter.folder.iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "probes.json"}
 
 
 def test_every_file_is_small() -> None:
@@ -72,6 +75,45 @@ def test_a_version_changes_every_layer(adapter: Adapter) -> None:
         changed = [name for name in names if "lora_B" in name and abs(weights.get_tensor(name)).max() > 0]
     assert len(names) == 2 * 7 * config["num_hidden_layers"]
     assert len(changed) == len(names) / 2
+
+
+@each_version
+def test_a_version_carries_sound_probes(adapter: Adapter) -> None:
+    """The registry takes them, and they tell the version from the base by far more than any tolerance."""
+    vocabulary = json.loads((BASE_DIR / "config.json").read_text())["vocab_size"]
+    probes = read_probes(adapter.folder, vocabulary)
+    assert probes is not None
+    assert len(probes.probes) == RECORD["sizes"]["probes"]
+    assert all(distance(probe.logprobs, probe.base_logprobs, floor=1e-3) > 1 for probe in probes.probes)
+
+
+def test_the_probes_tell_the_versions_apart() -> None:
+    """On the same prompts, from the same base, they hold other numbers for each version."""
+    first, second = (read_probes(each.folder) for each in ADAPTERS)
+    assert first is not None
+    assert second is not None
+    pairs = list(zip(first.probes, second.probes, strict=True))
+    assert all(one.tokens == two.tokens and one.base_logprobs == two.base_logprobs for one, two in pairs)
+    assert max(distance(one.logprobs, two.logprobs, floor=1e-3) for one, two in pairs) > 1
+
+
+def test_the_probes_are_of_the_weights_that_ship(tmp_path: Path) -> None:
+    """Computed again from them, they are the same up to rounding."""
+    shutil.copytree(BASE_DIR, tmp_path / "base")
+    shutil.copytree(DEMO / "adapters", tmp_path / "adapters")
+    shutil.copy(DEMO / "recipe.json", tmp_path)
+    command = [sys.executable, "-m", "demo.recipe", "--only", "probes", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=DEMO.parent, check=True, timeout=120, capture_output=True)
+    for adapter in ADAPTERS:
+        shipped, again = read_probes(adapter.folder), read_probes(tmp_path / adapter.folder.relative_to(DEMO))
+        assert shipped is not None
+        assert again is not None
+        for one, two in zip(shipped.probes, again.probes, strict=True):
+            assert one.tokens == two.tokens
+            assert distance(one.logprobs, two.logprobs) < 1e-4
+            assert distance(one.base_logprobs, two.base_logprobs) < 1e-4
+    record = json.loads((tmp_path / "recipe.json").read_text())
+    assert record["scores"] == RECORD["scores"]  # the weights are as they were, so what was measured still holds
 
 
 def test_the_versions_differ() -> None:

@@ -30,7 +30,7 @@ HEAVY = {
     "bitsandbytes": ("tuner/", "demo/"),
     "evidently": ("monitors/drift.py",),
     "pandas": ("monitors/drift.py", "tuner/"),
-    "vllm": (),
+    "vllm": ("ostler/engine_plugin.py",),  # which vLLM itself loads
 }
 
 

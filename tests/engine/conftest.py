@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +35,8 @@ class Up:
     folder: Path
     port: int
     engine_port: int
+    settings: dict[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -67,13 +69,14 @@ class Up:
             "OSTLER_ENGINE_PORT": str(self.engine_port),
             "OSTLER_ENGINE_SLOTS": "8",
             "OSTLER_URL": self.url,
+            **self.settings,
         }
 
     def start(self) -> None:
         """Start it and wait until it is ready and has said so."""
         said_before = len(self.output) if (self.folder / "up.log").exists() else 0
         with self._log() as log:
-            command = [sys.executable, "-m", "ostler", "up"]
+            command = [sys.executable, "-m", "ostler", "up", *self.arguments]
             self.process = subprocess.Popen(
                 command, env=self.environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Coroutine
 from importlib.metadata import version
 from pathlib import Path
@@ -11,45 +12,67 @@ import aiohttp
 from litestar import Litestar, Router, asgi
 from litestar.datastructures import State
 from litestar.di import Provide
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway import operations
-from gateway.admin import AdapterController, KeyController, ReplicaController, sweep_uploads
+from gateway.admin import CONTROLLERS, sweep_uploads
+from gateway.admission import Admission
+from gateway.budgets import Budgets
 from gateway.directory import Directory
 from gateway.engine import Engine
-from gateway.inference import PATHS, Inference
-from gateway.replica import Replica
+from gateway.fleet import Fleet
+from gateway.inference import PATHS, Inference, prices
+from gateway.leadership import Leadership
+from gateway.limits import Limiter
 from gateway.schema import openapi_config
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, PoolSettings
+from gateway.shadow import Shadower
 from gateway.swap import Swapper
 from gateway.web import RequestIds, admin_guard, provide_actor, render_error
 from monitors.metrics import Metrics
 from monitors.record import RequestHook
+from monitors.recorder import Recorder, month_of, spending
 from registry.artifacts import ArtifactStore
 from registry.base_model import BaseSpec, read_config
 from registry.database import check_schema, connect
+from registry.notifications import ChangeSignal
 from registry.registry import Registry
 
+_OPERATIONS = (
+    operations.livez,
+    operations.readyz,
+    operations.metrics,
+    operations.list_models,
+    operations.show_model,
+)
+_LAST_RECORDS_S = 5.0
+_BUDGETS_EVERY_S = 5.0
+"""More than the recorder's pause between batches, see `Budgets`."""
 _ENGINE_KEEPALIVE_S = 4.0
 """Below vLLM's own 5 s, so that no request goes out on a connection that the engine is just closing."""
 
 
-def base_spec(settings: GatewaySettings) -> BaseSpec:
-    """What adapters must fit, read from the base model's config.json where the gateway can see it.
+def base_specs(settings: GatewaySettings) -> tuple[BaseSpec, ...]:
+    """What adapters must fit, read from each base model's config.json where the gateway can see it.
 
     Raises:
-        ValueError: `base` is not set, or `base_model` is a folder without a readable config.json.
+        ValueError: `base` is not set, or a `base_model` is a folder without a readable config.json.
     """
-    if not settings.base:
+    if not settings.pools and not settings.base:
         raise ValueError("the base model's name is not set: say --base or OSTLER_BASE")
-    config = read_config(settings.base_model) if settings.base_model else None
-    if config is None and Path(settings.base_model or "/no-folder").is_dir():
-        raise ValueError("the folder in OSTLER_BASE_MODEL has no readable config.json")
+    return tuple(_base_spec(pool) for pool in settings.all_pools)
+
+
+def _base_spec(pool: PoolSettings) -> BaseSpec:
+    config = read_config(pool.base_model) if pool.base_model else None
+    if config is None and Path(pool.base_model or "/no-folder").is_dir():
+        raise ValueError(f"the folder of the base model {pool.base} (OSTLER_BASE_MODEL) has no readable config.json")
     return BaseSpec(
-        settings.base,
-        aliases=frozenset({settings.base_model} - {""}),
+        pool.base,
+        aliases=frozenset({pool.base_model} - {""}),
         config=config,
-        max_lora_rank=settings.max_lora_rank,
-        source=settings.base_model,
+        max_lora_rank=pool.max_lora_rank,
+        source=pool.base_model,
     )
 
 
@@ -71,13 +94,13 @@ def create_app(settings: GatewaySettings) -> Litestar:
     Raises:
         ValueError: a setting is missing or wrong.
     """
-    base = base_spec(settings)
     database = connect(settings.database)
     store = artifact_store(settings)
-    registry = Registry(database, store, (base,))
-    directory = Directory(registry)
+    registry = Registry(database, store, base_specs(settings))
     metrics = Metrics()
-    hooks: list[RequestHook] = [metrics]
+    directory = Directory(registry, metrics)
+    state = State({"settings": settings, "registry": registry, "directory": directory, "metrics": metrics})
+    state["draining"] = False
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -85,56 +108,93 @@ def create_app(settings: GatewaySettings) -> Litestar:
         await directory.refresh()
         await asyncio.to_thread(store.sweep)
         await asyncio.to_thread(sweep_uploads, settings.cache)
-        connections = aiohttp.TCPConnector(limit=0, keepalive_timeout=_ENGINE_KEEPALIVE_S)
-        async with aiohttp.ClientSession(connector=connections, auto_decompress=False) as session:
-            replica = Replica(
-                "engine-0",
-                Engine(settings.engine_url, base.name, session),
-                store,
-                directory,
-                metrics,
-                slots=settings.engine_slots,
-                probe_timeout_s=settings.probe_timeout_s,
-                wait_s=settings.engine_wait_s,
-            )
-            app.state.replica = replica
-            app.state.swapper = Swapper(registry, directory, replica, metrics, patience_s=2 * settings.probe_timeout_s)
-            app.state.inference = Inference(settings, directory, replica, metrics, hooks)
-            async with _running(directory.follow(settings.poll_s), replica.watch(settings.poll_s)):
-                yield
-        await database.dispose()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(database.dispose)
+            await _start(app.state, database, store, stack)
+            yield
 
-    state = State({"settings": settings, "registry": registry, "directory": directory, "metrics": metrics})
+    admin = Router(
+        "/admin/v1",
+        route_handlers=CONTROLLERS,
+        guards=[admin_guard],
+        dependencies={"actor": Provide(provide_actor, sync_to_thread=False)},
+    )
     return Litestar(
         route_handlers=[
             serve_inference,
-            Router(
-                "/",
-                middleware=[RequestIds()],
-                route_handlers=[
-                    operations.livez,
-                    operations.readyz,
-                    operations.metrics,
-                    operations.list_models,
-                    operations.show_model,
-                    Router(
-                        "/admin/v1",
-                        route_handlers=[AdapterController, KeyController, ReplicaController],
-                        guards=[admin_guard],
-                        dependencies={"actor": Provide(provide_actor, sync_to_thread=False)},
-                    ),
-                ],
-            ),
+            Router("/", middleware=[RequestIds()], route_handlers=[*_OPERATIONS, admin]),
         ],
         dependencies={
             name: Provide(_FromState(name), sync_to_thread=False)
-            for name in ("settings", "registry", "directory", "metrics", "replica", "swapper")
+            for name in ("settings", "registry", "directory", "metrics", "fleet", "swapper")
         },
         exception_handlers={Exception: render_error},
         lifespan=[lifespan],
         state=state,
         openapi_config=openapi_config(version("ostler")),
         logging_config=None,
+    )
+
+
+async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stack: contextlib.AsyncExitStack) -> None:
+    """Put together what runs as long as the app does; `stack` ends it, the last first."""
+    settings: GatewaySettings = state["settings"]
+    registry: Registry = state["registry"]
+    directory: Directory = state["directory"]
+    metrics: Metrics = state["metrics"]
+
+    connections = aiohttp.TCPConnector(limit=0, keepalive_timeout=_ENGINE_KEEPALIVE_S)
+    session = await stack.enter_async_context(aiohttp.ClientSession(connector=connections, auto_decompress=False))
+    leadership = Leadership(registry)
+    await leadership.claim()
+    stack.push_async_callback(leadership.resign)
+
+    recorder = Recorder(database, metrics, size=settings.record_buffer)
+    stack.push_async_callback(recorder.drain, _LAST_RECORDS_S)
+    budgets = Budgets(lambda: spending(database, month_of(time.time())))
+    limiter = Limiter(settings.limits_url, budgets, metrics.limits_fallback.inc)
+    stack.push_async_callback(limiter.close)
+    hooks: list[RequestHook] = [metrics, recorder, budgets]
+
+    fleet = Fleet(
+        settings,
+        store,
+        directory,
+        metrics,
+        make_engine=lambda url, base: Engine(url, base, session),
+        may_unload=lambda: leadership.holds,
+    )
+    admission = Admission(
+        metrics, places=settings.max_in_flight, queue=settings.max_queued, wait_s=settings.queue_wait_s
+    )
+    shadower = Shadower(
+        fleet,
+        metrics,
+        hooks,
+        catalog=lambda: directory.catalog,
+        is_busy=lambda: admission.queued > 0 or fleet.is_busy(),
+        places=settings.shadow_concurrency,
+        timeout_s=settings.request_timeout_s,
+        prices=prices(settings),
+    )
+    admission.on_pressure = fleet.on_pressure = shadower.give_way
+    stack.push_async_callback(shadower.close)
+    signal = ChangeSignal(database)
+    stack.push_async_callback(signal.aclose)
+
+    state["leadership"] = leadership
+    state["recorder"] = recorder
+    state["fleet"] = fleet
+    state["swapper"] = Swapper(registry, directory, fleet, metrics, patience_s=2 * settings.probe_timeout_s)
+    state["inference"] = Inference(settings, directory, fleet, limiter, admission, shadower, metrics, hooks)
+    await stack.enter_async_context(
+        _running(
+            directory.follow(signal, settings.follow_s),
+            fleet.run(),
+            leadership.follow(),
+            recorder.run(),
+            budgets.follow(_BUDGETS_EVERY_S),
+        )
     )
 
 

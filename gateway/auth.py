@@ -1,10 +1,10 @@
-"""Who is asking: API keys, held against the catalog in memory."""
+"""Who is asking, and what they may do: API keys, held against the catalog in memory."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from gateway.errors import Forbidden, Unauthenticated
-from registry.catalog import ApiKey, Catalog, Role
+from registry.catalog import ApiKey, Catalog, Scope
 from registry.keys import hash_key
 
 _BEARER = "bearer "
@@ -22,24 +22,28 @@ def authenticate(catalog: Catalog, headers: Mapping[str, str]) -> ApiKey:
     """The key that a request comes with.
 
     Raises:
-        Unauthenticated: there is none, or it is unknown, revoked or expired.
+        Unauthenticated: there is none, or it is unknown, revoked, expired, or rotated out.
     """
     presented = presented_key(headers)
     if presented is None:
         raise Unauthenticated("no API key was sent; send it as 'Authorization: Bearer sk-...'", code="missing_api_key")
-    key = catalog.keys.get(hash_key(presented))
-    if key is None:
-        raise Unauthenticated("the API key is not valid; it may be mistyped or revoked")
-    if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
+    held = catalog.key(hash_key(presented))
+    if held is None or _is_over(held.until):
+        raise Unauthenticated("the API key is not valid; it may be mistyped, revoked or replaced")
+    if _is_over(held.key.expires_at):
         raise Unauthenticated("the API key has expired")
-    return key
+    return held.key
 
 
-def require_admin(key: ApiKey) -> None:
-    """Let only admins through.
+def require(key: ApiKey, scope: Scope) -> None:
+    """Let only keys with that right through.
 
     Raises:
         Forbidden
     """
-    if key.role is not Role.ADMIN:
-        raise Forbidden("this needs an API key with the role 'admin'")
+    if not key.may(scope):
+        raise Forbidden(f"this needs an API key with the scope '{scope.value}'")
+
+
+def _is_over(moment: datetime | None) -> bool:
+    return moment is not None and moment <= datetime.now(UTC)

@@ -1,5 +1,6 @@
 """A client's JSON body, read one level deep: what the gateway must know is taken out, the rest stays as it came."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,8 @@ import msgspec
 
 from gateway.errors import BodyTooLarge, InvalidRequest
 
+_NOT_COPIED = frozenset({"stream", "stream_options", "priority"})
+_SESSION_FIELDS = ("prompt_cache_key", "safety_identifier", "user")
 _shallow = msgspec.json.Decoder(dict[str, msgspec.Raw])
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises over bytes that are no JSON, or nested too deeply to be read."""
@@ -29,6 +32,29 @@ class Body:
         """The body as bytes, with another model."""
         self.fields["model"] = msgspec.Raw(msgspec.json.encode(model))
         return msgspec.json.encode(self.fields)
+
+    def session(self) -> str | None:
+        """What the client says its conversation is: the first of OpenAI's fields for it that is a plain string."""
+        for name in _SESSION_FIELDS:
+            with contextlib.suppress(msgspec.ValidationError, *NOT_JSON):
+                if name in self.fields and (found := msgspec.json.decode(self.fields[name], type=str)):
+                    return found
+        return None
+
+    def check_priority(self) -> None:
+        """Hold the engine's scheduling priority to what a client may ask for; lower is earlier, 0 is usual.
+
+        Raises:
+            InvalidRequest: it would put the request before others', or behind all.
+        """
+        given = bytes(self.fields.get("priority", b"null"))
+        if given != b"null" and not (given.isdigit() and len(given) == 1):
+            raise InvalidRequest("the field 'priority' must be a whole number from 0 to 9", param="priority")
+
+    def copy_for(self, model: str) -> bytes:
+        """The body as bytes for another model, answered whole: a shadow's."""
+        kept = {name: value for name, value in self.fields.items() if name not in _NOT_COPIED}
+        return msgspec.json.encode(kept | {"model": msgspec.Raw(msgspec.json.encode(model))})
 
     def request_usage(self) -> bool:
         """Have the engine end its stream with an event that tells usage; True if the client had asked for that.

@@ -1,21 +1,29 @@
 """The gateway's picture of the registry, in memory: requests are served from it, never from the database."""
 
-import asyncio
 import logging
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from monitors.metrics import Metrics
 from registry.catalog import Catalog
+from registry.notifications import ChangeSignal
 from registry.registry import Changed, Registry
 
 log = logging.getLogger(__name__)
 
 
 class Directory:
-    """Holds the newest catalog, and follows changes that others make."""
+    """Holds the newest catalog, and follows changes that others make.
 
-    def __init__(self, registry: Registry) -> None:
+    Attributes:
+        deployed: engine names that some deployment sends requests to.
+        warm: those that a rollback would need next.
+        reachable: whether the database answered last.
+    """
+
+    def __init__(self, registry: Registry, metrics: Metrics) -> None:
         self._registry = registry
+        self._metrics = metrics
         self.catalog = Catalog(change=-1)
         self.deployed: frozenset[str] = frozenset()
         self.warm: frozenset[str] = frozenset()
@@ -39,22 +47,26 @@ class Directory:
         else:
             await self.refresh()
 
-    async def follow(self, pause_s: float) -> None:
+    async def follow(self, signal: ChangeSignal, pause_s: float) -> None:
         """Look for changes by others, for ever. While the database is away, the last picture serves."""
         while True:
             try:
                 if await self._registry.change_number() > self.catalog.change:
                     await self.refresh()
-                if not self.reachable:
-                    log.info("the database answers")
-                self.reachable = True
-            except (SQLAlchemyError, OSError) as error:
+                self._reached(reachable=True)
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
                 if self.reachable:
                     log.error("the database does not answer (%s); serving from memory", type(error).__name__)
-                self.reachable = False
+                self._reached(reachable=False)
             except Exception:
                 log.exception("the registry could not be read; the last picture serves")
-            await asyncio.sleep(pause_s)
+            await signal.wait(pause_s)
+
+    def _reached(self, *, reachable: bool) -> None:
+        if reachable and not self.reachable:
+            log.info("the database answers")
+        self.reachable = reachable
+        self._metrics.database_reachable.set(reachable)
 
     def _show(self, catalog: Catalog) -> None:
         deployed: set[str] = set()
@@ -62,7 +74,7 @@ class Directory:
         for adapter in catalog.adapters.values():
             if adapter.deployment is None:
                 continue
-            deployed.add(adapter.versions[adapter.deployment.stable].engine_name)
+            deployed.update(adapter.versions[number].engine_name for number in adapter.deployment.versions)
             warm.update(adapter.versions[number].engine_name for number in adapter.deployment.warm)
         self.deployed, self.warm = frozenset(deployed), frozenset(warm - deployed)
         self.catalog = catalog

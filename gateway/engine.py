@@ -2,20 +2,25 @@
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import msgspec
 
 from gateway.body import NOT_JSON
+from registry.probes import TOP_TOKENS, Distribution
 
 _PATHS = re.compile(r"(?:/[\w.@+=-]+){2,}/?")
 _INVALID_FIELD = re.compile(r"'loc': 'body\.(?P<field>[^']+)', 'msg': (?P<quote>['\"])(?P<words>.+?)(?P=quote)")
 _WORKER_FAILED = re.compile(r"Worker failed with error '(?P<words>.+)', please check the stack trace", re.DOTALL)
 _BLAMED = re.compile(r"\s*\(parameter=(?P<field>[\w.]+)(?:, value=.*)?\)\s*$", re.DOTALL)
+_SAMPLE = re.compile(r"^(?P<name>[\w:]+)(?:\{[^}]*\})? (?P<value>[-+.\deE]+)$", re.MULTILINE)
+_STATS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
 _MANAGEMENT_TIMEOUT_S = 10.0
 _MAX_REASON = 300
+_ID_PREFIX = "token_id:"
 
 
 class EngineDown(Exception):
@@ -37,6 +42,15 @@ class EngineRefused(Exception):
         super().__init__(reason)
         self.status = status
         self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """How busy an engine is by its own count; None where it does not say. `kv_cache_usage` lies in [0, 1]."""
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_cache_usage: float | None = None
 
 
 class Engine:
@@ -75,6 +89,22 @@ class Engine:
         except EngineRefused:
             return False
 
+    async def stats(self) -> EngineStats:
+        """How busy it is.
+
+        Raises:
+            EngineDown
+        """
+        # Only these: vLLM's whole page grows with every combination of adapters that was ever in one batch.
+        wanted = [("name[]", name) for name in _STATS]
+        try:
+            async with self._request("GET", "/metrics", params=wanted) as response:
+                found = {line["name"]: float(line["value"]) for line in _SAMPLE.finditer(await response.text())}
+        except EngineRefused:
+            return EngineStats()
+        running, waiting, usage = (found.get(name) for name in _STATS)
+        return EngineStats(_whole(running), _whole(waiting), usage)
+
     async def load(self, name: str, path: str, timeout_s: float) -> None:
         """Load the adapter in `path`, a folder on the engine's machine, under `name`.
 
@@ -107,8 +137,35 @@ class Engine:
         body = {"model": model, "prompt": "ping", "max_tokens": 1, "temperature": 0}
         async with self._request("POST", "/v1/completions", json=body, timeout_s=timeout_s) as response:
             answer = await response.json()
-        if answer.get("model") != model:
-            raise EngineRefused(502, f"asked for {model}, another model answered")
+        _require_model(answer, model)
+
+    async def logprobs(
+        self, model: str, prompts: Sequence[Sequence[int] | str], timeout_s: float
+    ) -> list[Distribution]:
+        """The likeliest next tokens after each prompt, in one request.
+
+        Args:
+            model: the name of a version or of the base.
+            prompts: all texts or all lists of token ids; vLLM takes no mixture.
+            timeout_s: the longest it may take.
+
+        Raises:
+            EngineDown, EngineRefused: it did not, or another model answered.
+        """
+        body = {"model": model, "prompt": list(prompts), "max_tokens": 1, "temperature": 0}
+        # Ids, because different tokens may have the same text.
+        body |= {"logprobs": TOP_TOKENS, "return_tokens_as_token_ids": True}
+        async with self._request("POST", "/v1/completions", json=body, timeout_s=timeout_s) as response:
+            answer = await response.json()
+        _require_model(answer, model)
+        try:
+            choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
+            found = [_distribution(choice["logprobs"]["top_logprobs"][0]) for choice in choices]
+        except (LookupError, TypeError, ValueError) as error:
+            raise EngineRefused(502, "the engine gave no log probabilities") from error
+        if len(found) != len(prompts):
+            raise EngineRefused(502, f"the engine answered {len(found)} of {len(prompts)} prompts")
+        return found
 
     async def forward(
         self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float
@@ -125,14 +182,26 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _request(
-        self, method: str, path: str, *, json: Any = None, timeout_s: float = _MANAGEMENT_TIMEOUT_S
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: Sequence[tuple[str, str]] = (),
+        timeout_s: float = _MANAGEMENT_TIMEOUT_S,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         with _engine_failures():
-            async with self._session.request(method, self.url + path, json=json, timeout=timeout) as response:
+            async with self._session.request(
+                method, self.url + path, json=json, params=params, timeout=timeout
+            ) as response:
                 if response.status != 200:
                     raise EngineRefused(response.status, refusal(await response.read()))
                 yield response
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
 
 
 @contextlib.contextmanager
@@ -144,6 +213,18 @@ def _engine_failures() -> Any:
         raise EngineDown(sent=False) from error
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         raise EngineDown(sent=True) from error
+
+
+def _require_model(answer: Mapping[str, Any], model: str) -> None:
+    if answer.get("model") != model:
+        raise EngineRefused(502, f"asked for {model}, another model answered")
+
+
+def _distribution(top: Mapping[str, float]) -> Distribution:
+    """Raises ValueError if it is empty or not by token id."""
+    if not top:
+        raise ValueError("no token")
+    return {int(token.removeprefix(_ID_PREFIX)): float(logprob) for token, logprob in top.items()}
 
 
 def refusal(body: bytes) -> str:

@@ -9,13 +9,18 @@ GatewayError
 ├── BodyTooSlow            408   the body did not come in time
 ├── BodyTooLarge           413
 ├── VersionNotServable     409   the engine refused a version; the deployment is as it was
+├── RateLimited            429   the key has used up one of its limits
+├── BudgetExceeded         429   the key has spent its monthly budget
 ├── DatabaseUnavailable    503   a change, while the database does not answer
 ├── EngineError            502   the engine failed while it answered
+├── Overloaded             503   too many requests wait already, or this one waited too long
 └── EngineUnavailable      503   no engine can take the request now
     └── DeadlineExceeded   504   the request's time was over before an answer began
 
 The registry's own errors carry a status and a code and are rendered the same way.
 """
+
+import math
 
 import msgspec
 
@@ -82,11 +87,15 @@ class ModelNotFound(GatewayError):
 
 
 class MethodNotAllowed(GatewayError):
-    """The path exists, the method does not."""
+    """The path exists, the method does not; `allow` lists those that do."""
 
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class BodyTooSlow(GatewayError):
@@ -106,11 +115,38 @@ class BodyTooLarge(GatewayError):
 
 
 class VersionNotServable(GatewayError):
-    """An engine could not load a version, or it failed its probe."""
+    """An engine could not load a version, or it failed its proof; `replica` is that engine's id, where it is known."""
 
     status = 409
     type = "conflict_error"
     code = "version_not_servable"
+    replica: str | None = None
+
+
+class RateLimited(GatewayError):
+    """The key has used up one of its limits.
+
+    Attributes:
+        headers: how its limits stand, as OpenAI tells it.
+    """
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+    retry = True
+
+    def __init__(self, message: str, *, kind: str, headers: Headers, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.type = kind
+        self.headers = headers
+
+
+class BudgetExceeded(GatewayError):
+    """The key has spent its monthly budget."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
 
 
 class DatabaseUnavailable(GatewayError):
@@ -126,6 +162,14 @@ class EngineError(GatewayError):
 
     status = 502
     code = "engine_error"
+    retry = True
+
+
+class Overloaded(GatewayError):
+    """Too many requests are waiting already, or this one waited too long for its turn."""
+
+    status = 503
+    code = "overloaded"
     retry = True
 
 
@@ -168,7 +212,11 @@ def error_headers(error: GatewayError | RegistryError) -> Headers:
     headers = [(b"content-type", b"application/json"), (b"x-should-retry", b"true" if retry else b"false")]
     after = getattr(error, "retry_after_s", None)
     if after is not None:
-        headers.append((b"retry-after", str(max(1, round(after))).encode()))
+        headers.append((b"retry-after", str(max(1, math.ceil(after))).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allow.encode()))
+    if isinstance(error, RateLimited):
+        headers += error.headers
     return headers

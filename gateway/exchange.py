@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from gateway.errors import GatewayError
+from gateway.limits import Grant
 from gateway.routing import Route
 from gateway.usage import Usage
 from monitors.record import RequestHook, RequestRecord
@@ -24,6 +25,20 @@ def request_id(offered: str | None) -> str:
     return "req-" + secrets.token_hex(12)
 
 
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Money per million tokens."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+
+    def cost(self, usage: Usage) -> float | None:
+        """What a request cost; None if its tokens are not known."""
+        if usage.prompt_tokens is None and usage.completion_tokens is None:
+            return None
+        return ((usage.prompt_tokens or 0) * self.prompt + (usage.completion_tokens or 0) * self.completion) / 1e6
+
+
 @dataclass(slots=True)
 class Exchange:
     """A request being served. `finish` may be called from every way out; the first call counts."""
@@ -34,8 +49,18 @@ class Exchange:
     hooks: Iterable[RequestHook]
     began: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.time)
+    prices: Prices = Prices()
     key: ApiKey | None = None
+    grant: Grant | None = None
     route: Route | None = None
+    session: str = ""
+    replica: str | None = None
+    """The replica that the request was sent to last."""
+    sends: int = 0
+    """How often it was sent to a replica."""
+    broken: int = 0
+    """How many engines broke off after it was sent to them."""
+    queue_s: float = 0.0
     status: int = CLIENT_GONE_STATUS
     error: str | None = None
     first_byte: float | None = None
@@ -51,12 +76,15 @@ class Exchange:
         return self.deadline - time.monotonic()
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The response headers that say how the request was served."""
+        """The response headers that say how the request was served, and how the key's limits stand."""
         found = [(b"x-request-id", self.request_id.encode())]
+        if self.grant is not None:
+            found += self.grant.headers
         if self.route is not None:
             found.append((b"x-ostler-variant", self.route.variant.encode()))
+            if self.route.adapter is not None:
+                found.append((b"x-ostler-adapter", self.route.adapter.encode()))
             if self.route.version is not None:
-                found.append((b"x-ostler-adapter", self.route.version.adapter.encode()))
                 found.append((b"x-ostler-version", str(self.route.version.number).encode()))
         return found
 
@@ -74,6 +102,12 @@ class Exchange:
         record = self._record(clock())
         for hook in self.hooks:
             hook(record)
+
+    @property
+    def tokens(self) -> int | None:
+        """Prompt and completion together; None where the engine did not say."""
+        counts = (self.usage.prompt_tokens, self.usage.completion_tokens)
+        return None if counts == (None, None) else sum(count or 0 for count in counts)
 
     def _record(self, now: float) -> RequestRecord:
         version = self.route.version if self.route else None
@@ -93,4 +127,8 @@ class Exchange:
             streamed=self.streamed,
             prompt_tokens=self.usage.prompt_tokens,
             completion_tokens=self.usage.completion_tokens,
+            replica=self.replica,
+            retries=max(0, self.sends - 1),
+            queue_s=self.queue_s,
+            cost=self.prices.cost(self.usage),
         )

@@ -1,53 +1,51 @@
-"""The way of a client's request: key, body, model, version, engine, and the answer as it comes.
+"""The way of a client's request: key, limits, body, model, version, replica, and the answer as it comes.
 
 Generic over the engine's endpoints that carry `model`. A raw ASGI handler, because this is the hot path; every other
-route is an ordinary Litestar handler.
+route is an ordinary Litestar handler. `gateway.dispatch` has the second half of the way: from there on.
 """
 
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import aiohttp
-
-from gateway.auth import authenticate
-from gateway.body import Body, ClientGone, decode, read_bytes
+from gateway.admission import Admission
+from gateway.auth import authenticate, require
+from gateway.body import ClientGone, decode, read_bytes
 from gateway.directory import Directory
-from gateway.engine import EngineDown, EngineRefused, explain
+from gateway.dispatch import Dispatcher, Outbound
 from gateway.errors import (
     BodyTooSlow,
+    BudgetExceeded,
     DeadlineExceeded,
-    EngineError,
-    EngineUnavailable,
     GatewayError,
-    Headers,
     InvalidRequest,
     MethodNotAllowed,
-    VersionNotServable,
-    envelope,
-    error_headers,
+    RateLimited,
 )
-from gateway.exchange import Exchange, request_id
-from gateway.replica import Replica
+from gateway.exchange import Exchange, Prices, request_id
+from gateway.fleet import Fleet
+from gateway.limits import FREE, Limiter
+from gateway.relay import send_error, taken_within, while_client_waits
 from gateway.routing import Route, resolve
 from gateway.settings import GatewaySettings
-from gateway.usage import TAIL_BYTES, UsageFilter, find_usage
+from gateway.shadow import Shadower
 from monitors.metrics import Metrics
 from monitors.record import RequestHook
+from registry.catalog import Scope
 from registry.errors import RegistryError
 
 log = logging.getLogger(__name__)
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+TIMEOUT_HEADER = "x-ostler-timeout-s"
+SESSION_HEADER = "x-session-id"
 _PATHS_WITH_STREAM_OPTIONS = frozenset({"/v1/chat/completions", "/v1/completions"})
 _FORWARDED_HEADERS = ("traceparent", "tracestate", "anthropic-version", "anthropic-beta")
-_SENDS_THAT_MAY_FAIL = 2
-_RETRY_PAUSE_S = 0.05
 _GRACE_S = 1.0
-_RETRY_AFTER_S = 5.0
 
 
 class Inference:
@@ -61,16 +59,24 @@ class Inference:
         self,
         settings: GatewaySettings,
         directory: Directory,
-        replica: Replica,
+        fleet: Fleet,
+        limiter: Limiter,
+        admission: Admission,
+        shadower: Shadower,
         metrics: Metrics,
         hooks: Sequence[RequestHook],
     ) -> None:
         self._settings = settings
         self._directory = directory
-        self._replica = replica
+        self._fleet = fleet
+        self._limiter = limiter
+        self._shadower = shadower
         self._metrics = metrics
         self._hooks = hooks
-        self._bases = frozenset({settings.base})
+        self._bases = frozenset(pool.base for pool in settings.all_pools)
+        self._dispatcher = Dispatcher(fleet, admission, metrics, self._resolve, retry_ratio=settings.retry_ratio)
+        self._prices = prices(settings)
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request, whatever its end."""
@@ -80,6 +86,7 @@ class Inference:
             request_id=request_id(headers.get("x-request-id")),
             deadline=time.monotonic() + self._settings.request_timeout_s,
             hooks=self._hooks,
+            prices=self._prices,
         )
         self._metrics.in_flight.inc()
         try:
@@ -87,7 +94,7 @@ class Inference:
         except (GatewayError, RegistryError) as error:
             exchange.failed(error)
             if not exchange.answered:
-                await _send_error(exchange, error, send)
+                await send_error(exchange, error, send)
         except ClientGone:
             exchange.error = "client_gone"
         except Exception as error:
@@ -96,112 +103,86 @@ class Inference:
                 raise  # the answer has begun; the server closes the connection
             failed = GatewayError("the gateway failed; the request's id finds it in the log")
             exchange.failed(failed)
-            await _send_error(exchange, failed, send)
+            await send_error(exchange, failed, send)
         finally:
             self._metrics.in_flight.dec()
             exchange.finish()
+            self._release(exchange)
 
     async def _serve(
         self, exchange: Exchange, method: str, headers: Mapping[str, str], receive: Any, send: Any
     ) -> None:
         if method != "POST":
-            raise MethodNotAllowed(f"{exchange.path} takes POST, not {method}")
+            raise MethodNotAllowed(f"{exchange.path} takes POST, not {method}", allow="POST")
         exchange.key = authenticate(self._directory.catalog, headers)
+        require(exchange.key, Scope.INFERENCE)
+        exchange.deadline = min(exchange.deadline, exchange.began + _timeout_s(headers))
+        await self._admit(exchange)
         raw = await self._read(exchange, headers, receive)
         body = decode(raw)
-        exchange.route = resolve(self._directory.catalog, self._bases, exchange.key, body.model)
+        body.check_priority()
+        exchange.session = headers.get(SESSION_HEADER) or body.session() or exchange.request_id
+        exchange.route = self._resolve(exchange, body.model)
         keep_usage = True
         if body.stream and exchange.path in _PATHS_WITH_STREAM_OPTIONS:
             keep_usage = body.request_usage()
-        work = self._forward(exchange, exchange.route, body, keep_usage, headers, send)
+        send = taken_within(send, self._settings.stall_timeout_s)
+        onward = _onward_headers(exchange, headers)
+        work = self._dispatcher.answer(Outbound(exchange, body.model, body, onward, keep_usage, send))
         try:
             # Later than the engine's own time-out: this one ends the wait for a client that does not read.
             async with asyncio.timeout(exchange.left_s + _GRACE_S):
-                await _while_client_waits(receive, work)
+                await while_client_waits(receive, work)
         except TimeoutError:
             raise DeadlineExceeded("the request's deadline passed") from None
+        self._shadower.offer(exchange, body)
+
+    async def _admit(self, exchange: Exchange) -> None:
+        assert exchange.key is not None
+        try:
+            exchange.grant = await self._limiter.admit(exchange.key, exchange.request_id, exchange.left_s + _GRACE_S)
+        except (RateLimited, BudgetExceeded) as limited:
+            self._metrics.rejected.labels(limited.code or "rate_limit").inc()
+            raise
+
+    def _release(self, exchange: Exchange) -> None:
+        """Count what the request used of its key's limits; nobody waits for it."""
+        if exchange.grant is not None and exchange.grant is not FREE:
+            task = asyncio.create_task(exchange.grant.release(exchange.tokens))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    def _resolve(self, exchange: Exchange, model: str) -> Route:
+        assert exchange.key is not None
+        allows = self._fleet.breakers.allows
+        return resolve(self._directory.catalog, self._bases, exchange.key, model, exchange.session, allows)
 
     async def _read(self, exchange: Exchange, headers: Mapping[str, str], receive: Any) -> bytes:
         try:
-            async with asyncio.timeout(exchange.left_s):
+            async with asyncio.timeout(min(exchange.left_s, self._settings.body_timeout_s)):
                 return await read_bytes(receive, headers.get("content-length"), self._settings.max_body_bytes)
         except TimeoutError:
-            raise BodyTooSlow("the body did not come within the request's deadline") from None
+            raise BodyTooSlow("the body did not come in time") from None
 
-    async def _forward(
-        self,
-        exchange: Exchange,
-        route: Route,
-        body: Body,
-        keep_usage: bool,
-        headers: Mapping[str, str],
-        send: Any,
-    ) -> None:
-        """Send the request to the engine until one answer begins, then relay that."""
-        data = body.encode_for(route.model)
-        onward = _onward_headers(exchange, headers)
-        sends = 0
-        while True:
-            async with self._lease(exchange, route):
-                try:
-                    answer = await self._replica.engine.forward(
-                        exchange.path, data, onward, max(0.001, exchange.left_s)
-                    )
-                except EngineDown as down:
-                    sends += down.sent
-                    await self._after_no_answer(exchange, down, sends)
-                    continue
-                async with answer:
-                    try:
-                        if not await self._is_the_engines_fault(route, answer.status):
-                            await _relay(exchange, answer, keep_usage, send)
-                            return
-                    except EngineDown:
-                        # Only a whole answer that never came ends here; a stream that broke was told to the client.
-                        log.info("request %s is sent again: the engine broke off", exchange.request_id)
-                    sends += 1
-                    await self._after_no_answer(exchange, EngineDown(sent=True), sends)
 
-    async def _is_the_engines_fault(self, route: Route, status: int) -> bool:
-        """Whether an answer's status tells of an engine that dies or has restarted, not of this request.
+def prices(settings: GatewaySettings) -> Prices:
+    """The prices that the settings say."""
+    return Prices(settings.price_per_million_prompt_tokens, settings.price_per_million_completion_tokens)
 
-        Raises:
-            EngineDown
-        """
-        if status == 404 and route.version is not None:
-            try:
-                return await self._replica.has_lost(route.version)
-            except EngineRefused:
-                return False
-        return status >= 500 and not await self._replica.engine.is_healthy()
 
-    @contextlib.asynccontextmanager
-    async def _lease(self, exchange: Exchange, route: Route) -> Any:
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(self._replica.lease(route.version, exchange.deadline))
-            except VersionNotServable as refused:
-                # To this client it is an engine that cannot answer now, not a conflict of its own making.
-                raise EngineUnavailable(
-                    refused.message, code="version_not_servable", retry_after_s=_RETRY_AFTER_S
-                ) from refused
-            yield
+def _timeout_s(headers: Mapping[str, str]) -> float:
+    """The client's own deadline, in seconds from now; without one it is the settings'.
 
-    async def _after_no_answer(self, exchange: Exchange, down: EngineDown, sends: int) -> None:
-        """Go on to another try, unless the time is over or the request itself may be what breaks the engine.
-
-        Raises:
-            DeadlineExceeded, EngineUnavailable
-        """
-        if exchange.left_s <= _RETRY_PAUSE_S:
-            raise DeadlineExceeded("the engine did not answer within the request's deadline", retry_after_s=1.0)
-        if sends >= _SENDS_THAT_MAY_FAIL:
-            raise EngineUnavailable("the engine broke off before it answered", retry_after_s=_RETRY_AFTER_S)
-        if down.sent:
-            self._replica.suspect()
-            await asyncio.sleep(_RETRY_PAUSE_S)
-        else:
-            self._replica.refused_connection()
+    Raises:
+        InvalidRequest: it is no positive number.
+    """
+    given = headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return math.inf
+    with contextlib.suppress(ValueError):
+        if math.isfinite(seconds := float(given)) and seconds > 0:
+            return seconds
+    raise InvalidRequest(f"the header {TIMEOUT_HEADER} must be a positive number of seconds", param=TIMEOUT_HEADER)
 
 
 def _onward_headers(exchange: Exchange, headers: Mapping[str, str]) -> dict[str, str]:
@@ -212,119 +193,3 @@ def _onward_headers(exchange: Exchange, headers: Mapping[str, str]) -> dict[str,
     }
     onward.update({name: headers[name] for name in _FORWARDED_HEADERS if name in headers})
     return onward
-
-
-async def _while_client_waits(receive: Any, work: Any) -> None:
-    """Run `work`, and cancel it, and with it the engine's part, if the client goes away first.
-
-    Raises:
-        ClientGone
-    """
-    serving = asyncio.ensure_future(work)
-    waiting = asyncio.ensure_future(_until_disconnect(receive))
-    try:
-        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            serving.result()
-            return
-        raise ClientGone
-    finally:
-        waiting.cancel()
-        if not serving.done():
-            serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await serving
-
-
-async def _until_disconnect(receive: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _relay(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: bool, send: Any) -> None:
-    if answer.content_type == "text/event-stream":
-        await _relay_stream(exchange, answer, keep_usage, send)
-    elif answer.status >= 400:
-        raise _refused(answer.status, await _whole(exchange, answer))
-    else:
-        content = await _whole(exchange, answer)
-        exchange.usage = find_usage(content)
-        content_type = answer.headers.get("content-type", "application/json").encode()
-        exchange.status = answer.status
-        headers = [(b"content-type", content_type), *exchange.headers()]
-        await _send_whole(exchange, answer.status, headers, content, send)
-
-
-async def _whole(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
-    try:
-        content = await answer.read()
-    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-        raise EngineDown(sent=True) from error
-    exchange.first_byte = time.monotonic()
-    return content
-
-
-def _refused(status: int, content: bytes) -> GatewayError:
-    """The engine's own refusal, in our envelope: a 4xx is about the request, anything else about the engine."""
-    if 400 <= status < 500:
-        message, param = explain(content)
-        error = InvalidRequest(message, param=param)
-        error.status = status
-        return error
-    return EngineError("the engine failed on this request", retry_after_s=1.0)
-
-
-async def _relay_stream(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: bool, send: Any) -> None:
-    """Pass the events on as they come; what breaks after the first byte is told as a last event."""
-    exchange.streamed, exchange.status = True, answer.status
-    headers = [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-cache"),
-        (b"x-accel-buffering", b"no"),
-        *exchange.headers(),
-    ]
-    hide = None if keep_usage else UsageFilter()
-    tail = b""
-    try:
-        first = await answer.content.readany()
-    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-        raise EngineDown(sent=True) from error
-    exchange.first_byte = time.monotonic()
-    exchange.answered = True
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    chunk = first
-    try:
-        while chunk:
-            tail = (tail + chunk)[-TAIL_BYTES:]
-            if visible := chunk if hide is None else hide.feed(chunk):
-                await send({"type": "http.response.body", "body": visible, "more_body": True})
-            chunk = await answer.content.readany()
-    except (aiohttp.ClientError, TimeoutError, ConnectionError):
-        await _end_broken_stream(exchange, send)
-        return
-    exchange.usage = find_usage(tail)
-    await send({"type": "http.response.body", "body": hide.rest() if hide else b"", "more_body": False})
-
-
-async def _end_broken_stream(exchange: Exchange, send: Any) -> None:
-    error: GatewayError
-    if exchange.left_s <= 0:
-        error = DeadlineExceeded("the request's deadline came before the answer's end")
-    else:
-        error = EngineError("the engine broke off in the middle of the answer")
-    exchange.failed(error)
-    kind = b"event: error\n" if exchange.path == "/v1/messages" else b""  # Anthropic's events have names
-    event = kind + b"data: " + envelope(error) + b"\n\n"
-    await send({"type": "http.response.body", "body": event, "more_body": False})
-
-
-async def _send_error(exchange: Exchange, error: GatewayError | RegistryError, send: Any) -> None:
-    headers = [*error_headers(error), *exchange.headers()]
-    await _send_whole(exchange, error.status, headers, envelope(error), send)
-
-
-async def _send_whole(exchange: Exchange, status: int, headers: Headers, content: bytes, send: Any) -> None:
-    exchange.answered = True
-    length = (b"content-length", str(len(content)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": content, "more_body": False})

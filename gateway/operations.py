@@ -3,20 +3,24 @@
 import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 
 from gateway.directory import Directory
-from gateway.replica import Replica
+from gateway.fleet import Fleet
+from gateway.refusals import refusals
 from gateway.routing import not_found
 from gateway.settings import GatewaySettings
 from gateway.shapes import ModelShape, model_shapes
-from gateway.web import AnyRequest, key_guard, loopback_or_key_guard
+from gateway.web import AnyRequest, loopback_or_admin_guard, models_guard
 from monitors.metrics import CONTENT_TYPE, Metrics
 from registry.catalog import ApiKey
 
+_STOPPING = "the gateway is stopping"
+
 
 class Health(msgspec.Struct, frozen=True):
-    """Whether the gateway can serve, and why not; `problems` name models, never machines."""
+    """Whether the gateway can serve, and why not; `problems` name neither adapters nor machines."""
 
     status: str
     problems: list[str] = []
@@ -29,35 +33,67 @@ class ModelList(msgspec.Struct, frozen=True):
     object: str = "list"
 
 
-@get("/livez", tags=["Operations"], summary="Is the process alive?")
+@get("/livez", tags=["Operations"], summary="Is the process alive?", security=[{}])
 async def livez() -> Health:
     """200 as long as the process can answer at all."""
     return Health("ok")
 
 
-@get("/readyz", tags=["Operations"], summary="Can it serve?")
-async def readyz(replica: NamedDependency[Replica]) -> Response[Health]:
-    """200 once the engine has answered with the base model and with each live version."""
-    if replica.state == "ready" and replica.problem is None:
+@get(
+    "/readyz",
+    tags=["Operations"],
+    summary="Can it serve?",
+    security=[{}],
+    responses={503: ResponseSpec(Health, generate_examples=False, description="It cannot serve now")},
+)
+async def readyz(request: AnyRequest, fleet: NamedDependency[Fleet]) -> Response[Health]:
+    """200 once engines have answered with the base models and the live versions; 503 again when it is stopping."""
+    readiness = fleet.readiness()
+    if request.app.state.get("draining", False):
+        return Response(Health("not ready", [_STOPPING]), status_code=503)
+    if readiness.ready:
         return Response(Health("ok"))
-    return Response(Health("not ready", [replica.problem or replica.state]), status_code=503)
+    return Response(Health("not ready", list(readiness.problems)), status_code=503)
 
 
-@get("/metrics", tags=["Operations"], summary="Prometheus metrics", guards=[loopback_or_key_guard])
-async def metrics(metrics: NamedDependency[Metrics]) -> Response[bytes]:
-    """In Prometheus' text format; without a key only from this machine."""
-    return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
+@get(
+    "/metrics",
+    tags=["Operations"],
+    summary="Prometheus metrics",
+    guards=[loopback_or_admin_guard],
+    media_type="text/plain",
+    security=[{}, {"key": []}],
+    responses=refusals(always=(401, 403)),
+)
+async def metrics(metrics: NamedDependency[Metrics]) -> Response[str]:
+    """In Prometheus' text format; without a key only from this machine, with one only for admins."""
+    return Response(metrics.exposition().decode(), headers={"content-type": CONTENT_TYPE})
 
 
-@get("/v1/models", tags=["Inference"], summary="List models", guards=[key_guard])
+@get(
+    "/v1/models",
+    tags=["Inference"],
+    summary="List models",
+    guards=[models_guard],
+    responses=refusals(always=(401, 403)),
+)
 async def list_models(
     request: AnyRequest, directory: NamedDependency[Directory], settings: NamedDependency[GatewaySettings]
 ) -> ModelList:
-    """What this key may say as `model`: deployments, their versions, and the base model."""
+    """What this key may say as `model`: deployments, their versions, and the base models.
+
+    For keys with the scope `inference`, `tuning` or `admin`.
+    """
     return ModelList(_models(request.state.key, directory, settings))
 
 
-@get("/v1/models/{model:path}", tags=["Inference"], summary="Show a model", guards=[key_guard])
+@get(
+    "/v1/models/{model:path}",
+    tags=["Inference"],
+    summary="Show a model",
+    guards=[models_guard],
+    responses=refusals(404, always=(400, 401, 403)),
+)
 async def show_model(
     model: FromPath[str],
     request: AnyRequest,
@@ -69,7 +105,11 @@ async def show_model(
     for shape in _models(request.state.key, directory, settings):
         if model in (shape.id, shape.root):
             return shape
-    raise not_found(directory.catalog, frozenset({settings.base}), request.state.key, model)
+    raise not_found(directory.catalog, _bases(settings), request.state.key, model)
+
+
+def _bases(settings: GatewaySettings) -> frozenset[str]:
+    return frozenset(pool.base for pool in settings.all_pools)
 
 
 def _models(key: ApiKey, directory: Directory, settings: GatewaySettings) -> list[ModelShape]:
@@ -77,6 +117,7 @@ def _models(key: ApiKey, directory: Directory, settings: GatewaySettings) -> lis
     for adapter in directory.catalog.adapters.values():
         if key.may_use(adapter.name):
             found += model_shapes(adapter)
-    if key.may_use(settings.base):
-        found.append(ModelShape(id=settings.base, created=0, root=settings.base, parent=None))
+    for base in sorted(_bases(settings)):
+        if key.may_use(base):
+            found.append(ModelShape(id=base, created=0, root=base, parent=None))
     return found

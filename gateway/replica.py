@@ -1,235 +1,164 @@
-"""One engine and what is loaded in it: versions come in when they are needed and leave when nobody needs them.
-
-A version is used under a `Lease`. What is leased is never unloaded, so a request that began on a version ends on it.
-"""
+"""One engine among several: whether it answers, how busy it is, and what the others may know of it."""
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.breaker import Breaker
+from gateway.breaker import State as BreakerState
 from gateway.directory import Directory
-from gateway.engine import Engine, EngineDown, EngineRefused
-from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
+from gateway.engine import Engine, EngineDown, EngineRefused, EngineStats
+from gateway.errors import EngineUnavailable
+from gateway.picking import Seen
+from gateway.residency import Residency
 from monitors.metrics import Metrics
-from registry.artifacts import ArtifactStore
 from registry.catalog import Version
-from registry.errors import StoreFailure
 
 log = logging.getLogger(__name__)
 
 State = Literal["down", "loading", "ready"]
-_RETRY_AFTER_S = 5.0
 _FAILURES_UNTIL_DOWN = 3
-_FIRST_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 60.0
+_RETRY_AFTER_S = 5.0
+_LEAST_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Setback:
-    """Why a version could not be loaded, and when to try again; times are on `time.monotonic`'s clock, in seconds."""
+class ReplicaReport:
+    """What operators see of a replica.
 
-    reason: str
-    pause_s: float
-    until: float
+    Attributes:
+        in_flight: requests that this gateway has there.
+        running, waiting: requests in the engine, by its own count; None if it does not say.
+        kv_cache_usage: share of the KV cache in use, 0 to 1.
+        retry_in_s: seconds until a replica that is left alone is tried again.
+        checked_at: when it last answered, seconds since the epoch; None if never.
+    """
 
-    @classmethod
-    def after(cls, earlier: "Setback | None", reason: str) -> "Setback":
-        """The next one: each pause is twice the one before."""
-        pause = min(earlier.pause_s * 2, _LONGEST_PAUSE_S) if earlier else _FIRST_PAUSE_S
-        return cls(reason, pause, time.monotonic() + pause)
-
-    def is_over(self) -> bool:
-        """Whether it may be tried again."""
-        return time.monotonic() >= self.until
+    id: str
+    pool: str
+    state: State
+    breaker: BreakerState
+    retry_in_s: float | None
+    in_flight: int
+    running: int | None
+    waiting: int | None
+    kv_cache_usage: float | None
+    resident: tuple[str, ...]
+    loading: tuple[str, ...]
+    problem: str | None
+    checked_at: float | None
 
 
 class Replica:
-    """One engine, its state and its resident versions.
+    """One engine, its state and its versions.
 
     Args:
-        id: the replica's name in lists and metrics.
-        slots: how many versions to keep loaded. Deployed versions beyond that are loaded all the same; the engine
-            then pages them itself.
-        probe_timeout_s: the longest a load or a probe may take.
-        wait_s: how long a request waits for an engine that is down.
+        breaker: how long to leave it alone after it failed.
+        at_home: the deployed versions that this replica is home to, hottest first.
+        on_change: called when it begins to answer, so that who waits for a replica looks again.
+        on_stats: hears how busy the engine is.
+        idle_s: after how long without use a version that nothing refers to is unloaded.
     """
 
     def __init__(
         self,
-        id: str,
         engine: Engine,
-        store: ArtifactStore,
+        residency: Residency,
         directory: Directory,
         metrics: Metrics,
         *,
-        slots: int,
+        breaker: Breaker,
+        at_home: Callable[[str], list[Version]],
+        on_change: Callable[[], None],
+        on_stats: Callable[[EngineStats], None],
         probe_timeout_s: float,
-        wait_s: float,
+        idle_s: float,
     ) -> None:
-        self.id = id
+        self.id = residency.id
+        self.pool = engine.base
         self.engine = engine
+        self.residency = residency
         self.state: State = "down"
         self.problem: str | None = "the engine has not answered yet"
-        self._store = store
+        self.in_flight = 0
+        self.stats = EngineStats()
         self._directory = directory
         self._metrics = metrics
-        self._slots = slots
+        self._breaker = breaker
+        self._at_home = at_home
+        self._on_change = on_change
+        self._on_stats = on_stats
         self._probe_timeout_s = probe_timeout_s
-        self._wait_s = wait_s
-        self._resident: dict[str, float] = {}
-        """Loaded and probed engine names, with when each was last used."""
-        self._leases: Counter[str] = Counter()
-        """Requests per engine name. Apart from residency, as a lease outlives the engine's forgetting."""
-        self._loading: dict[str, asyncio.Task[None]] = {}
-        self._unloading: dict[str, asyncio.Task[None]] = {}
-        self._setbacks: dict[str, Setback] = {}
-        self._answering = asyncio.Event()
+        self._idle_s = idle_s
+        self._answering = False
+        self._settled = False
+        self._in_doubt = False
         self._wake = asyncio.Event()
         self._failures = 0
         self._told: str | None = None
+        self._checked_at: float | None = None
+        self._others_load = 0
+
+    # What others see
+
+    def seen(self) -> Seen:
+        """This replica as the picker sees it."""
+        load = self.in_flight + self._others_load
+        residency = self.residency
+        return Seen(self.id, self.pool, self._answering, self._settled, load, residency.resident, residency.loading)
 
     @property
-    def resident(self) -> list[str]:
-        """The engine names that are loaded and probed."""
-        return sorted(self._resident)
+    def is_settled(self) -> bool:
+        """Whether it answers and has got its versions."""
+        return self._answering and self._settled
 
-    @property
-    def in_flight(self) -> int:
-        """Requests that hold a version here."""
-        return self._leases.total()
+    def report(self) -> ReplicaReport:
+        """This replica as operators see it."""
+        return ReplicaReport(
+            id=self.id,
+            pool=self.pool,
+            state=self.state,
+            breaker=self._breaker.state,
+            retry_in_s=self._breaker.retry_in_s,
+            in_flight=self.in_flight,
+            running=self.stats.running,
+            waiting=self.stats.waiting,
+            kv_cache_usage=self.stats.kv_cache_usage,
+            resident=tuple(sorted(self.residency.resident)),
+            loading=tuple(sorted(self.residency.loading - self.residency.resident)),
+            problem=self.problem,
+            checked_at=self._checked_at,
+        )
 
     # Use
 
     @contextlib.asynccontextmanager
     async def lease(self, version: Version | None, deadline: float) -> AsyncIterator[None]:
-        """Hold `version` resident for the block, loading it first if need be.
-
-        Args:
-            version: what to hold; None for the base model.
-            deadline: on `time.monotonic`'s clock.
+        """Hold `version` resident for the block, loading it first if need be; None is the base model.
 
         Raises:
-            EngineUnavailable: the engine is down and did not come back in time.
-            VersionNotServable: the engine refuses the version, or it failed its probe.
+            EngineUnavailable: it is down, or went down meanwhile.
+            VersionNotServable: the engine refuses the version, or it failed its proof.
         """
-        await self._until_answering(deadline)
-        if version is None:
-            yield
-            return
-        name = version.engine_name
-        self._leases[name] += 1  # before it is looked for, so that it cannot be unloaded in between
+        if not self._answering:
+            raise EngineUnavailable("the engine is not available now", retry_after_s=_RETRY_AFTER_S)
+        self.in_flight += 1
         try:
-            while name not in self._resident:
-                await self._until_loaded(version, deadline)
-            yield
-        finally:
-            self._leases[name] -= 1
-            if self._leases[name] == 0:
-                del self._leases[name]
-            if name in self._resident:
-                self._resident[name] = time.monotonic()
-
-    async def _until_answering(self, deadline: float) -> None:
-        if self._answering.is_set():
-            return
-        left = deadline - time.monotonic()
-        try:
-            await asyncio.wait_for(self._answering.wait(), min(self._wait_s, left))
-        except TimeoutError:
-            kind = DeadlineExceeded if left <= self._wait_s else EngineUnavailable
-            raise kind("the engine is not available now; it may be starting", retry_after_s=_RETRY_AFTER_S) from None
-
-    async def _until_loaded(self, version: Version, deadline: float) -> None:
-        """Join the load that is under way, or begin one; the load goes on if this waiter leaves."""
-        task = self._loading.get(version.engine_name)
-        if task is None:
-            task = asyncio.create_task(self._load(version))
-            self._loading[version.engine_name] = task
-            task.add_done_callback(lambda done: self._loaded(version.engine_name, done))
-        done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.monotonic()))
-        if not done:
-            raise DeadlineExceeded(f"{version.engine_name} was still being loaded", retry_after_s=_RETRY_AFTER_S)
-        try:
-            task.result()
-        except EngineDown:
-            self.suspect()
-            raise EngineUnavailable(
-                f"the engine went away while it loaded {version.engine_name}", retry_after_s=_RETRY_AFTER_S
-            ) from None
-
-    def _loaded(self, name: str, task: asyncio.Task[None]) -> None:
-        self._loading.pop(name, None)
-        if not task.cancelled() and task.exception() is not None:
-            log.debug("%s was not loaded", name)  # who waited was told; asyncio need not say it again
-
-    async def _load(self, version: Version) -> None:
-        name = version.engine_name
-        began = time.monotonic()
-        if name in self._unloading:
-            await asyncio.wait({self._unloading[name]})
-        await self._make_room()
-        try:
-            folder = await asyncio.to_thread(self._store.fetch, version.digest)
-            await self._load_into_engine(name, str(folder))
-            await self.engine.probe(name, self._probe_timeout_s)
-        except StoreFailure as failure:
-            raise VersionNotServable(f"{name} cannot be loaded: {failure.message}") from failure
-        except EngineRefused as refused:
-            with contextlib.suppress(EngineDown, EngineRefused):
-                await self.engine.unload(name)
-            raise VersionNotServable(f"the engine refused {name}: {refused.reason}") from refused
-        took = time.monotonic() - began
-        self._metrics.loads.labels(self.id).observe(took)
-        log.info("loaded %s in %.0f ms", name, took * 1000)
-        self._resident[name] = time.monotonic()
-        self._metrics.resident.labels(self.id).set(len(self._resident))
-
-    async def _load_into_engine(self, name: str, folder: str) -> None:
-        """Load; a name that the engine has already is right if it has it from the same content."""
-        try:
-            await self.engine.load(name, folder, self._probe_timeout_s)
-        except EngineRefused:
-            if (await self.engine.models()).get(name) != folder:
-                raise
-
-    # Making room
-
-    async def _make_room(self) -> None:
-        """Unload the least recently used versions that no deployment and no request needs, until what loads fits."""
-        while len(self._resident) + len(self._unloading) + len(self._loading) > self._slots:
-            victim = self._victim()
-            if victim is None:
+            if version is None:
+                yield
                 return
-            await self._unload(victim)
+            async with self.residency.hold(version, deadline):
+                yield
+        finally:
+            self.in_flight -= 1
 
-    def _victim(self) -> str | None:
-        idle = [name for name in self._resident if not self._leases[name] and name not in self._directory.deployed]
-        return min(idle, key=lambda name: (name in self._directory.warm, self._resident[name]), default=None)
-
-    async def _unload(self, name: str) -> None:
-        self._forget(name)
-        task = asyncio.create_task(self.engine.unload(name))
-        self._unloading[name] = task
-        task.add_done_callback(lambda _: self._unloading.pop(name, None))
-        await asyncio.wait({task})
-        if task.exception() is None:
-            log.info("unloaded %s", name)
-        else:
-            self.suspect()
-
-    def _forget(self, name: str) -> None:
-        self._resident.pop(name, None)
-        self._metrics.resident.labels(self.id).set(len(self._resident))
-
-    # Watching
-
-    def suspect(self) -> None:
-        """Look at the engine now rather than at the next turn; something went wrong with it."""
+    def suspect(self, *, in_doubt: bool = False) -> None:
+        """Look at the engine now rather than at the next turn; `in_doubt` has it answer as the base model, too."""
+        self._in_doubt |= in_doubt
         self._wake.set()
 
     async def has_lost(self, version: Version) -> bool:
@@ -240,7 +169,7 @@ class Replica:
         """
         if version.engine_name in await self.engine.models():
             return False
-        self._forget(version.engine_name)
+        self.residency.forget(version.engine_name)
         self.suspect()
         return True
 
@@ -249,6 +178,8 @@ class Replica:
         self._set_down("the engine does not accept connections")
         self.suspect()
 
+    # Watching
+
     async def watch(self, pause_s: float) -> None:
         """Follow the engine for ever: notice when it goes and, when it is back, give it its versions."""
         while True:
@@ -256,95 +187,113 @@ class Replica:
             try:
                 await self._look()
                 self._failures = 0
+                self._breaker.succeeded()
             except (EngineDown, EngineRefused, EngineUnavailable) as error:
                 self._fail(error)
             except Exception:
                 log.exception("looking at engine %s failed", self.id)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause_s)
+            self._show()
+            await self._pause(pause_s)
+
+    async def _pause(self, pause_s: float) -> None:
+        """What is down is left alone for its breaker's pause; what is up is looked at sooner if something is amiss."""
+        left_alone = self._breaker.retry_in_s
+        if left_alone is not None:
+            await asyncio.sleep(left_alone)
+            return
+        await asyncio.sleep(min(pause_s, _LEAST_PAUSE_S))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), pause_s)
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1
         # A busy engine may miss one look; one that nobody listens for is gone.
         if self._failures >= _FAILURES_UNTIL_DOWN or (isinstance(error, EngineDown) and not error.sent):
             self._set_down(error.reason if isinstance(error, EngineRefused) else "the engine does not answer")
+        if not self._answering:
+            self._breaker.failed(certain=True)
 
     def _set_down(self, problem: str) -> None:
         if problem != self._told:
             log.warning("engine %s is down: %s", self.id, problem)
             self._told = problem
         self.state, self.problem = "down", problem
-        self._answering.clear()
-        self._resident.clear()
-        self._setbacks.clear()
-        self._metrics.engine_ready.labels(self.id).set(0)
-        self._metrics.resident.labels(self.id).set(0)
+        self._answering = self._settled = False
+        self._others_load = 0
+        self.stats = EngineStats()
+        self.residency.clear()
+        self._show()
 
     async def _look(self) -> None:
-        believed = set(self._resident)
         loaded = await self.engine.models()
-        for name in believed - loaded.keys() - self._unloading.keys():
-            log.warning("engine %s has lost %s", self.id, name)
-            self._forget(name)
-        if not self._answering.is_set():
-            await self._welcome(loaded)
-            await self._bring_in(self._known(loaded))
-        refused = await self._bring_in(self._deployed_versions())
-        if refused:
-            self.state, self.problem = "loading", "; ".join(refused)
-        else:
-            self._set_ready()
-        await self._bring_in(self._warm_versions())
+        self.residency.saw(loaded)
+        if not self._answering or self._in_doubt:
+            await self._have_base_answer(loaded)
+        before = self.in_flight
+        self.stats = await self.engine.stats()
+        # What the engine has beyond our own requests is other gateways'.
+        self._others_load = max(0, (self.stats.running or 0) + (self.stats.waiting or 0) - before)
+        self._checked_at = time.time()
+        self._on_stats(self.stats)
+        if not self._settled:
+            await self._settle(loaded)
+        refused = await self.residency.bring_in(self._missing())
+        self._set_ready("; ".join(refused) or None)
+        await self.residency.bring_in(self._warm())
+        await self.residency.tidy(loaded, idle_s=self._idle_s)
 
-    def _set_ready(self) -> None:
-        if self.state != "ready":
-            log.info("engine %s is ready, versions loaded: %d", self.id, len(self._resident))
-        self.state, self.problem, self._told = "ready", None, None
-        self._metrics.engine_ready.labels(self.id).set(1)
-
-    async def _welcome(self, loaded: dict[str, str]) -> None:
-        """An engine that just came up: let the base answer, which also warms it."""
-        self.state, self.problem = "loading", "the engine is being warmed up"
+    async def _have_base_answer(self, loaded: Iterable[str]) -> None:
+        """An engine that just came up, or that fails on requests: let the base answer, which also warms it."""
+        if not self._answering:
+            self.state, self.problem = "loading", "the engine is being warmed up"
         if self.engine.base not in loaded:
             known = ", ".join(sorted(name for name in loaded if "@" not in name))
             raise EngineRefused(404, f"the engine serves {known}, not {self.engine.base}")
-        await self.engine.probe(self.engine.base, self._probe_timeout_s)
-        self.problem = "the deployed versions are being loaded"
-        self._answering.set()
+        try:
+            await self.engine.probe(self.engine.base, self._probe_timeout_s)
+        except (EngineDown, EngineRefused):
+            self._failures = max(self._failures, _FAILURES_UNTIL_DOWN - 1) if self._in_doubt else self._failures
+            raise
+        self._in_doubt = False
+        if not self._answering:
+            self._answering = True
+            self._on_change()
 
-    async def _bring_in(self, versions: Iterable[Version]) -> list[str]:
-        """Load what is missing; why some could not be, in words. One that is refused is tried again ever later."""
-        refused = []
-        for version in versions:
-            name = version.engine_name
-            if name in self._resident:
-                continue
-            setback = self._setbacks.get(name)
-            if setback is None or setback.is_over():
-                try:
-                    await self._until_loaded(version, time.monotonic() + 2 * self._probe_timeout_s)
-                    self._setbacks.pop(name, None)
-                    continue
-                except VersionNotServable as error:
-                    log.error("%s", error.message)
-                    setback = self._setbacks[name] = Setback.after(setback, error.message)
-            refused.append(setback.reason)
-        return refused
+    async def _settle(self, loaded: Iterable[str]) -> None:
+        """Give an engine its versions before it gets requests for them: what it has already, then what is deployed."""
+        self.state, self.problem = "loading", "the deployed versions are being loaded"
+        known = (self._directory.catalog.version(name) for name in loaded)
+        await self.residency.bring_in([version for version in known if version is not None])
+        await self.residency.bring_in(self._missing())
+        self._settled = True
+        self._on_change()
 
-    def _known(self, loaded: Iterable[str]) -> list[Version]:
-        """The versions among what an engine has loaded already, as it has when the gateway is what restarted."""
-        found = (self._directory.catalog.version(name) for name in loaded)
-        return [version for version in found if version is not None]
+    def _set_ready(self, problem: str | None) -> None:
+        if self.state != "ready":
+            log.info("engine %s is ready, versions loaded: %d", self.id, len(self.residency.resident))
+        self.state, self.problem, self._told = "ready", problem, None
 
-    def _deployed_versions(self) -> list[Version]:
-        adapters = self._directory.catalog.adapters.values()
-        return [adapter.stable for adapter in adapters if adapter.base == self.engine.base and adapter.stable]
+    def _missing(self) -> list[Version]:
+        """The deployed versions that belong here and are not, as far as there is room."""
+        resident, room = self.residency.resident, self.residency.slots - self.residency.count
+        if room <= 0:
+            return []
+        missing = [version for version in self._at_home(self.id) if version.engine_name not in resident]
+        return missing[:room]
 
-    def _warm_versions(self) -> list[Version]:
+    def _warm(self) -> list[Version]:
         """What a rollback would need, as far as there is room."""
-        room = self._slots - len(self._resident)
-        found = []
-        for adapter in self._directory.catalog.adapters.values():
-            if adapter.base == self.engine.base and adapter.deployment:
-                found += [adapter.versions[number] for number in sorted(adapter.deployment.warm)]
-        return [version for version in found if version.engine_name not in self._resident][: max(0, room)]
+        catalog, resident = self._directory.catalog, self.residency.resident
+        found = (catalog.version(name) for name in sorted(self._directory.warm - resident))
+        here = [
+            version for version in found if version is not None and catalog.adapters[version.adapter].base == self.pool
+        ]
+        return here[: max(0, self.residency.slots - self.residency.count)]
+
+    def _show(self) -> None:
+        metrics = self._metrics
+        metrics.engine_ready.labels(self.id).set(self.state == "ready")
+        metrics.replica_breaker.labels(self.id).set(self._breaker.state != "closed")
+        metrics.replica_running.labels(self.id).set(self.stats.running or 0)
+        metrics.replica_waiting.labels(self.id).set(self.stats.waiting or 0)
+        metrics.replica_kv_cache.labels(self.id).set(self.stats.kv_cache_usage or 0.0)

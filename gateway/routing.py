@@ -1,49 +1,126 @@
 """What a client's `model` means: which adapter, which version, and as what it is served."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.errors import ModelNotFound
-from registry.catalog import ApiKey, Catalog, Version
+from gateway.errors import EngineUnavailable, ModelNotFound
+from gateway.placement import fraction
+from registry.catalog import Adapter, ApiKey, Catalog, Shadow, Version
 from registry.names import parse_pinned
 
-Variant = Literal["stable", "pinned", "base"]
+Variant = Literal["stable", "canary", "pinned", "fallback", "shadow", "base"]
+Allows = Callable[[str], bool]
 _NAMES_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request goes. `version` is None for the base model; `model` is the name the engine knows it by."""
+    """Where a request goes.
+
+    Attributes:
+        model: the name that the engine knows it by.
+        pool: the base model's name; its replicas can serve it.
+        version: None for the base model.
+        shadow: what gets a copy, if the request is drawn for it.
+    """
 
     model: str
+    pool: str
     variant: Variant
     adapter: str | None
     version: Version | None
+    shadow: Shadow | None = None
 
 
-def resolve(catalog: Catalog, bases: frozenset[str], key: ApiKey, model: str) -> Route:
+def resolve(
+    catalog: Catalog, bases: frozenset[str], key: ApiKey, model: str, session: str, allows: Allows = lambda _: True
+) -> Route:
     """Find what `model` names.
+
+    Args:
+        catalog: what exists.
+        bases: the base models' names.
+        key: who asks.
+        model: what the client said.
+        session: what a canary's split is by.
+        allows: whether the version of an engine name may be used now; no is what its breaker says.
 
     Raises:
         ModelNotFound: nothing of that name exists for this key.
+        EngineUnavailable: the version fails on the engines now, and the deployment names nothing to fall back on.
     """
     if model in bases:
         if key.may_use(model):
-            return Route(model, "base", None, None)
+            return Route(model, model, "base", None, None)
         raise not_found(catalog, bases, key, model)
     adapter = catalog.adapters.get(model)
     if adapter is not None and key.may_use(model):
-        if adapter.stable is None:
-            raise ModelNotFound(
-                f"the adapter '{model}' has no version in service yet; promote one, or name one as '{model}@1'",
-                param="model",
-            )
-        return Route(adapter.stable.engine_name, "stable", model, adapter.stable)
+        return _deployed(adapter, session, allows)
     pinned = parse_pinned(model)
     version = catalog.version(model) if pinned and key.may_use(pinned.adapter) else None
-    if version is not None:
-        return Route(version.engine_name, "pinned", version.adapter, version)
-    raise not_found(catalog, bases, key, model)
+    if version is None:
+        raise not_found(catalog, bases, key, model)
+    if not allows(version.engine_name):
+        raise _failing(model)
+    return Route(version.engine_name, catalog.adapters[version.adapter].base, "pinned", version.adapter, version)
+
+
+def _deployed(adapter: Adapter, session: str, allows: Allows) -> Route:
+    """The first of what the deployment offers to this session that is not failing."""
+    if adapter.deployment is None:
+        raise ModelNotFound(
+            f"the adapter '{adapter.name}' has no version in service yet; promote one, or name one as "
+            f"'{adapter.name}@1'",
+            param="model",
+        )
+    shadow = adapter.deployment.shadow
+    for variant, version in _offers(adapter, session):
+        if version is None:
+            return Route(adapter.base, adapter.base, variant, adapter.name, None, shadow)
+        if allows(version.engine_name):
+            return Route(version.engine_name, adapter.base, variant, adapter.name, version, shadow)
+    raise _failing(adapter.name)
+
+
+def _offers(adapter: Adapter, session: str) -> Iterator[tuple[Variant, Version | None]]:
+    """What serves this session, best first; a version None is the base model."""
+    deployment = adapter.deployment
+    assert deployment is not None
+    stable = adapter.versions[deployment.stable]
+    if deployment.canary is not None:
+        canary = adapter.versions[deployment.canary.version]
+        if is_canary_session(adapter.name, canary, session, deployment.canary.weight):
+            yield "canary", canary
+            yield "fallback", stable
+        else:
+            yield "stable", stable
+    else:
+        yield "stable", stable
+    for step in deployment.fallback:
+        if step == "base":
+            yield "fallback", None
+        elif deployment.previous is not None:
+            previous = adapter.versions[deployment.previous]
+            if not previous.archived:
+                yield "fallback", previous
+
+
+def is_canary_session(adapter: str, canary: Version, session: str, weight: float) -> bool:
+    """Whether a session is on the canary.
+
+    The same answer in every process and at any time; a higher weight only adds sessions. The canary's engine name is
+    part of the hash, so that it is not the same sessions that try every canary.
+    """
+    return fraction(adapter, canary.engine_name, session) < weight
+
+
+def _failing(model: str) -> EngineUnavailable:
+    return EngineUnavailable(
+        f"'{model}' fails on the engines now; it is tried again after a pause",
+        code="version_not_servable",
+        retry_after_s=5.0,
+    )
 
 
 def visible_models(catalog: Catalog, bases: frozenset[str], key: ApiKey) -> list[str]:

@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from litestar import Request
+import msgspec
+from litestar import Request, Router
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
+
+from gateway.admin import BODIES
+from gateway.refusals import OF_INFERENCE, REFUSALS
 
 _INFERENCE = {
     "/v1/chat/completions": "Chat with an adapter or the base model",
@@ -13,29 +18,7 @@ _INFERENCE = {
     "/v1/responses": "OpenAI's Responses API",
     "/v1/messages": "Anthropic's Messages API",
 }
-_ERROR = {
-    "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
-_REFUSALS = {
-    "400": "The body is malformed, or the engine refuses it",
-    "401": "No API key, or none that is valid",
-    "404": "No such model for this key",
-    "413": "The body is over the limit",
-    "503": "No engine can take the request now",
-    "504": "The request's deadline passed",
-}
+_BODY_MAY_BE_MISSING = ("/admin/v1/adapters/{name}/rollback", "/admin/v1/keys/{key_id}/rotate")
 
 
 class SchemaPlugin(JsonRenderPlugin):
@@ -45,16 +28,15 @@ class SchemaPlugin(JsonRenderPlugin):
         super().__init__(path=["/", "/openapi.json"])
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        """The generated document, with our errors in place of the framework's, and the inference endpoints."""
-        for operations in openapi_schema["paths"].values():
-            for operation in operations.values():
-                for status, answer in operation.get("responses", {}).items():
-                    if status >= "400":
-                        answer["content"] = _json(_ERROR)
+        """The generated document with what the framework cannot know: exact bodies, uploads, inference endpoints."""
         upload = {"schema": {"type": "string", "format": "binary"}}
         push = openapi_schema["paths"]["/admin/v1/adapters/{name}/versions"]["post"]
         push["requestBody"] = {"required": True, "content": {"application/octet-stream": upload}}
-        push["responses"]["200"] = {**push["responses"]["201"], "description": "The adapter has this content already"}
+        for path in _BODY_MAY_BE_MISSING:
+            openapi_schema["paths"][path]["post"]["requestBody"]["required"] = False
+        # As the decoder itself describes what it takes; the framework leaves out bounds and unknown fields.
+        _, bodies = msgspec.json.schema_components(BODIES, ref_template="#/components/schemas/{name}")
+        openapi_schema["components"]["schemas"].update(bodies)
         paths = {path: {"post": _operation(path, summary)} for path, summary in _INFERENCE.items()}
         return super().render(request, {**openapi_schema, "paths": {**paths, **openapi_schema["paths"]}})
 
@@ -67,9 +49,16 @@ def openapi_config(version: str) -> OpenAPIConfig:
         description="Many LoRA adapters of one base model behind one OpenAI-compatible endpoint.",
         path="/schema",
         render_plugins=[SchemaPlugin()],
+        openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, before_request=_require_document),
         components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
         security=[{"key": []}],
     )
+
+
+def _require_document(request: Request[Any, Any, Any]) -> None:
+    """Other paths below /schema are none; the framework would answer them with a page of HTML."""
+    if request.path_params:
+        raise NotFoundException
 
 
 def _operation(path: str, summary: str) -> dict[str, Any]:
@@ -85,17 +74,23 @@ def _operation(path: str, summary: str) -> dict[str, Any]:
         },
         "additionalProperties": True,
     }
-    refusals = {status: {"description": words, "content": _json(_ERROR)} for status, words in _REFUSALS.items()}
-    answer = {"description": "The engine's answer, or a stream of events", "content": _json({"type": "object"})}
+    error = {"schema": {"$ref": "#/components/schemas/ErrorEnvelope"}}
+    refused = {
+        str(status): {"description": REFUSALS[status], "content": {"application/json": error}}
+        for status in sorted(OF_INFERENCE)
+    }
+    answer = {
+        "description": "The engine's answer, or a stream of events",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    }
     return {
         "summary": summary,
         "operationId": "post" + path.title().replace("/", ""),
         "tags": ["Inference"],
         "security": [{"key": []}],
-        "requestBody": {"required": True, "content": _json(body)},
-        "responses": {"200": answer, **refusals},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {"200": answer, **refused},
     }
-
-
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}

@@ -3,10 +3,35 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from registry.home import cache_home, data_home
+
+
+class PoolSettings(BaseModel):
+    """The engines of one base model; see the settings of the same names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str = Field(min_length=1)
+    base_model: str = ""
+    engine_url: str = ""
+    engine_dns: str = ""
+    engine_slots: int = Field(8, ge=1)
+    max_lora_rank: int = Field(16, ge=1, le=512)
+
+    @property
+    def engine_urls(self) -> tuple[str, ...]:
+        """The static list of engines."""
+        return tuple(_address(one) for one in self.engine_url.split(",") if one)
+
+
+def _address(url: str) -> str:
+    url = url.strip()
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return url.rstrip("/")
 
 
 class GatewaySettings(BaseSettings):
@@ -25,27 +50,73 @@ class GatewaySettings(BaseSettings):
     base_model: str = Field(
         "", description="Folder of the base model (its config.json is read); empty if unknown here."
     )
-    engine_url: str = Field("http://127.0.0.1:8090", description="Address of vLLM's OpenAI server.")
-    engine_slots: int = Field(8, ge=1, description="Versions kept loaded in the engine (vLLM's --max-cpu-loras).")
+    engine_url: str = Field(
+        "http://127.0.0.1:8090", description="Address of vLLM's OpenAI server; several are separated by commas."
+    )
+    engine_dns: str = Field(
+        "", description="HOST:PORT whose every address is an engine, such as a headless Service; replaces engine_url."
+    )
+    engine_slots: int = Field(8, ge=1, description="Versions kept loaded in each engine (vLLM's --max-cpu-loras).")
     max_lora_rank: int = Field(16, ge=1, le=512, description="Highest LoRA rank the engine takes.")
+    pools: tuple[PoolSettings, ...] = Field(
+        (), description="Several base models with an engine each or more; replaces base, base_model and engine_*."
+    )
+
+    homes: int = Field(0, ge=0, description="Home replicas of each version; 0 is all of them, up to 3.")
+    home_bound: int = Field(32, ge=1, description="Requests at a home replica above which others help out.")
+    breaker_failures: int = Field(5, ge=1, description="Failures in a row after which a version is left alone.")
+    breaker_pause_s: float = Field(1.0, gt=0, description="First pause of what failed, seconds; doubled each time.")
+    breaker_longest_s: float = Field(60.0, gt=0, description="Longest such pause, seconds.")
+    probe_tolerance: float = Field(
+        0.25, gt=0, description="How far the engine's log probabilities may lie from those stored with a version."
+    )
+    probe_min_difference: float = Field(
+        0.001, ge=0, description="How far a version's log probabilities must at least lie from the base model's."
+    )
 
     max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest body of a client's request, bytes.")
     max_push_bytes: int = Field(2 << 30, ge=1024, description="Largest pushed archive and its unpacked size, bytes.")
     request_timeout_s: float = Field(600.0, gt=0, description="A request's deadline, seconds.")
+    max_in_flight: int = Field(1024, ge=1, description="Requests at the engines at once; further ones queue.")
+    max_queued: int = Field(1024, ge=0, description="Requests that may queue; further ones get 503 at once.")
+    queue_wait_s: float = Field(30.0, ge=0, description="Longest wait in that queue, seconds.")
+    retry_ratio: float = Field(0.2, ge=0, le=1, description="Share of requests that may be sent again to a replica.")
+    shadow_concurrency: int = Field(8, ge=1, description="Shadow requests at the engines at once.")
+    limits_url: str = Field(
+        "", description="Where limits are counted: redis://host:port for several gateways; empty is in memory."
+    )
+    price_per_million_prompt_tokens: float = Field(0.0, ge=0, description="What a key's budget is charged.")
+    price_per_million_completion_tokens: float = Field(0.0, ge=0, description="What a key's budget is charged.")
+    record_buffer: int = Field(100_000, ge=1, description="Request records kept while the database is away.")
+
     engine_wait_s: float = Field(
         30.0, ge=0, description="How long a request waits for an engine that is down, seconds."
     )
-    poll_s: float = Field(1.0, gt=0, description="Pause between looks at the engine and the database, seconds.")
+    poll_s: float = Field(1.0, gt=0, description="Pause between looks at the engines, seconds.")
+    follow_s: float = Field(0.25, gt=0, description="Pause between looks for changes in the database, seconds.")
     probe_timeout_s: float = Field(60.0, gt=0, description="Longest load or probe of a version, seconds.")
+    idle_unload_s: float = Field(
+        300.0, gt=0, description="After so long without use a version that is in no deployment is unloaded, seconds."
+    )
+    body_timeout_s: float = Field(60.0, gt=0, description="Longest time for a client to send its body, seconds.")
+    stall_timeout_s: float = Field(60.0, gt=0, description="Longest time for a client to take what is sent, seconds.")
+    drain_delay_s: float = Field(
+        0.0, ge=0, description="After SIGTERM: not ready but still taking requests for so long, seconds."
+    )
     drain_s: float = Field(30.0, ge=0, description="How long a stopping gateway lets running requests finish, seconds.")
+    workers: int = Field(1, ge=1, description="Processes of this gateway on its one port.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="From which level to log.")
 
     @field_validator("engine_url")
     @classmethod
     def _http(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
-        return value.rstrip("/")
+        return ",".join(_address(one) for one in value.split(","))
+
+    @property
+    def all_pools(self) -> tuple[PoolSettings, ...]:
+        """The pools, the one of the flat settings if none is listed."""
+        own = PoolSettings.model_fields
+        return self.pools or (PoolSettings(**{name: getattr(self, name) for name in own}),)
 
     @property
     def database(self) -> str:

@@ -1,14 +1,17 @@
-"""The JSON that admins and clients see: one struct per shape, and how it is made from the registry's rows."""
+"""The JSON that admins and clients see of adapters and keys: a struct per shape, and how the catalog fills it."""
 
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from registry.catalog import Adapter, ApiKey, Role, Version
+from registry.catalog import Adapter, ApiKey, Canary, Deployment, FallbackStep, KeyLimits, Scope, Shadow, Version
+from registry.mapping import to_state
 from registry.tables import RevisionRow
 
 T = TypeVar("T")
+VersionState = Literal["live", "canary", "shadow", "resident", "registered", "archived"]
+Fallback = FallbackStep | list[FallbackStep]
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -24,7 +27,8 @@ class VersionShape(msgspec.Struct, frozen=True):
     number: int
     engine_name: str
     digest: str
-    state: str
+    state: VersionState
+    archived: bool
     rank: int
     alpha: float
     parameters: int
@@ -34,18 +38,32 @@ class VersionShape(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
+class CanaryShape(msgspec.Struct, frozen=True):
+    """The version that gets a share of the sessions."""
+
+    version: int
+    weight: float
+
+
+class ShadowShape(msgspec.Struct, frozen=True):
+    """What gets a copy of a share of the requests: a version, or the base model."""
+
+    version: int | Literal["base"]
+    share: float
+
+
 class DeploymentShape(msgspec.Struct, frozen=True):
     """What an adapter's name means now."""
 
     revision: int
     stable: int
-    canary: None = None
-    shadow: None = None
-    fallback: None = None
+    canary: CanaryShape | None
+    shadow: ShadowShape | None
+    fallback: Fallback | None
 
 
 class AdapterShape(msgspec.Struct, frozen=True):
-    """An adapter with its deployment (None before the first promote) and its versions, oldest first."""
+    """An adapter with its deployment (null before the first promote) and its versions, oldest first."""
 
     name: str
     base: str
@@ -63,11 +81,14 @@ class PushedShape(msgspec.Struct, frozen=True):
 
 
 class RevisionShape(msgspec.Struct, frozen=True):
-    """One entry of a deployment's history."""
+    """One entry of a deployment's history: what the name meant from here on."""
 
     revision: int
     action: str
     stable: int
+    canary: CanaryShape | None
+    shadow: ShadowShape | None
+    fallback: Fallback | None
     previous_stable: int | None
     restores: int | None
     actor: str
@@ -75,14 +96,24 @@ class RevisionShape(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
-class KeyShape(msgspec.Struct, frozen=True, omit_defaults=False):
+class LimitsShape(msgspec.Struct, frozen=True):
+    """How much a key may use over all gateways; null is without limit."""
+
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    concurrent_requests: int | None
+    monthly_budget: float | None
+
+
+class KeyShape(msgspec.Struct, frozen=True):
     """An API key without its secret."""
 
     id: str
     name: str
     hint: str
-    role: Role
+    scopes: list[Scope]
     adapters: list[str] | None
+    limits: LimitsShape
     created_by: str
     created_at: datetime
     expires_at: datetime | None
@@ -90,21 +121,10 @@ class KeyShape(msgspec.Struct, frozen=True, omit_defaults=False):
 
 
 class NewKeyShape(msgspec.Struct, frozen=True):
-    """A key just made. `secret` is shown this once."""
+    """A key with a new secret, which is shown this once."""
 
     secret: str
     key: KeyShape
-
-
-class ReplicaShape(msgspec.Struct, frozen=True):
-    """One engine."""
-
-    id: str
-    pool: str
-    state: str
-    running: int
-    resident: list[str]
-    problem: str | None
 
 
 class ModelShape(msgspec.Struct, frozen=True):
@@ -120,23 +140,47 @@ class ModelShape(msgspec.Struct, frozen=True):
 
 def adapter_shape(adapter: Adapter, resident: frozenset[str]) -> AdapterShape:
     """An adapter as admins see it; `resident` are the engine names that are loaded."""
-    found = adapter.deployment
-    deployment = DeploymentShape(found.revision, found.stable) if found else None
-    live = adapter.stable.engine_name if adapter.stable else None
-    versions = [version_shape(version, live, resident) for version in adapter.versions.values()]
+    versions = [version_shape(version, adapter.deployment, resident) for version in adapter.versions.values()]
+    deployment = deployment_shape(adapter.deployment) if adapter.deployment else None
     return AdapterShape(adapter.name, adapter.base, adapter.created_at, deployment, versions)
 
 
-def version_shape(version: Version, live: str | None, resident: frozenset[str]) -> VersionShape:
-    """A version; its state is `live`, `resident` (loaded, a swap away) or `registered`."""
-    state = "live" if version.engine_name == live else "registered"
-    if state == "registered" and version.engine_name in resident:
-        state = "resident"
+def deployment_shape(deployment: Deployment) -> DeploymentShape:
+    """A deployment as it stands."""
+    return DeploymentShape(
+        revision=deployment.revision,
+        stable=deployment.stable,
+        canary=_canary(deployment.canary),
+        shadow=_shadow(deployment.shadow),
+        fallback=_fallback(deployment.fallback),
+    )
+
+
+def _canary(canary: Canary | None) -> CanaryShape | None:
+    return CanaryShape(canary.version, canary.weight) if canary else None
+
+
+def _shadow(shadow: Shadow | None) -> ShadowShape | None:
+    if shadow is None:
+        return None
+    return ShadowShape("base" if shadow.version is None else shadow.version, shadow.share)
+
+
+def _fallback(steps: tuple[FallbackStep, ...]) -> Fallback | None:
+    """One step is said by its word alone."""
+    if not steps:
+        return None
+    return steps[0] if len(steps) == 1 else list(steps)
+
+
+def version_shape(version: Version, deployment: Deployment | None, resident: frozenset[str]) -> VersionShape:
+    """A version as admins see it."""
     return VersionShape(
         number=version.number,
         engine_name=version.engine_name,
         digest=version.digest,
-        state=state,
+        state=version_state(version, deployment, resident),
+        archived=version.archived,
         rank=version.rank,
         alpha=version.alpha,
         parameters=version.parameters,
@@ -147,17 +191,45 @@ def version_shape(version: Version, live: str | None, resident: frozenset[str]) 
     )
 
 
+def version_state(version: Version, deployment: Deployment | None, resident: frozenset[str]) -> VersionState:
+    """What a version is used as; if for nothing, whether it is loaded somewhere, and so only a flip away."""
+    if version.archived:
+        return "archived"
+    if deployment is not None:
+        if version.number == deployment.stable:
+            return "live"
+        if deployment.canary is not None and version.number == deployment.canary.version:
+            return "canary"
+        if deployment.shadow is not None and version.number == deployment.shadow.version:
+            return "shadow"
+    return "resident" if version.engine_name in resident else "registered"
+
+
 def revision_shape(row: RevisionRow) -> RevisionShape:
     """A revision as history shows it."""
+    state = to_state(row)
     return RevisionShape(
         revision=row.number,
         action=row.action,
-        stable=row.stable,
+        stable=state.stable,
+        canary=_canary(state.canary),
+        shadow=_shadow(state.shadow),
+        fallback=_fallback(state.fallback),
         previous_stable=row.previous_stable,
         restores=row.restores,
         actor=row.actor,
         reason=row.reason,
         created_at=row.created_at,
+    )
+
+
+def limits_shape(limits: KeyLimits) -> LimitsShape:
+    """A key's limits."""
+    return LimitsShape(
+        requests_per_minute=limits.requests_per_minute,
+        tokens_per_minute=limits.tokens_per_minute,
+        concurrent_requests=limits.concurrent_requests,
+        monthly_budget=limits.monthly_budget,
     )
 
 
@@ -167,8 +239,9 @@ def key_shape(key: ApiKey) -> KeyShape:
         id=key.id,
         name=key.name,
         hint=key.hint,
-        role=key.role,
+        scopes=sorted(key.scopes),
         adapters=None if key.adapters is None else sorted(key.adapters),
+        limits=limits_shape(key.limits),
         created_by=key.created_by,
         created_at=key.created_at,
         expires_at=key.expires_at,
@@ -177,11 +250,12 @@ def key_shape(key: ApiKey) -> KeyShape:
 
 
 def model_shapes(adapter: Adapter) -> list[ModelShape]:
-    """The names that an adapter answers to: its own if it is in service, and one for each version."""
+    """The names that an adapter answers to: its own if it is in service, and one for each version that is."""
     found = []
     if adapter.stable is not None:
         found.append(_model(adapter.name, adapter.stable, adapter.base))
-    found += [_model(f"{adapter.name}@{number}", version, adapter.base) for number, version in adapter.versions.items()]
+    served = (version for version in adapter.versions.values() if not version.archived)
+    found += [_model(f"{adapter.name}@{version.number}", version, adapter.base) for version in served]
     return found
 
 

@@ -1,70 +1,135 @@
-"""Hot swap: a version is made resident and probed, then one transaction makes it live, then the pointer flips."""
+"""Hot swap: versions are made resident and proven, one transaction makes them live, then the pointer flips."""
 
 import asyncio
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 
 from gateway.directory import Directory
+from gateway.engine import EngineDown, EngineRefused
+from gateway.errors import EngineUnavailable, VersionNotServable
+from gateway.fleet import Fleet
+from gateway.proof import Proof
 from gateway.replica import Replica
 from monitors.metrics import Metrics
-from registry.catalog import Adapter, Version
-from registry.errors import NotFound
+from registry.catalog import Adapter, Deployment, Version
+from registry.deployments import Patch
+from registry.errors import NotFound, StoreFailure
 from registry.registry import Changed, Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a version's proof on one replica came to: the proof, or the problem."""
+
+    replica: str
+    proof: Proof | None
+    problem: str | None
 
 
 class Swapper:
     """Changes what an adapter's name serves.
 
     Args:
-        patience_s: how long a change may wait for the engine.
+        patience_s: how long a change may wait for the engines.
     """
 
     def __init__(
-        self, registry: Registry, directory: Directory, replica: Replica, metrics: Metrics, *, patience_s: float
+        self, registry: Registry, directory: Directory, fleet: Fleet, metrics: Metrics, *, patience_s: float
     ) -> None:
         self._registry = registry
         self._directory = directory
-        self._replica = replica
+        self._fleet = fleet
         self._metrics = metrics
         self._patience_s = patience_s
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def promote(self, name: str, number: int, *, actor: str, reason: str) -> Adapter:
-        """Serve version `number` from the moment that this returns.
+    async def change(
+        self, name: str, patch: Patch, *, expected_revision: int | None = None, actor: str, reason: str
+    ) -> Adapter:
+        """Change the deployment; what is changed is served from the moment that this returns.
+
+        Raises:
+            RegistryError: there is no such adapter or version, or the change makes no sense.
+            RevisionMismatch: someone else changed it since.
+            VersionNotServable, EngineUnavailable: the engines cannot serve it; the deployment is as it was.
+        """
+        began = time.monotonic()
+        async with self._lock(name):
+            planned = await self._registry.preview(name, patch)
+            versions = await self._versions(name, planned)
+            async with self._fleet.everywhere(versions, self._pool(name), began + self._patience_s):
+                changed = await self._registry.change(
+                    name,
+                    patch,
+                    prepared=planned.versions,
+                    expected_revision=expected_revision,
+                    actor=actor,
+                    reason=reason,
+                )
+                return await self._flip("change", changed, began)
+
+    async def rollback(
+        self, name: str, *, to: int | None, expected_revision: int | None = None, actor: str, reason: str
+    ) -> Adapter:
+        """Restore what revision `to` made the name mean, or else what it meant before the present version served.
+
+        Raises:
+            RegistryError: there is no such adapter or revision, or nothing came before.
+            RevisionMismatch: someone else changed it since.
+            VersionNotServable, EngineUnavailable: the engines cannot serve it; the deployment is as it was.
+        """
+        began = time.monotonic()
+        async with self._lock(name):
+            planned = await self._registry.preview_rollback(name, to=to)
+            versions = await self._versions(name, planned)
+            async with self._fleet.everywhere(versions, self._pool(name), began + self._patience_s):
+                changed = await self._registry.rollback(
+                    name,
+                    to=to,
+                    prepared=planned.versions,
+                    expected_revision=expected_revision,
+                    actor=actor,
+                    reason=reason,
+                )
+                return await self._flip("rollback", changed, began)
+
+    async def verify(self, name: str, number: int) -> list[Verdict]:
+        """Have a version prove anew, on each of its healthy home replicas, that it acts.
 
         Raises:
             NotFound: no such adapter or version.
-            VersionNotServable, EngineUnavailable: the engine cannot serve it; the deployment is as it was.
+            EngineUnavailable: no replica answers.
         """
-        began = time.monotonic()
-        async with self._lock(name):
-            version = await self._version(name, number)
-            async with self._replica.lease(version, began + self._patience_s):
-                changed = await self._registry.promote(name, number, actor=actor, reason=reason)
-                return await self._flip("promote", changed, began)
+        version = await self._version(name, number)
+        deadline = time.monotonic() + self._patience_s
+        try:
+            async with self._fleet.everywhere([version], self._pool(name), deadline) as replicas:
+                return [await self._verdict(replica, version) for replica in replicas]
+        except VersionNotServable as refused:
+            return [Verdict(refused.replica or "", None, refused.message)]
 
-    async def rollback(self, name: str, *, to: int | None, actor: str, reason: str) -> Adapter:
-        """Serve what revision `to` served, or else what was served before the present state.
-
-        Raises:
-            NotFound: no such adapter or revision.
-            NothingToRollBack: nothing came before.
-            VersionNotServable, EngineUnavailable: the engine cannot serve it; the deployment is as it was.
-        """
-        began = time.monotonic()
-        async with self._lock(name):
-            version = await self._version(name, await self._registry.rollback_version(name, to=to))
-            async with self._replica.lease(version, began + self._patience_s):
-                changed = await self._registry.rollback(
-                    name, to=to, expected=version.number, actor=actor, reason=reason
-                )
-                return await self._flip("rollback", changed, began)
+    async def _verdict(self, replica: Replica, version: Version) -> Verdict:
+        try:
+            return Verdict(replica.id, await replica.residency.prove(version), None)
+        except EngineRefused as refused:
+            return Verdict(replica.id, None, refused.reason)
+        except StoreFailure as failure:
+            return Verdict(replica.id, None, failure.message)
+        except EngineDown:
+            raise EngineUnavailable("the engine went away meanwhile", retry_after_s=5.0) from None
 
     def _lock(self, name: str) -> asyncio.Lock:
         """One change of an adapter at a time, so that what was made ready is what goes live."""
         if name not in self._directory.catalog.adapters and name not in self._locks:
             return asyncio.Lock()  # not kept, so that unknown names cannot pile up
         return self._locks[name]
+
+    def _pool(self, name: str) -> str:
+        return self._directory.catalog.adapters[name].base
+
+    async def _versions(self, name: str, planned: Deployment) -> list[Version]:
+        return [await self._version(name, number) for number in sorted(planned.versions)]
 
     async def _version(self, name: str, number: int) -> Version:
         adapter = self._directory.catalog.adapters.get(name)

@@ -11,6 +11,7 @@ from gateway.body import NOT_JSON
 _MARK = b'"usage":'
 _EMPTY_CHOICES = b'"choices":[]'
 _EVENT_END = b"\n\n"
+_MOST_TOKENS = 2**31
 TAIL_BYTES = 8192
 
 
@@ -58,7 +59,9 @@ def _leading_object(text: bytes) -> Mapping[str, Any]:
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int | None:
-    return next((usage[name] for name in names if isinstance(usage.get(name), int)), None)
+    """The first of these that is a count; an engine's nonsense is none."""
+    found = (usage.get(name) for name in names)
+    return next((count for count in found if type(count) is int and 0 <= count < _MOST_TOKENS), None)
 
 
 class UsageFilter:

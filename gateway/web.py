@@ -2,7 +2,6 @@
 
 import ipaddress
 import logging
-import re
 from typing import Any
 
 from litestar import Request, Response
@@ -12,7 +11,6 @@ from litestar.exceptions import (
     HTTPException,
     MethodNotAllowedException,
     NotFoundException,
-    SerializationException,
     ValidationException,
 )
 from litestar.handlers.base import BaseRouteHandler
@@ -20,10 +18,11 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from gateway.auth import authenticate, require_admin
+from gateway.auth import authenticate, presented_key, require
 from gateway.errors import (
     BodyTooLarge,
     DatabaseUnavailable,
+    Forbidden,
     GatewayError,
     InvalidRequest,
     MethodNotAllowed,
@@ -31,7 +30,7 @@ from gateway.errors import (
     error_headers,
 )
 from gateway.exchange import request_id
-from registry.catalog import ApiKey
+from registry import catalog
 from registry.errors import RegistryError
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ log = logging.getLogger(__name__)
 AnyRequest = Request[Any, Any, State]
 Connection = ASGIConnection[Any, Any, Any, State]
 _RETRY_AFTER_S = 5.0
-_NAMED_FIELD = re.compile(r"field `(?P<name>[^`]+)`")
+_SCOPES_THAT_NAME_MODELS = (catalog.Scope.INFERENCE, catalog.Scope.TUNING)
 
 
 class PathNotFound(GatewayError):
@@ -56,18 +55,28 @@ def key_guard(connection: Connection, _handler: BaseRouteHandler) -> None:
     connection.state.key = authenticate(directory.catalog, connection.headers)
 
 
+def models_guard(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Let through keys that need the names of models: to ask one, or to tune one."""
+    key_guard(connection, handler)
+    key: catalog.ApiKey = connection.state.key
+    if not any(key.may(scope) for scope in _SCOPES_THAT_NAME_MODELS):
+        words = " or ".join(f"'{scope.value}'" for scope in _SCOPES_THAT_NAME_MODELS)
+        raise Forbidden(f"this needs an API key with the scope {words}")
+
+
 def admin_guard(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Let through only keys with the role `admin`."""
+    """Let through only keys with the scope `admin`."""
     if "\0" in connection.scope["path"]:
         raise PathNotFound("there is no path with a NUL in it")  # PostgreSQL would choke on it
     key_guard(connection, handler)
-    require_admin(connection.state.key)
+    require(connection.state.key, catalog.Scope.ADMIN)
 
 
-def loopback_or_key_guard(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Let through this machine without a key, others with one."""
-    if not _is_loopback(connection.client.host if connection.client else ""):
-        key_guard(connection, handler)
+def loopback_or_admin_guard(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Let through this machine without a key, and else only admins: a tenant's key stays one wherever it is used."""
+    local = _is_loopback(connection.client.host if connection.client else "")
+    if not local or presented_key(connection.headers) is not None:
+        admin_guard(connection, handler)
 
 
 def _is_loopback(host: str) -> bool:
@@ -80,7 +89,7 @@ def _is_loopback(host: str) -> bool:
 
 def provide_actor(request: AnyRequest) -> str:
     """Who makes a change, as history shows it: the key's name and id."""
-    key: ApiKey = request.state.key
+    key: catalog.ApiKey = request.state.key
     return f"{key.name} ({key.id})"
 
 
@@ -126,9 +135,8 @@ def _as_ours(request: AnyRequest, error: Exception) -> GatewayError | RegistryEr
         case NotFoundException():
             return PathNotFound(f"there is no path {request.url.path[:200]}")
         case MethodNotAllowedException():
-            return MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}")
-        case RecursionError():
-            return InvalidRequest("the body is nested too deeply", code="invalid_json")
+            allow = (error.headers or {}).get("allow", "")
+            return MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}", allow=allow)
         case HTTPException() if error.status_code < 500:
             return _refused(error)
         case OperationalError() | InterfaceError() | ConnectionError():
@@ -144,31 +152,22 @@ def _as_ours(request: AnyRequest, error: Exception) -> GatewayError | RegistryEr
 def _refused(error: HTTPException) -> GatewayError:
     if error.status_code == 413:
         return BodyTooLarge("the body is larger than the limit")
-    if isinstance(error.__cause__, SerializationException):
-        return InvalidRequest(f"the body is not valid JSON: {error.detail}", code="invalid_json")
     refused = InvalidRequest(error.detail)
     refused.status = error.status_code
     return refused
 
 
 def _invalid(error: ValidationException) -> GatewayError:
+    """What is wrong with which parameter. A handler's body is called `data`, which no client knows."""
     found = error.extra if isinstance(error.extra, list) else []
     problems = [item for item in found if isinstance(item, dict)]
-    param = next((field for item in problems if (field := _field(item))), None)
+    param = next((item["key"] for item in problems if item.get("key") not in (None, "data")), None)
     words = "; ".join(_problem(item) for item in problems)
     return InvalidRequest(words or error.detail, param=param)
 
 
-def _field(item: dict[str, Any]) -> str | None:
-    """The wrong field. A handler's whole body is called `data`, which no client knows."""
-    if item.get("key") not in (None, "data"):
-        return str(item["key"])
-    named = _NAMED_FIELD.search(str(item.get("message")))
-    return named["name"] if named else None
-
-
 def _problem(item: dict[str, Any]) -> str:
+    if item.get("key") == "data":
+        return "the body is missing; it must be a JSON object"
     message = str(item.get("message", "not valid"))
-    if item.get("key") != "data":
-        return f"{item['key']}: {message}" if item.get("key") else message
-    return "the body is missing; it must be a JSON object" if message == "'data'" else f"the body: {message}"
+    return f"{item['key']}: {message}" if item.get("key") else message

@@ -20,9 +20,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.app import create_app
+from gateway.replica import Replica
 from gateway.settings import GatewaySettings
 from registry.artifacts import ArtifactStore
-from registry.catalog import Role
+from registry.catalog import Scope
 from registry.database import connect, migrate
 from registry.registry import Registry
 from tests.fakes.engine import FakeEngine
@@ -116,6 +117,12 @@ class RunningGateway:
     app: Any
     adapter_folder: AdapterMaker
 
+    @property
+    def replica(self) -> Replica:
+        """The one replica, from the inside."""
+        found: Replica = self.app.state.fleet.replica("engine-0")
+        return found
+
     async def push(self, name: str, scale: float) -> dict[str, Any]:
         """Push a version; other numbers are other weights."""
         content = tar_of(self.adapter_folder(scale))
@@ -196,6 +203,9 @@ def gateway_settings(tmp_path: Path, fake_engine: FakeEngine) -> GatewaySettings
         engine_url=fake_engine.url,
         engine_slots=4,
         poll_s=0.05,
+        follow_s=0.05,
+        breaker_pause_s=0.05,
+        breaker_longest_s=0.2,
         engine_wait_s=5.0,
         probe_timeout_s=5.0,
         max_body_bytes=1 << 20,
@@ -211,7 +221,7 @@ async def gateway(
     database = connect(gateway_settings.database)
     await migrate(database)
     own = Registry(database, ArtifactStore(gateway_settings.artifacts, gateway_settings.cache), (BASE,))
-    _, key = await own.create_key("test", role=Role.ADMIN, actor="test")
+    _, key = await own.create_key("test", scopes=frozenset({Scope.ADMIN}), actor="test")
     async with serving(gateway_settings) as (url, app):
         headers = {"authorization": f"Bearer {key}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as http:

@@ -94,7 +94,7 @@ async def test_refusals_raise_the_sdks_own_errors(faulty: RunningGateway, sdk: S
 
 async def test_an_engine_that_is_down_is_tried_again(faulty: RunningGateway, sdk: Sdk) -> None:
     """The SDK's retries are not switched off for what may pass."""
-    faulty.app.state.replica._wait_s = 0.1
+    faulty.app.state.fleet.wait_s = 0.1
     await faulty.engine.stop()
     await assert_passes(sdk, faulty, "engine_down")
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.fakes.logprobs import next_tokens
+
 
 class FakeEngine:
     """An engine on a real port of this machine, with faults to switch on.
@@ -18,6 +20,8 @@ class FakeEngine:
         loaded: engine name -> folder, as vLLM's model list tells it.
         refuse_load: engine names whose load fails, with the engine's words for it.
         refuse_probe: engine names that load but do not answer.
+        refuse_requests: engine names that pass their probe but fail on requests.
+        asked_while_absent: models that were asked for while they were not loaded.
         chunks: how many events a stream has.
         padding: what makes each event of a stream larger.
         gap_s: pause before each event of a stream, and before a whole answer.
@@ -25,6 +29,8 @@ class FakeEngine:
         calls: how often each path was called, and each model asked.
         bodies: the bodies of the inference calls, as they came.
         cancelled: requests whose client went away.
+        idle: engine names that load and do nothing.
+        unsteady: how far the base's log probabilities move with each request.
     """
 
     def __init__(self, base: str = "tiny") -> None:
@@ -32,6 +38,10 @@ class FakeEngine:
         self.loaded: dict[str, str] = {}
         self.refuse_load: dict[str, str] = {}
         self.refuse_probe: set[str] = set()
+        self.refuse_requests: set[str] = set()
+        self.asked_while_absent: list[str] = []
+        self.idle: set[str] = set()
+        self.unsteady = 0.0
         self.load_s = 0.0
         self.chunks = 3
         self.padding = ""
@@ -113,9 +123,12 @@ class FakeEngine:
         self.bodies.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         if model != self.base and model not in self.loaded:
+            self.asked_while_absent.append(model)
             return _error(404, f"The model `{model}` does not exist.")
         if self.status is not None:
             return _error(self.status, "the engine says no, see /srv/models/secret/config.json")
+        if model in self.refuse_requests and "logprobs" not in body:
+            return _error(500, "it fails on this request")
         if model in self.refuse_probe and body.get("max_tokens") == 1:
             return _error(500, "it does not answer")
         self.in_flight[model] += 1
@@ -123,12 +136,24 @@ class FakeEngine:
             if body.get("stream"):
                 return await self._stream(request, model, body)
             await asyncio.sleep(self.gap_s)
+            if "logprobs" in body and isinstance(body.get("prompt"), list):
+                return web.json_response(self._logprobs(model, body["prompt"]))
             return web.json_response(_answer(model))
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
         finally:
             self.in_flight[model] -= 1
+
+    def _logprobs(self, model: str, prompts: list[Any]) -> dict[str, Any]:
+        """As vLLM answers a list of prompts; the last one first, as no order is promised."""
+        folder = None if model in self.idle else self.loaded.get(model)
+        moved = self.unsteady * (self.calls[model] % 2) if model == self.base else 0.0
+        choices = []
+        for index, prompt in enumerate(prompts):
+            top = {f"token_id:{token}": lp - moved for token, lp in next_tokens(prompt, folder, self.base).items()}
+            choices.append({"index": index, "text": "x", "logprobs": {"top_logprobs": [top]}})
+        return {"id": "c", "object": "text_completion", "model": model, "choices": choices[::-1], "usage": _USAGE}
 
     async def _stream(self, request: web.Request, model: str, body: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})

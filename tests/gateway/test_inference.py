@@ -234,8 +234,8 @@ async def test_a_client_that_stops_reading_does_not_hold_its_version_for_ever(su
     body = {"model": "support", "stream": True}
     async with support.http.stream("POST", "/v1/chat/completions", json=body) as response:
         assert response.status_code == 200
-        assert support.app.state.replica.in_flight == 1
-        await until(lambda: support.app.state.replica.in_flight == 0, 8)
+        assert support.replica.in_flight == 1
+        await until(lambda: support.replica.in_flight == 0, 8)
 
 
 async def test_a_stream_that_breaks_ends_with_an_error_event(support: RunningGateway) -> None:
@@ -248,7 +248,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(support: RunningGat
 
 async def test_an_engine_that_is_down_is_503_with_retry_after(support: RunningGateway) -> None:
     """After waiting as long as is set, not for ever."""
-    support.app.state.replica._wait_s = 0.2
+    support.app.state.fleet.wait_s = 0.2
     await support.engine.stop()
     response = await support.chat("support")
     assert response.status_code == 503

@@ -89,7 +89,7 @@ async def test_rolling_back_where_there_is_nothing_before_is_409(two: RunningGat
 
 async def test_promote_while_the_engine_is_down_changes_nothing(two: RunningGateway) -> None:
     """503; the deployment is as it was."""
-    two.app.state.replica._wait_s = 0.2
+    two.app.state.fleet.wait_s = 0.2
     await two.engine.stop()
     response = await two.promote("support", 2)
     assert response.status_code == 503
@@ -136,7 +136,7 @@ async def test_a_restarted_engine_gets_its_versions_before_it_is_ready(two: Runn
     """Live and warm ones, with no request and no one's help."""
     await two.promote("support", 2)
     await two.engine.stop()
-    await until(lambda: two.app.state.replica.state == "down")
+    await until(lambda: two.replica.state == "down")
     assert (await two.http.get("/readyz")).status_code == 503
     await two.engine.start()
     await two.until_ready()
@@ -144,18 +144,19 @@ async def test_a_restarted_engine_gets_its_versions_before_it_is_ready(two: Runn
     await until(lambda: len(two.engine.loaded) == 2)
 
 
-async def test_a_live_version_that_cannot_be_loaded_makes_the_gateway_not_ready(two: RunningGateway) -> None:
-    """/readyz names it; the rest is served all the same."""
+async def test_a_live_version_that_cannot_be_loaded_is_told_and_the_rest_is_served(two: RunningGateway) -> None:
+    """Operators see which one and why; one broken version takes no gateway out of service."""
     name = next(iter(two.engine.loaded))
     await two.engine.stop()
     two.engine.refuse_load[name] = "No adapter found for {path}"
-    await until(lambda: two.app.state.replica.state == "down")
+    await until(lambda: two.replica.state == "down")
     await two.engine.start()
-    await until(lambda: two.app.state.replica.state != "down")
+    await until(lambda: two.replica.state != "down")
     assert (await two.chat("tiny")).status_code == 200
-    ready = await two.http.get("/readyz")
-    assert ready.status_code == 503
-    await until(lambda: name in str(two.app.state.replica.problem))
+    await until(lambda: name in str(two.replica.problem))
+    await two.until_ready()
+    (shown,) = (await two.http.get("/admin/v1/replicas")).json()["data"]
+    assert name in shown["problem"]
     refused = await two.chat("support")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "version_not_servable")
 
@@ -167,11 +168,11 @@ async def test_one_version_that_cannot_be_loaded_does_not_hold_up_the_others(two
     broken = next(name for name in two.engine.loaded if name.startswith("support@1"))
     await two.engine.stop()
     two.engine.refuse_load[broken] = "no"
-    await until(lambda: two.app.state.replica.state == "down")
+    await until(lambda: two.replica.state == "down")
     await two.engine.start()
     await until(lambda: any(name.startswith("zebra@1") for name in two.engine.loaded))
     two.engine.refuse_load.clear()
-    await two.until_ready()
+    await until(lambda: broken in two.replica.residency.resident)
     assert await served(two) == "support@1"
 
 
@@ -241,9 +242,9 @@ async def test_a_lease_outlives_what_the_engine_forgets(two: RunningGateway) -> 
         await two.push("other", scale)
     two.engine.gap_s, two.engine.chunks = 0.3, 5
     running = asyncio.create_task(two.chat("support@2", stream=True))
-    replica = two.app.state.replica
-    await until(lambda: replica.in_flight and any(name.startswith("support@2") for name in replica.resident))
-    replica._forget(next(name for name in replica.resident if name.startswith("support@2")))
+    replica = two.replica
+    await until(lambda: replica.in_flight and any(name.startswith("support@2") for name in replica.residency.resident))
+    replica.residency.forget(next(name for name in replica.residency.resident if name.startswith("support@2")))
     two.engine.gap_s = 0.0
     for model in ("support@2", "other@1", "other@2", "other@3"):
         await served(two, model)
@@ -260,13 +261,14 @@ async def test_a_restarted_gateway_knows_what_the_engine_holds(two: RunningGatew
     async with serving(two.app.state.settings) as (url, app):
         two.http.base_url = url
         await two.until_ready()
-        assert any(name.startswith("other@1") for name in app.state.replica.resident)
+        assert any(name.startswith("other@1") for name in app.state.fleet.resident)
 
 
 async def test_an_engine_with_another_base_is_told_as_such(gateway: RunningGateway) -> None:
     """/readyz says what the engine serves, rather than that it does not answer."""
     gateway.engine.base = "giant"
-    gateway.app.state.replica._set_down("the test says so")
-    await until(lambda: "the engine serves giant, not tiny" in str(gateway.app.state.replica.problem))
+    gateway.replica._set_down("the test says so")
+    await until(lambda: "the engine serves giant, not tiny" in str(gateway.replica.problem))
     ready = await gateway.http.get("/readyz")
-    assert (ready.status_code, ready.json()["problems"]) == (503, ["the engine serves giant, not tiny"])
+    assert ready.status_code == 503
+    assert ready.json()["problems"] == ["no engine of tiny is ready: the engine serves giant, not tiny"]

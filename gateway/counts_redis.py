@@ -1,0 +1,205 @@
+"""Counts that several gateways share in Redis, and what a gateway does while Redis is away."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from limits.aio.storage import RedisStorage
+from redis.asyncio import ConnectionPool, Redis
+from redis.exceptions import RedisError
+
+from gateway.counts import Counts, Standing, Ticket
+
+log = logging.getLogger(__name__)
+
+PREFIX = "ostler"
+BOUND_S = 0.5
+PAUSE_S = 0.5
+AT_ONCE = 8
+FAILURES = (RedisError, OSError)
+
+T = TypeVar("T")
+
+# A sorted set per key: its members hold a place each, the score is when it is free again, by Redis's own clock.
+_TAKE = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+    return 1
+end
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then
+    return 0
+end
+redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
+local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+redis.call('EXPIREAT', KEYS[1], math.ceil(last[2]) + 1)
+return 1
+"""
+
+
+class _Away(Exception):
+    """Redis does not answer."""
+
+
+class RedisSlots:
+    """The places of the requests that run at once, over all gateways.
+
+    A place is free again after its lease, so a gateway that died holds none for long.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._take = client.register_script(_TAKE)
+
+    async def take(self, ticket: Ticket, limit: int) -> bool:
+        """Take a place for the ticket's holder unless `limit` are taken."""
+        return bool(await self._take(keys=[_slots_of(ticket)], args=[ticket.holder, limit, ticket.lease_s]))
+
+    async def free(self, ticket: Ticket) -> None:
+        """Give the holder's place back, if it has one."""
+        await self._client.zrem(_slots_of(ticket), ticket.holder)
+
+
+def _slots_of(ticket: Ticket) -> str:
+    return f"{PREFIX}:slots/{ticket.key_id}"
+
+
+class SharedCounts:
+    """Counts in Redis; while it does not answer, in this process's memory, each gateway by itself.
+
+    Redis is away when an operation has failed twice; each try waits `BOUND_S` at most for each answer. From then on no
+    request asks it: a task does, until it answers. What was counted in memory meanwhile stays there; places that were
+    taken in Redis and freed meanwhile are given back then. The moving window goes by the gateways' clocks, so these
+    should agree.
+
+    Args:
+        url: redis://, rediss:// or unix://.
+        local: what counts meanwhile.
+        on_fallback: told each time that Redis is lost.
+    """
+
+    def __init__(self, url: str, local: Counts, on_fallback: Callable[[], None]) -> None:
+        pool = ConnectionPool.from_url(
+            url, max_connections=2 * AT_ONCE, socket_timeout=BOUND_S, socket_connect_timeout=BOUND_S
+        )
+        self._client = Redis(connection_pool=pool)
+        storage = RedisStorage(
+            "redis://",
+            implementation="redispy",
+            key_prefix=PREFIX,
+            connection_pool=pool,  # type: ignore[arg-type]  # as its documentation has it
+        )
+        self._shared = Counts(storage, RedisSlots(self._client))
+        self._local = local
+        self._on_fallback = on_fallback
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._at_local: set[str] = set()
+        self._owed: dict[str, Ticket] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._returning: asyncio.Task[None] | None = None
+        self.away = False
+
+    async def admit(self, ticket: Ticket) -> Standing:
+        """Count the request, or refuse it; a refused one has used nothing of any limit."""
+        # In a task of its own: the client of Redis can lose its caller's cancellation.
+        work = self._spawn(self._admit(ticket))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            self._spawn(self._undo(ticket, work))
+            raise
+
+    async def release(self, ticket: Ticket, tokens: int) -> None:
+        """Give the request's place back where it was taken, and count its tokens where they are counted now."""
+        if ticket.holder in self._at_local:
+            self._at_local.remove(ticket.holder)
+            await self._local.free(ticket)
+        # In a task of its own: the request that it belongs to may be cancelled at any time.
+        await asyncio.shield(self._spawn(self._settle(ticket, tokens)))
+
+    async def close(self) -> None:
+        """Finish what is being released, and close the connections."""
+        if self._returning is not None:
+            self._returning.cancel()
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(*FAILURES):
+            await self._client.aclose()
+
+    async def _admit(self, ticket: Ticket) -> Standing:
+        try:
+            return await self._ask(partial(self._shared.admit, ticket))
+        except _Away:
+            self._owe(ticket)
+        standing = await self._local.admit(ticket)
+        if standing.refused is None:
+            self._at_local.add(ticket.holder)
+        return standing
+
+    async def _undo(self, ticket: Ticket, work: asyncio.Task[Standing]) -> None:
+        standing = await work
+        if standing.refused is None:
+            await self.release(ticket, 0)
+
+    async def _settle(self, ticket: Ticket, tokens: int) -> None:
+        try:
+            await self._ask(partial(self._shared.release, ticket, tokens))
+        except _Away:
+            self._owe(ticket)
+            await self._local.count(ticket, tokens)
+
+    async def _ask(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """What Redis says. Raises `_Away` if it says nothing."""
+        # Few at a time, so that what a burst of requests takes in this process is not laid at Redis's door.
+        async with self._turns:
+            for last in (False, True):
+                if self.away:
+                    break
+                try:
+                    return await operation()
+                except FAILURES as error:
+                    # Once says little: a connection was dropped, or this process had no time to read the answer.
+                    if last:
+                        self._fall_back(error)
+        raise _Away
+
+    def _fall_back(self, error: BaseException) -> None:
+        if self.away:
+            return
+        self.away = True
+        log.warning("Redis does not answer (%s): this gateway counts limits by itself meanwhile", type(error).__name__)
+        self._on_fallback()
+        self._returning = self._spawn(self._return())
+
+    async def _return(self) -> None:
+        """Ask until Redis takes a write, then go back to it."""
+        answers = False
+        while not answers:
+            await asyncio.sleep(PAUSE_S)
+            with suppress(*FAILURES):
+                answers = bool(await self._client.set(f"{PREFIX}:probe", 1, ex=60))
+        self.away = False
+        log.warning("Redis answers: limits are counted over all gateways again")
+        await self._give_back()
+
+    def _owe(self, ticket: Ticket) -> None:
+        # Also where it is not known whether a place was taken: to give back one that is not held does nothing.
+        if ticket.limits.concurrent_requests is not None:
+            self._owed[ticket.holder] = ticket
+
+    async def _give_back(self) -> None:
+        """Free the places that are owed to Redis; those that it does not take stay owed until it is back."""
+        with suppress(_Away):
+            for holder, ticket in list(self._owed.items()):
+                await self._ask(partial(self._shared.free, ticket))
+                self._owed.pop(holder, None)
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

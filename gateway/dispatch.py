@@ -1,0 +1,196 @@
+"""From a request's route to its answer: a place, a replica, and another one where that is right.
+
+A request is sent again only before its first byte, and only as far as the retry budget goes. A version that fails on
+every replica is left alone for a while, and the deployment's fallback serves instead.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import aiohttp
+
+from gateway.admission import Admission, RetryBudget
+from gateway.body import Body
+from gateway.engine import EngineDown, EngineRefused
+from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
+from gateway.exchange import Exchange
+from gateway.fleet import Fleet
+from gateway.picking import Need
+from gateway.relay import Send, relay
+from gateway.replica import Replica
+from gateway.routing import Route
+from monitors.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+Resolve = Callable[[Exchange, str], Route]
+_SENDS_THAT_MAY_FAIL = 2
+_RETRY_PAUSE_S = 0.05
+_RETRY_AFTER_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """A request as it goes to the engines; only the model's name depends on which version serves it.
+
+    Attributes:
+        model: what the client asked for.
+        keep_usage: whether the client gets the event that tells the tokens of a stream.
+    """
+
+    exchange: Exchange
+    model: str
+    body: Body
+    headers: Mapping[str, str]
+    keep_usage: bool
+    send: Send
+
+
+class Dispatcher:
+    """Has requests answered.
+
+    Args:
+        resolve: finds the route of a request anew, after a version turned out to fail.
+        retry_ratio: the share of requests that may be sent again.
+    """
+
+    def __init__(
+        self, fleet: Fleet, admission: Admission, metrics: Metrics, resolve: Resolve, *, retry_ratio: float
+    ) -> None:
+        self._fleet = fleet
+        self._admission = admission
+        self._metrics = metrics
+        self._resolve = resolve
+        self._retries = RetryBudget(retry_ratio)
+
+    async def answer(self, outbound: Outbound) -> None:
+        """Wait for a place, and have the request answered by what its route says, or by what that falls back on.
+
+        Raises:
+            GatewayError: why it was not.
+        """
+        exchange = outbound.exchange
+        assert exchange.route is not None
+        self._retries.earn()
+        async with self._admission.place(exchange.route.adapter or "", exchange.deadline) as exchange.queue_s:
+            while True:
+                route = exchange.route
+                try:
+                    await self._until_answered(outbound, route)
+                    return
+                except VersionNotServable as refused:
+                    assert route.version is not None
+                    self._fleet.breakers.failed(route.version.engine_name, certain=True)
+                    exchange.route = self._resolve(exchange, outbound.model)
+                    if exchange.route.model == route.model:
+                        raise _as_unavailable(refused) from refused
+
+    async def _until_answered(self, outbound: Outbound, route: Route) -> None:
+        """Send the request to one replica after the other until an answer begins, and relay that.
+
+        Raises:
+            VersionNotServable: every replica refuses the version.
+        """
+        exchange = outbound.exchange
+        name = route.version.engine_name if route.version else None
+        data = outbound.body.encode_for(route.model)
+        need = Need(route.pool, name, exchange.request_id, exchange.session)
+        while True:
+            try:
+                async with self._fleet.lease(route.version, need, exchange.deadline) as found:
+                    exchange.replica = found.id
+                    if await self._send(outbound, found, route, data, is_last=not self._has_other(need, found)):
+                        return
+                need = replace(need, tried=need.tried | {found.id})
+            except VersionNotServable as refused:
+                need = replace(need, tried=need.tried | {refused.replica or ""})
+                if not self._fleet.has_untried(need):
+                    raise
+            if not self._fleet.has_untried(need):
+                await asyncio.sleep(_RETRY_PAUSE_S)
+
+    def _has_other(self, need: Need, found: Replica) -> bool:
+        return self._fleet.has_untried(replace(need, tried=need.tried | {found.id}))
+
+    async def _send(self, outbound: Outbound, replica: Replica, route: Route, data: bytes, *, is_last: bool) -> bool:
+        """One try on one replica; whether it is over.
+
+        Raises:
+            DeadlineExceeded, EngineUnavailable: it failed, and is not to be sent again.
+        """
+        exchange = outbound.exchange
+        exchange.sends += 1
+        try:
+            answer = await replica.engine.forward(exchange.path, data, outbound.headers, max(0.001, exchange.left_s))
+        except EngineDown as down:
+            self._after_no_answer(exchange, replica, down)
+            return False
+        async with answer:
+            try:
+                if not await self._is_the_engines_fault(replica, route, answer.status):
+                    if self._judged_worth_another(replica, route, answer, is_last=is_last):
+                        return False
+                    await relay(exchange, answer, outbound.keep_usage, outbound.send)
+                    return True
+            except EngineDown:
+                # Only a whole answer that never came ends here; a stream that broke was told to the client.
+                log.info("request %s is sent again: the engine broke off", exchange.request_id)
+            self._after_no_answer(exchange, replica, EngineDown(sent=True))
+            return False
+
+    def _judged_worth_another(
+        self, replica: Replica, route: Route, answer: aiohttp.ClientResponse, *, is_last: bool
+    ) -> bool:
+        """Note how the version did; whether its failure is worth a try on another replica."""
+        name = route.version.engine_name if route.version else None
+        if answer.status < 500:
+            if name is not None:
+                self._fleet.breakers.succeeded(name)
+            return False
+        replica.suspect(in_doubt=True)
+        if name is not None:
+            self._fleet.breakers.failed(name)
+        return not is_last and self._may_retry("engine_error")
+
+    async def _is_the_engines_fault(self, replica: Replica, route: Route, status: int) -> bool:
+        """Whether an answer's status tells of an engine that dies or has restarted, not of this request.
+
+        Raises:
+            EngineDown
+        """
+        if status == 404 and route.version is not None:
+            try:
+                return await replica.has_lost(route.version)
+            except EngineRefused:
+                return False
+        return status >= 500 and not await replica.engine.is_healthy()
+
+    def _after_no_answer(self, exchange: Exchange, replica: Replica, down: EngineDown) -> None:
+        """Go on to another try, unless the time is over or the request itself may be what breaks the engines.
+
+        Raises:
+            DeadlineExceeded, EngineUnavailable
+        """
+        if exchange.left_s <= _RETRY_PAUSE_S:
+            raise DeadlineExceeded("the engine did not answer within the request's deadline", retry_after_s=1.0)
+        if not down.sent:
+            replica.refused_connection()  # nothing was sent, so nothing is repeated
+            return
+        replica.suspect()
+        exchange.broken += 1
+        if exchange.broken >= _SENDS_THAT_MAY_FAIL or not self._may_retry("engine_down"):
+            raise EngineUnavailable("the engine broke off before it answered", retry_after_s=_RETRY_AFTER_S)
+
+    def _may_retry(self, reason: str) -> bool:
+        if not self._retries.spend():
+            self._metrics.rejected.labels("retry_budget").inc()
+            return False
+        self._metrics.retries.labels(reason).inc()
+        return True
+
+
+def _as_unavailable(refused: VersionNotServable) -> EngineUnavailable:
+    """To a client it is an engine that cannot answer now, not a conflict of its own making."""
+    return EngineUnavailable(refused.message, code="version_not_servable", retry_after_s=_RETRY_AFTER_S)

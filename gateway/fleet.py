@@ -1,0 +1,309 @@
+"""All replicas: who of them serves a request, and what is ready where."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.breaker import Breaker, Breakers, State
+from gateway.directory import Directory
+from gateway.discovery import listed, look_up
+from gateway.engine import Engine, EngineStats
+from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
+from gateway.heat import Heat
+from gateway.picking import Need, Snapshot, home_ids, pick
+from gateway.proof import Prover
+from gateway.replica import Replica, ReplicaReport
+from gateway.residency import Residency
+from gateway.settings import GatewaySettings, PoolSettings
+from monitors.metrics import Metrics
+from registry.artifacts import ArtifactStore
+from registry.catalog import Version
+
+log = logging.getLogger(__name__)
+
+_RETRY_AFTER_S = 5.0
+_LOOK_UP_EVERY_S = 5.0
+_LONGEST_REPLICA_PAUSE_S = 10.0
+"""A replica that restarts should not wait for longer to be noticed, whatever versions that fail have to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether the gateway can serve, and why not, in words that name no adapter and no machine."""
+
+    ready: bool
+    problems: list[str]
+
+
+class Fleet:
+    """The replicas of all pools.
+
+    Args:
+        make_engine: makes a client of the engine at a URL, for a base model.
+        may_unload: whether this gateway is the one that makes room in the engines.
+
+    Attributes:
+        breakers: which versions fail on the engines, by engine name.
+        heat: how much each version is used.
+        on_pressure: called when requests wait in an engine.
+        wait_s: how long a request waits for a replica when none answers.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        store: ArtifactStore,
+        directory: Directory,
+        metrics: Metrics,
+        *,
+        make_engine: Callable[[str, str], Engine],
+        may_unload: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._directory = directory
+        self._metrics = metrics
+        self._make_engine = make_engine
+        self._may_unload = may_unload
+        self.wait_s = settings.engine_wait_s
+        self._pools = {pool.base: pool for pool in settings.all_pools}
+        self._replicas: dict[str, Replica] = {}
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._news = asyncio.Event()
+        self.heat = Heat()
+        self.on_pressure: Callable[[], None] = lambda: None
+        self.breakers = Breakers(self._breaker, self._tell_of_breaker)
+
+    # What others see
+
+    @property
+    def resident(self) -> frozenset[str]:
+        """The engine names that are resident on some replica."""
+        return frozenset().union(*(replica.residency.resident for replica in self._replicas.values()))
+
+    def replica(self, id: str) -> Replica:
+        """The replica of that id.
+
+        Raises:
+            KeyError
+        """
+        return self._replicas[id]
+
+    def reports(self) -> list[ReplicaReport]:
+        """Each replica as operators see it."""
+        return [replica.report() for replica in self._replicas.values()]
+
+    def readiness(self) -> Readiness:
+        """Ready once each pool has a replica that answers and has got its versions."""
+        problems = []
+        for base in self._pools:
+            own = [replica for replica in self._replicas.values() if replica.pool == base]
+            if not any(replica.is_settled for replica in own):
+                states = ", ".join(sorted({replica.problem or replica.state for replica in own})) or "none is known"
+                problems.append(f"no engine of {base} is ready: {states}")
+        return Readiness(not problems, problems)
+
+    def snapshot(self) -> Snapshot:
+        """All replicas as of now."""
+        seen = tuple(replica.seen() for replica in self._replicas.values())
+        return Snapshot(seen, self._settings.homes, self._settings.home_bound)
+
+    def _saw_stats(self, stats: EngineStats) -> None:
+        """Requests wait in an engine: what can wait gives way."""
+        if stats.waiting:
+            self.on_pressure()
+
+    def is_busy(self) -> bool:
+        """Whether requests wait in some engine, or one has more than its bound."""
+        return any(
+            (replica.stats.waiting or 0) > 0 or replica.seen().load >= self._settings.home_bound
+            for replica in self._replicas.values()
+        )
+
+    # Use
+
+    @contextlib.asynccontextmanager
+    async def lease(self, version: Version | None, need: Need, deadline: float) -> AsyncIterator[Replica]:
+        """Pick a replica and hold `version` resident on it for the block, waiting for a replica if none answers.
+
+        Raises:
+            EngineUnavailable: none answers, and none came back in time.
+            VersionNotServable: the replica refuses the version. The error bears the replica's id as `replica`.
+        """
+        replica = await self._picked(need, deadline)
+        if version is not None:
+            self.heat.use(version.engine_name)
+            hit = version.engine_name in replica.residency.resident
+            self._metrics.residency.labels(version.adapter, "hit" if hit else "miss").inc()
+        async with _telling(replica.id), replica.lease(version, deadline):
+            yield replica
+
+    async def _picked(self, need: Need, deadline: float) -> Replica:
+        give_up = min(deadline, time.monotonic() + self.wait_s)
+        while True:
+            news = self._news
+            choice = pick(self.snapshot(), need)
+            if choice is not None:
+                return self._replicas[choice.replica]
+            try:
+                async with asyncio.timeout(max(0.0, give_up - time.monotonic())):
+                    await news.wait()
+            except TimeoutError:
+                kind = DeadlineExceeded if give_up == deadline else EngineUnavailable
+                raise kind(
+                    "the engine is not available now; it may be starting", retry_after_s=_RETRY_AFTER_S
+                ) from None
+
+    def has_untried(self, need: Need) -> bool:
+        """Whether a replica that was not tried yet could serve this."""
+        return any(
+            one.answering and one.pool == need.pool and one.id not in need.tried for one in self.snapshot().replicas
+        )
+
+    @contextlib.asynccontextmanager
+    async def everywhere(self, versions: Iterable[Version], pool: str, deadline: float) -> AsyncIterator[list[Replica]]:
+        """Hold versions resident, and proven, on all their healthy home replicas for the block.
+
+        Raises:
+            EngineUnavailable: no home answers, and none came back in time.
+            VersionNotServable: one of them refuses a version.
+        """
+        wanted = list(versions)
+        async with contextlib.AsyncExitStack() as stack:
+            held: list[Replica] = []
+            for version in wanted:
+                found = await self._healthy_homes(version, pool, deadline)
+                ready = [self._enter(stack, replica, version, deadline) for replica in found]
+                outcomes = await asyncio.gather(*ready, return_exceptions=True)
+                _require_success(outcomes)
+                held += found
+            yield held
+
+    async def _enter(
+        self, stack: contextlib.AsyncExitStack, replica: Replica, version: Version, deadline: float
+    ) -> None:
+        async with _telling(replica.id):
+            await stack.enter_async_context(replica.lease(version, deadline))
+
+    async def _healthy_homes(self, version: Version, pool: str, deadline: float) -> list[Replica]:
+        need = Need(pool, version.engine_name, version.engine_name)
+        await self._picked(need, deadline)  # waits until at least one answers
+        snapshot = self.snapshot()
+        at_home = home_ids(snapshot, pool, version.engine_name)
+        found = [one.id for one in snapshot.replicas if one.id in at_home and one.answering]
+        return [self._replicas[each] for each in found] or [await self._picked(need, deadline)]
+
+    # Following the replicas
+
+    async def run(self) -> None:
+        """Watch the replicas, and those that come and go by DNS, for ever."""
+        try:
+            for base, engines in listed(tuple(self._pools.values())).items():
+                self._arrange(self._pools[base], engines)
+            while True:
+                for pool in self._pools.values():
+                    if pool.engine_dns and (engines_now := await look_up(pool)) is not None:
+                        self._arrange(pool, engines_now)
+                await asyncio.sleep(_LOOK_UP_EVERY_S)
+        finally:
+            for watch in self._watches.values():
+                watch.cancel()
+            await asyncio.gather(*self._watches.values(), return_exceptions=True)
+
+    def _arrange(self, pool: PoolSettings, engines: Mapping[str, str]) -> None:
+        """Have these replicas in a pool, and no others."""
+        own = {replica.id for replica in self._replicas.values() if replica.pool == pool.base}
+        for gone in own - engines.keys():
+            log.info("engine %s is gone", gone)
+            self._watches.pop(gone).cancel()
+            del self._replicas[gone]  # requests that it still serves end on it
+            self._metrics.forget_replica(gone)
+        for new in sorted(engines.keys() - own):
+            self._replicas[new] = self._replica(new, pool, self._make_engine(engines[new], pool.base))
+            self._watches[new] = asyncio.create_task(self._replicas[new].watch(self._settings.poll_s))
+
+    def _replica(self, id: str, pool: PoolSettings, engine: Engine) -> Replica:
+        settings = self._settings
+        residency = Residency(
+            id,
+            engine,
+            self._store,
+            self._directory,
+            self._metrics,
+            Prover(settings.probe_tolerance, settings.probe_min_difference),
+            self.heat,
+            slots=pool.engine_slots,
+            timeout_s=settings.probe_timeout_s,
+            may_unload=self._may_unload,
+            on_loaded=self.breakers.succeeded,
+            on_trouble=lambda: replica.suspect(),  # noqa: PLW0108 - there is no replica yet
+        )
+        longest = min(settings.breaker_longest_s, _LONGEST_REPLICA_PAUSE_S)
+        replica = Replica(
+            engine,
+            residency,
+            self._directory,
+            self._metrics,
+            breaker=Breaker(1, settings.breaker_pause_s, longest),
+            at_home=self._at_home,
+            on_change=self._changed,
+            on_stats=self._saw_stats,
+            probe_timeout_s=settings.probe_timeout_s,
+            idle_s=settings.idle_unload_s,
+        )
+        return replica
+
+    def _at_home(self, id: str) -> list[Version]:
+        """The deployed versions that a replica is home to, hottest first."""
+        replica = self._replicas.get(id)
+        if replica is None:
+            return []
+        snapshot, catalog = self.snapshot(), self._directory.catalog
+        found = []
+        for name in self._directory.deployed:
+            version = catalog.version(name)
+            if version is None or catalog.adapters[version.adapter].base != replica.pool:
+                continue
+            if id in home_ids(snapshot, replica.pool, name):
+                found.append(version)
+        return sorted(found, key=lambda version: (-self.heat.of(version.engine_name), version.engine_name))
+
+    def _changed(self) -> None:
+        """Have who waits for a replica look again."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _breaker(self) -> Breaker:
+        settings = self._settings
+        return Breaker(settings.breaker_failures, settings.breaker_pause_s, settings.breaker_longest_s)
+
+    def _tell_of_breaker(self, name: str, state: State) -> None:
+        is_open = state == "open"
+        version = self._directory.catalog.version(name)
+        if version is not None:
+            self._metrics.version_breaker.labels(version.adapter, str(version.number)).set(is_open)
+        log.log(logging.WARNING if is_open else logging.INFO, "%s %s", name, "fails" if is_open else "serves again")
+
+
+@contextlib.asynccontextmanager
+async def _telling(replica: str) -> AsyncIterator[None]:
+    """Have an error that is about a version say which replica refused it."""
+    try:
+        yield
+    except VersionNotServable as refused:
+        refused.replica = refused.replica or replica
+        raise
+
+
+def _require_success(outcomes: Sequence[BaseException | None]) -> None:
+    """One refusal fails all; that a replica went away meanwhile only matters if none is left."""
+    failures = [outcome for outcome in outcomes if outcome is not None]
+    outages = [failure for failure in failures if isinstance(failure, EngineUnavailable)]
+    for failure in failures:
+        if failure not in outages:
+            raise failure
+    if outages and len(outages) == len(outcomes):
+        raise outages[0]

@@ -1,0 +1,133 @@
+"""How much each API key may use: requests and tokens per minute, concurrent requests, and money per month."""
+
+import math
+import secrets
+from collections.abc import Callable
+
+from gateway.budgets import Budgets
+from gateway.counts import Counter, Limit, Standing, Ticket, Window
+from gateway.counts_memory import in_memory
+from gateway.counts_redis import SharedCounts
+from gateway.errors import BudgetExceeded, Headers, RateLimited
+from registry.catalog import ApiKey, KeyLimits
+
+# Nobody knows when a place comes free.
+CONCURRENT_RETRY_S = 1.0
+
+
+class Grant:
+    """A request's leave to run.
+
+    Attributes:
+        headers: how the key's limits per minute stand, in OpenAI's headers; not to be changed.
+    """
+
+    def __init__(self, headers: Headers, counter: Counter | None = None, ticket: Ticket | None = None) -> None:
+        self.headers = headers
+        self._counter = counter
+        self._ticket = ticket
+
+    async def release(self, tokens: int | None) -> None:
+        """The request is over: give its place back and count its tokens, if known.
+
+        Only the first call counts. It raises nothing, and once begun it is done even if the caller is cancelled.
+        """
+        counter, self._counter = self._counter, None
+        if counter is not None and self._ticket is not None:
+            await counter.release(self._ticket, tokens or 0)
+
+
+FREE = Grant([])
+"""The grant of a key without limits; there is nothing to release."""
+
+
+class Limiter:
+    """Lets requests in as far as their keys' limits go.
+
+    Args:
+        url: the Redis that gateways share their counts in; empty counts in this process.
+        budgets: what each key has spent.
+        on_fallback: told each time that Redis is lost and this gateway counts by itself.
+    """
+
+    def __init__(self, url: str, budgets: Budgets, on_fallback: Callable[[], None] = lambda: None) -> None:
+        self._budgets = budgets
+        self._shared = SharedCounts(url, in_memory(), on_fallback) if url else None
+        self._counter: Counter = self._shared or in_memory()
+
+    async def admit(self, key: ApiKey, request_id: str, deadline_s: float) -> Grant:
+        """Let a request in and count it, for `deadline_s` at most.
+
+        Raises:
+            BudgetExceeded: the key has spent its month's money.
+            RateLimited: one of its other limits is used up; the request has then used nothing of the others.
+        """
+        limits = key.limits
+        if limits.monthly_budget is not None:
+            self._check_budget(key.id, limits.monthly_budget)
+        if (limits.concurrent_requests, limits.requests_per_minute, limits.tokens_per_minute) == (None, None, None):
+            return FREE
+        # A client may choose its request's id, and use it twice.
+        ticket = Ticket(key.id, limits, f"{request_id}/{secrets.token_hex(8)}", deadline_s)
+        standing = await self._counter.admit(ticket)
+        if standing.refused is not None:
+            raise _refusal(standing.refused, limits, standing)
+        return Grant(_headers(standing), self._counter, ticket)
+
+    async def close(self) -> None:
+        """Close the connections to Redis."""
+        if self._shared is not None:
+            await self._shared.close()
+
+    def _check_budget(self, key_id: str, budget: float) -> None:
+        if self._budgets.spent(key_id) >= budget:
+            anew = self._budgets.renewed_at()
+            raise BudgetExceeded(
+                f"This API key has spent its budget of {budget:g} for this month. "
+                f"It may be used again from {anew:%Y-%m-%d %H:%M} UTC.",
+                retry_after_s=self._budgets.renewed_in_s(),
+            )
+
+
+def _refusal(refused: Limit, limits: KeyLimits, standing: Standing) -> RateLimited:
+    value, window = {
+        Limit.CONCURRENT: (limits.concurrent_requests, None),
+        Limit.REQUESTS: (limits.requests_per_minute, standing.requests),
+        Limit.TOKENS: (limits.tokens_per_minute, standing.tokens),
+    }[refused]
+    wait_s = window.reset_s if window else CONCURRENT_RETRY_S
+    return RateLimited(
+        f"Rate limit reached for this API key on {refused}: limit {value}. Please try again in {duration(wait_s)}.",
+        kind="tokens" if refused is Limit.TOKENS else "requests",
+        headers=_headers(standing),
+        # Whole seconds: one that came a little too early would be refused again.
+        retry_after_s=math.ceil(wait_s),
+    )
+
+
+def _headers(standing: Standing) -> Headers:
+    """OpenAI's headers, for the limits that the key has."""
+    return [*_of_window(b"requests", standing.requests), *_of_window(b"tokens", standing.tokens)]
+
+
+def _of_window(kind: bytes, window: Window | None) -> Headers:
+    if window is None:
+        return []
+    return [
+        (b"x-ratelimit-limit-" + kind, b"%d" % window.limit),
+        (b"x-ratelimit-remaining-" + kind, b"%d" % max(0, window.remaining)),
+        (b"x-ratelimit-reset-" + kind, duration(window.reset_s).encode()),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """A time as OpenAI's headers have it: ``250ms``, ``1s``, ``1.5s``, ``6m0s``, ``1h0m0s``; rounded up."""
+    milliseconds = max(0, math.ceil(round(seconds * 1000, 6)))
+    if 0 < milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, rest = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text

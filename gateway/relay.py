@@ -1,0 +1,169 @@
+"""The engine's answer on its way to the client: bytes as they come, and what breaks told as an error."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import aiohttp
+
+from gateway.body import ClientGone
+from gateway.engine import EngineDown, explain
+from gateway.errors import (
+    DeadlineExceeded,
+    EngineError,
+    GatewayError,
+    Headers,
+    InvalidRequest,
+    envelope,
+    error_headers,
+)
+from gateway.exchange import Exchange
+from gateway.usage import TAIL_BYTES, UsageFilter, find_usage
+from registry.errors import RegistryError
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+def taken_within(send: Send, seconds: float) -> Send:
+    """`send`, but a client that takes nothing for so long is gone: it must not hold an engine's place.
+
+    Raises (when called):
+        ClientGone
+    """
+
+    async def send_in_time(message: Message) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await send(message)
+        except TimeoutError:
+            raise ClientGone from None
+
+    return send_in_time
+
+
+async def while_client_waits(receive: Receive, work: Any) -> None:
+    """Run `work`, and cancel it, and with it the engine's part, if the client goes away first.
+
+    Raises:
+        ClientGone
+    """
+    serving = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(_until_disconnect(receive))
+    try:
+        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+            return
+        raise ClientGone
+    finally:
+        waiting.cancel()
+        if not serving.done():
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await serving
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def relay(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: bool, send: Send) -> None:
+    """Give an engine's answer to the client.
+
+    Raises:
+        InvalidRequest, EngineError: the engine refused the request, or failed on it.
+        EngineDown: it broke off before the client got a byte.
+        ClientGone: the client takes nothing any more.
+    """
+    if answer.content_type == "text/event-stream":
+        await _relay_stream(exchange, answer, keep_usage, send)
+    elif answer.status >= 400:
+        raise _refused(answer.status, await _whole(exchange, answer))
+    else:
+        content = await _whole(exchange, answer)
+        exchange.usage = find_usage(content)
+        content_type = answer.headers.get("content-type", "application/json").encode()
+        exchange.status = answer.status
+        headers = [(b"content-type", content_type), *exchange.headers()]
+        await _send_whole(exchange, answer.status, headers, content, send)
+
+
+async def _whole(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
+    try:
+        content = await answer.read()
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        raise EngineDown(sent=True) from error
+    exchange.first_byte = time.monotonic()
+    return content
+
+
+def _refused(status: int, content: bytes) -> GatewayError:
+    """The engine's own refusal, in our envelope: a 4xx is about the request, anything else about the engine."""
+    if 400 <= status < 500:
+        message, param = explain(content)
+        error = InvalidRequest(message, param=param)
+        error.status = status
+        return error
+    return EngineError("the engine failed on this request", retry_after_s=1.0)
+
+
+async def _relay_stream(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: bool, send: Send) -> None:
+    """Pass the events on as they come; what breaks after the first byte is told as a last event."""
+    exchange.streamed, exchange.status = True, answer.status
+    headers = [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),
+        *exchange.headers(),
+    ]
+    hide = None if keep_usage else UsageFilter()
+    tail = b""
+    try:
+        first = await answer.content.readany()
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        raise EngineDown(sent=True) from error
+    exchange.first_byte = time.monotonic()
+    exchange.answered = True
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    chunk = first
+    try:
+        while chunk:
+            tail = (tail + chunk)[-TAIL_BYTES:]
+            if visible := chunk if hide is None else hide.feed(chunk):
+                await send({"type": "http.response.body", "body": visible, "more_body": True})
+            chunk = await answer.content.readany()
+    except (aiohttp.ClientError, TimeoutError, ConnectionError):
+        await _end_broken_stream(exchange, send)
+        return
+    exchange.usage = find_usage(tail)
+    await send({"type": "http.response.body", "body": hide.rest() if hide else b"", "more_body": False})
+
+
+async def _end_broken_stream(exchange: Exchange, send: Send) -> None:
+    error: GatewayError
+    if exchange.left_s <= 0:
+        error = DeadlineExceeded("the request's deadline came before the answer's end")
+    else:
+        error = EngineError("the engine broke off in the middle of the answer")
+    exchange.failed(error)
+    kind = b"event: error\n" if exchange.path == "/v1/messages" else b""  # Anthropic's events have names
+    event = kind + b"data: " + envelope(error) + b"\n\n"
+    await send({"type": "http.response.body", "body": event, "more_body": False})
+
+
+async def send_error(exchange: Exchange, error: GatewayError | RegistryError, send: Send) -> None:
+    """Tell the client why it gets no answer."""
+    headers = [*error_headers(error), *exchange.headers()]
+    await _send_whole(exchange, error.status, headers, envelope(error), send)
+
+
+async def _send_whole(exchange: Exchange, status: int, headers: Headers, content: bytes, send: Send) -> None:
+    exchange.answered = True
+    length = (b"content-length", str(len(content)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": content, "more_body": False})

@@ -1,0 +1,109 @@
+"""What operators' machines may see: health, metrics, and the list of models for clients."""
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.errors import Forbidden, Unauthenticated
+from gateway.web import loopback_or_admin_guard
+from registry.catalog import KEY_INDEX_LENGTH, ApiKey, Catalog, HeldKey, KeyLimits, Scope
+from registry.keys import hash_key
+from tests.conftest import RunningGateway, until
+from tests.gateway.answers import error_of, new_key, stranger
+
+
+async def test_health_needs_no_key(two: RunningGateway) -> None:
+    """And says nothing of machines or adapters, ready or not."""
+    async with httpx.AsyncClient(base_url=two.url) as nobody:
+
+        async def not_ready() -> bool:
+            return (await nobody.get("/readyz")).status_code == 503
+
+        assert (await nobody.get("/livez")).json() == {"status": "ok", "problems": []}
+        assert (await nobody.get("/readyz")).json() == {"status": "ok", "problems": []}
+        await two.engine.stop()
+        await until(not_ready)
+        assert (await nobody.get("/livez")).status_code == 200
+        ready = await nobody.get("/readyz")
+    assert ready.json()["status"] == "not ready"
+    assert ready.json()["problems"]
+    assert str(two.engine.port) not in ready.text
+    assert "support" not in ready.text
+
+
+async def test_a_stopping_gateway_is_not_ready(gateway: RunningGateway) -> None:
+    """So that no new requests are sent to it; it is alive still."""
+    gateway.app.state.draining = True
+    ready = await gateway.http.get("/readyz")
+    assert (ready.status_code, ready.json()) == (
+        503,
+        {"status": "not ready", "problems": ["the gateway is stopping"]},
+    )
+    assert (await gateway.http.get("/livez")).status_code == 200
+
+
+LOOPBACK: list[str | None] = ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"]
+ELSEWHERE: list[str | None] = ["10.0.0.7", "192.168.127.1", "::2", "2001:db8::1", "::ffff:10.0.0.1", "", None]
+
+
+@pytest.mark.parametrize("host", LOOPBACK)
+def test_metrics_are_open_on_this_machine(host: str | None) -> None:
+    """However loopback is written."""
+    loopback_or_admin_guard(_connection(host), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", ELSEWHERE)
+def test_metrics_need_a_key_from_elsewhere(host: str | None) -> None:
+    """A connection without an address counts as one from elsewhere."""
+    with pytest.raises(Unauthenticated):
+        loopback_or_admin_guard(_connection(host), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", LOOPBACK + ELSEWHERE)
+def test_metrics_are_an_admins_where_a_key_is_shown(host: str | None) -> None:
+    """A tenant's key would else read of other tenants' adapters through a proxy on this machine."""
+    loopback_or_admin_guard(_connection(host, Scope.ADMIN), None)  # type: ignore[arg-type]
+    with pytest.raises(Forbidden):
+        loopback_or_admin_guard(_connection(host, Scope.INFERENCE), None)  # type: ignore[arg-type]
+    with pytest.raises(Unauthenticated):
+        loopback_or_admin_guard(_connection(host, None, "sk-other"), None)  # type: ignore[arg-type]
+
+
+def _connection(host: str | None, scope: Scope | None = None, presented: str = "sk-test") -> Any:
+    """A connection from there, with the key `sk-test` of that scope."""
+    held = {}
+    if scope is not None:
+        key = ApiKey("key_1", "x", "", frozenset({scope}), None, KeyLimits(), "me", datetime.now(UTC))
+        held = {hash_key(presented)[:KEY_INDEX_LENGTH]: HeldKey(hash_key(presented), key)}
+    directory = SimpleNamespace(catalog=Catalog(change=0, keys=held))
+    return SimpleNamespace(
+        client=None if host is None else SimpleNamespace(host=host),
+        headers={"authorization": f"Bearer {presented}"} if scope is not None or presented != "sk-test" else {},
+        app=SimpleNamespace(state=SimpleNamespace(directory=directory)),
+        state=SimpleNamespace(),
+        scope={"path": "/metrics"},
+    )
+
+
+async def test_metrics_are_in_prometheus_format(two: RunningGateway) -> None:
+    """With its content type, for this machine and for admins."""
+    await two.chat("support")
+    for headers in ({}, {"authorization": f"Bearer {two.key}"}):
+        response = await httpx.AsyncClient().get(two.url + "/metrics", headers=headers)
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/plain; version=")
+        assert 'ostler_requests_total{adapter="support",' in response.text
+    secret, _ = await new_key(two)
+    refused = await stranger(two, secret, path="/metrics")
+    assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_permissions")
+
+
+async def test_the_list_of_models_is_for_keys_that_use_models(two: RunningGateway) -> None:
+    """To ask them or to tune them; a key for feedback alone needs no names."""
+    for scope, status in (("inference", 200), ("tuning", 200), ("admin", 200), ("feedback", 403)):
+        secret, _ = await new_key(two, scopes=[scope])
+        for path in ("/v1/models", "/v1/models/support"):
+            assert (await stranger(two, secret, path=path)).status_code == status, scope

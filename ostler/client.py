@@ -17,6 +17,8 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 KEY_FILE = "admin.key"
 ADDRESS_FILE = "address"
 _TIMEOUT = httpx.Timeout(30.0, read=300.0)
+_PAGE = 500
+_PROBES = "probes.json"  # the version's own proof, see `registry.probes`
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
@@ -78,6 +80,30 @@ class AdminClient:
         with _archive(source) as archive:
             return self.call("POST", f"/adapters/{segment(adapter)}/versions", params=params, content=_chunks(archive))
 
+    def adapters(self) -> Any:
+        """All adapters, however many pages they are."""
+        found: list[Any] = []
+        page = {"data": [], "has_more": True}
+        while page["has_more"]:
+            after = {"after": found[-1]["name"]} if found else {}
+            page = self.call("GET", "/adapters", params={"limit": _PAGE, **after})
+            found += page["data"]
+        return {"data": found, "has_more": False}
+
+    def deploy(self, adapter: str, change: dict[str, Any], if_revision: int | None = None) -> Any:
+        """Change what an adapter's name serves, only on that revision if one is said."""
+        path = f"/adapters/{segment(adapter)}/deployment"
+        return self.call("PATCH", path, json=change, headers=_if_match(if_revision))
+
+    def rollback(self, adapter: str, order: dict[str, Any], if_revision: int | None = None) -> Any:
+        """Restore an earlier revision, only on that revision if one is said."""
+        path = f"/adapters/{segment(adapter)}/rollback"
+        return self.call("POST", path, json=order, headers=_if_match(if_revision))
+
+
+def _if_match(revision: int | None) -> dict[str, str]:
+    return {} if revision is None else {"if-match": f'"{revision}"'}
+
 
 def home() -> Path:
     """The folder where `ostler up` keeps its state, as far as the environment says."""
@@ -125,6 +151,8 @@ def _archive(source: Path) -> Iterator[IO[bytes]]:
     files = [file for file in sorted(source.glob("adapter_*")) if file.is_file()]
     if not files:
         raise CommandFailed(f"{source} is no PEFT adapter: it holds no adapter_config.json", 2)
+    if (source / _PROBES).is_file():
+        files.append(source / _PROBES)
     cache_home().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=cache_home()) as packed:
         # Links are followed, because the Hugging Face cache is made of them; the gateway takes none.

@@ -56,6 +56,8 @@ class EngineOptions:
     gpu_memory_utilization: float | None = None  # share of the GPU's memory, 0 to 1; None: vLLM's default
     kv_cache_gib: float | None = None  # None: an eighth of the memory on CPU; what the model leaves on GPU
     threads: int | None = None  # CPU; None: vLLM binds one thread to each core but one
+    sharing: int = 1  # engines of this machine; on CPU the defaults of the cache and the threads are shared out
+    gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them; empty: all that vLLM sees
     extra_args: tuple[str, ...] = ()  # come last, so they win
 
 
@@ -121,6 +123,7 @@ def _common_flags(options: EngineOptions) -> list[str]:
     flags += ["--enable-lora", "--max-loras", str(options.max_loras), "--max-cpu-loras", str(options.max_cpu_loras)]
     flags += ["--max-lora-rank", str(allowed_lora_rank(options.max_lora_rank))]
     flags += ["--disable-uvicorn-access-log", "--disable-fastapi-docs"]
+    flags += ["--scheduling-policy", "priority"]  # shadow requests stand back for clients'
     if options.max_model_len is not None:
         flags += ["--max-model-len", str(options.max_model_len)]
     if options.dtype is not None:
@@ -139,7 +142,7 @@ def _cpu_flags(options: EngineOptions) -> list[str]:
     # Left alone, vLLM wants nearly the whole memory for its cache and fails if another process has any of it.
     chosen = options.kv_cache_gib is not None or options.gpu_memory_utilization is not None
     if not chosen and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        flags += ["--kv-cache-memory-bytes", str(_memory_bytes() // 8)]
+        flags += ["--kv-cache-memory-bytes", str(_memory_bytes() // 8 // options.sharing)]
     return flags
 
 
@@ -147,10 +150,19 @@ def _environment(options: EngineOptions, device: Device) -> dict[str, str]:
     added = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if Path(options.model).is_dir():
         added["HF_HUB_OFFLINE"] = "1"
-    if device == "cpu" and options.threads is not None:
+    if device == "cpu" and (threads := _threads(options)) is not None:
         # Without this vLLM binds its threads to all cores but one and ignores the number.
-        added |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(options.threads)}
+        added |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
+    if device == "gpu" and options.gpus:
+        added["CUDA_VISIBLE_DEVICES"] = ",".join(options.gpus)
     return added
+
+
+def _threads(options: EngineOptions) -> int | None:
+    """The engine's threads on the CPU. Several engines would all be bound to the same cores, so they share them out."""
+    if options.threads is not None or options.sharing == 1:
+        return options.threads
+    return max(1, len(os.sched_getaffinity(0)) // options.sharing)
 
 
 def _dropped(options: EngineOptions) -> tuple[str, ...]:

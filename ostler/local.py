@@ -9,7 +9,7 @@ import demo
 from gateway.app import artifact_store
 from gateway.settings import GatewaySettings
 from registry.base_model import BaseSpec
-from registry.catalog import Role
+from registry.catalog import Scope
 from registry.database import connect
 from registry.errors import NotFound
 from registry.keys import hash_key
@@ -31,10 +31,10 @@ async def local_registry(settings: GatewaySettings, *bases: BaseSpec) -> AsyncIt
 async def ensure_admin_key(registry: Registry, file: Path) -> str | None:
     """Have `file`, with mode 600, hold a valid admin key; the key if it had to be made, to be shown this once."""
     with contextlib.suppress(OSError):
-        known = (await registry.catalog()).keys.get(hash_key(file.read_text().strip()))
-        if known is not None and known.role is Role.ADMIN:
+        held = (await registry.catalog()).key(hash_key(file.read_text().strip()))
+        if held is not None and held.key.may(Scope.ADMIN):
             return None
-    _, secret = await registry.create_key("local-admin", role=Role.ADMIN, actor=ACTOR)
+    _, secret = await registry.create_key("local-admin", scopes=frozenset({Scope.ADMIN}), actor=ACTOR)
     write_secret(file, secret)
     return secret
 
@@ -59,7 +59,10 @@ async def register_demo(registry: Registry) -> None:
 
 
 async def _once_live(registry: Registry, name: str) -> set[int]:
-    try:
-        return {revision.stable for revision in await registry.history(name)}
-    except NotFound:
-        return set()
+    found: set[int] = set()
+    before: int | None = None
+    with contextlib.suppress(NotFound):
+        while page := await registry.history(name, before=before):
+            found |= {revision.stable for revision in page}
+            before = page[-1].number
+    return found

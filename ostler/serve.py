@@ -1,15 +1,16 @@
-"""Runs one gateway process, and the migrations that it needs."""
+"""Runs a gateway, in one process or several, and the migrations that it needs."""
 
 import asyncio
 import difflib
 import logging
+import os
 import resource
 import socket
 import sys
 from typing import Any, TypeVar
 
 import msgspec
-import uvicorn
+from litestar import Litestar
 from pydantic import ValidationError
 from pydantic_settings import TomlConfigSettingsSource
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,13 +19,18 @@ from gateway.admin import NewKey, create_key
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from gateway.shapes import NewKeyShape
+from monitors.metrics import mark_process_dead
 from ostler.client import CommandFailed
+from ostler.draining import Grace, serve
 from ostler.local import local_registry
-from ostler.settings import UpSettings
+from ostler.settings import UpSettings, gateway_environment
+from ostler.workers import Workers, metrics_folder
 from registry.database import SchemaMismatch, check_schema, connect, migrate
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+WORKER_APP = "ostler.serve:app_from_environment"
 
+logger = logging.getLogger(__name__)
 SettingsKind = TypeVar("SettingsKind", bound=GatewaySettings)
 
 
@@ -63,26 +69,54 @@ def set_up_logging(level: str) -> None:
 def run_gateway(given: dict[str, Any]) -> int:
     """Serve until a signal; the exit code."""
     settings = read_settings(GatewaySettings, given)
+    require_shared_limits(settings)
     set_up_logging(settings.log_level)
     require_free_port(settings.host, settings.port)
+    asyncio.run(_check_database(settings))
+    _allow_many_connections()
+    grace = Grace(settings.drain_delay_s, settings.drain_s)
+    if settings.workers > 1:
+        return _run_workers(settings, grace)
+    return serve(_make_app(settings), grace, host=settings.host, port=settings.port)
+
+
+def _run_workers(settings: GatewaySettings, grace: Grace) -> int:
+    os.environ.update(gateway_environment(settings))
+    with listening_socket(settings.host, settings.port) as listening, metrics_folder(settings.cache):
+        logger.info("%d workers listen on port %d", settings.workers, listening.getsockname()[1])
+        workers = Workers(WORKER_APP, listening, settings.workers, grace, mark_process_dead)
+        return asyncio.run(workers.run())
+
+
+def app_from_environment() -> Litestar:
+    """A worker's app, with its settings from the environment. What is wrong with them is one line, not a stack."""
     try:
-        asyncio.run(_check_database(settings))
-        app = create_app(settings)
+        settings = read_settings(GatewaySettings, {})
+        set_up_logging(settings.log_level)
+        return _make_app(settings)
+    except CommandFailed as failed:
+        sys.stderr.write(f"{failed}\n")
+        raise SystemExit(failed.exit_code) from None
+
+
+def _make_app(settings: GatewaySettings) -> Litestar:
+    try:
+        return create_app(settings)
     except ValueError as error:
         raise CommandFailed(str(error), 2) from None
-    _allow_many_connections()
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_s),
-    )
-    server = uvicorn.Server(config)
-    server.run()
-    return 0 if server.started else 1
+
+
+def require_shared_limits(settings: GatewaySettings) -> None:
+    """Find out before anything is started.
+
+    Raises:
+        CommandFailed: several workers would each count limits by itself.
+    """
+    if settings.workers > 1 and not settings.limits_url:
+        raise CommandFailed(
+            "several workers count limits together only through a server of the Redis protocol: set OSTLER_LIMITS_URL",
+            2,
+        )
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -91,15 +125,26 @@ def require_free_port(host: str, port: int) -> None:
     Raises:
         CommandFailed: it cannot be listened on.
     """
+    listening_socket(host, port).close()
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket of that address, for those who inherit it to listen on.
+
+    Raises:
+        CommandFailed: it cannot be listened on.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise CommandFailed(
-                f"cannot listen on {host} port {port} ({error.strerror}); another Ostler may run, or say --port"
-            ) from None
+    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        opened.bind((host, port))
+    except OSError as error:
+        opened.close()
+        raise CommandFailed(
+            f"cannot listen on {host} port {port} ({error.strerror}); another Ostler may run, or say --port"
+        ) from None
+    return opened
 
 
 def _allow_many_connections() -> None:

@@ -1,6 +1,8 @@
 """What `ostler up` needs to know beyond the gateway's settings: the engine it starts."""
 
+import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,19 @@ _DEMO: dict[str, Any] = {
     "max_model_len": 512,
     "kv_cache_gib": 0.5,
 }
+HIGHEST_PORT = 65535
 
 
 class UpSettings(GatewaySettings):
     """Settings of everything that `ostler up` starts. Each is ``OSTLER_<NAME>`` in the environment."""
 
-    engine_port: int = Field(0, ge=0, le=65535, description="Port of the engine, on loopback; 0 takes a free one.")
+    replicas: int = Field(1, ge=1, description="Engines to start, each with the base model and any version.")
+    engine_port: int = Field(
+        0,
+        ge=0,
+        le=HIGHEST_PORT,
+        description="Port of the engine, on loopback; further ones take those above. 0: free ones.",
+    )
     max_loras: int = Field(4, ge=1, description="Versions that the engine can use in one batch.")
     max_model_len: int | None = Field(None, ge=1, description="Longest context, tokens; unset is the model's own.")
     dtype: str | None = Field(None, description="Unset: float32 on the CPU, the model's own on a GPU.")
@@ -51,6 +60,19 @@ class UpSettings(GatewaySettings):
         shlex.split(value)  # raises ValueError, whose words then stand beside the setting's name
         return value
 
+    @field_validator("pools", "engine_dns")
+    @classmethod
+    def _engines_of_its_own(cls, value: Any) -> Any:
+        if value:
+            raise ValueError("`ostler up` starts the engines itself, of one base model; `ostler gateway` takes others")
+        return value
+
+    @model_validator(mode="after")
+    def _ports_in_range(self) -> "UpSettings":
+        if self.engine_port + self.replicas - 1 > HIGHEST_PORT:
+            raise ValueError(f"engine_port leaves no ports for {self.replicas} replicas")
+        return self
+
     @property
     def is_demo(self) -> bool:
         """Whether the tiny demo model is what is served."""
@@ -71,12 +93,12 @@ class UpSettings(GatewaySettings):
         """The file with this machine's admin key."""
         return self.home / "admin.key"
 
-    def engine_options(self) -> EngineOptions:
-        """What the engine is started with."""
+    def engine_options(self, port: int, gpus: Sequence[str] = ()) -> EngineOptions:
+        """What an engine is started with, on a port and, if they are shared out, on some of the GPUs."""
         return EngineOptions(
             model=self.base_model,
             served_name=self.base,
-            port=self.engine_port,
+            port=port,
             max_loras=min(self.max_loras, self.engine_slots),
             max_cpu_loras=self.engine_slots,
             max_lora_rank=self.max_lora_rank,
@@ -85,10 +107,22 @@ class UpSettings(GatewaySettings):
             gpu_memory_utilization=self.gpu_memory_utilization,
             kv_cache_gib=self.kv_cache_gib,
             threads=self.engine_threads,
-            extra_args=tuple(shlex.split(self.engine_args)),
+            sharing=self.replicas,
+            gpus=tuple(gpus),
+            extra_args=self.extra_args,
         )
 
-    def gateway_environment(self) -> dict[str, str]:
-        """The gateway's settings as its environment."""
-        own = GatewaySettings.model_fields
-        return {f"OSTLER_{name.upper()}": str(getattr(self, name)) for name in own}
+    @property
+    def extra_args(self) -> tuple[str, ...]:
+        """`engine_args`, word by word."""
+        return tuple(shlex.split(self.engine_args))
+
+
+def gateway_environment(settings: GatewaySettings) -> dict[str, str]:
+    """The gateway's settings as the environment of its process, as pydantic-settings reads it."""
+    values = settings.model_dump(mode="json", include=set(GatewaySettings.model_fields))
+    return {
+        f"OSTLER_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in values.items()
+        if value is not None and value != []
+    }

@@ -8,20 +8,22 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 import demo
-from gateway.app import base_spec
+from gateway.app import base_specs
 from ostler import leash, render
 from ostler.client import ADDRESS_FILE, CommandFailed, home
+from ostler.devices import gpu_groups
+from ostler.draining import Grace
 from ostler.engine_command import Device, EngineCommandError, engine_command, installed_build
 from ostler.local import ensure_admin_key, local_registry, register_demo
-from ostler.serve import migrate_database, read_settings, require_free_port
-from ostler.settings import UpSettings
+from ostler.serve import migrate_database, read_settings, require_free_port, require_shared_limits
+from ostler.settings import UpSettings, gateway_environment
 from ostler.supervisor import AlreadyRunning, ChildEvent, ChildFailed, ChildSpec, Command, Supervisor, claim
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -36,6 +38,7 @@ def run_up(given: dict[str, Any]) -> int:
         CommandFailed: it cannot be started as asked; the message says why.
     """
     settings = read_settings(UpSettings, given)
+    require_shared_limits(settings)
     _make_home(settings.home)
     try:
         # Held from here to the end, so that nobody sets up the same home meanwhile or takes our children for leftovers.
@@ -49,14 +52,16 @@ def run_up(given: dict[str, Any]) -> int:
         last = "".join(f"\n    {line}" for line in failed.log_tail[-8:])
         log = settings.logs / f"{failed.name}.log"
         raise CommandFailed(
-            f"the {failed.name} did not start (exit code {failed.exit_code}); its log is {log}{last}"
+            f"{_called(failed.name)} did not start (exit code {failed.exit_code}); its log is {log}{last}"
         ) from None
 
 
 def _with_ports(settings: UpSettings) -> UpSettings:
-    """The settings with a free port where they leave it open, and with the address that follows from it."""
-    ports = {name: getattr(settings, name) or _free_port() for name in ("port", "engine_port")}
-    return settings.model_copy(update=ports | {"engine_url": f"http://127.0.0.1:{ports['engine_port']}"})
+    """The settings with free ports where they leave them open, and with the addresses that follow from them."""
+    port, *free = _free_ports(1 + settings.replicas)
+    fixed = range(settings.engine_port, settings.engine_port + settings.replicas)
+    engines = [f"http://127.0.0.1:{each}" for each in (fixed if settings.engine_port else free)]
+    return settings.model_copy(update={"port": settings.port or port, "engine_url": ",".join(engines)})
 
 
 class _Up:
@@ -71,14 +76,15 @@ class _Up:
         """Set up, start, serve, stop."""
         settings = self._settings
         build = installed_build()
-        specs = [self._engine(build), self._gateway()]
+        specs = [*self._engines(build), self._gateway()]
         await migrate_database(settings)
-        async with local_registry(settings, base_spec(settings)) as registry:
+        async with local_registry(settings, *base_specs(settings)) as registry:
             new_key = await ensure_admin_key(registry, settings.key_file)
             if settings.is_demo:
                 await register_demo(registry)
         self._say(f"state is in {settings.home}, logs are in {settings.logs}")
-        self._say(f"starting the engine: vLLM's {build.upper()} build with {settings.base}, a minute or so")
+        what = "the engine" if settings.replicas == 1 else f"{settings.replicas} engines"
+        self._say(f"starting {what}: vLLM's {build.upper()} build with {settings.base}, a minute or so")
         for number in _STOP_SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         announcing = asyncio.create_task(self._announce_when_ready(new_key))
@@ -89,23 +95,34 @@ class _Up:
         self._say("stopped")
         return 0
 
-    def _engine(self, build: Device) -> ChildSpec:
+    def _engines(self, build: Device) -> list[ChildSpec]:
         settings = self._settings
+        urls = settings.engine_url.split(",")
+        several = len(urls) > 1
+        groups = gpu_groups(len(urls), settings.extra_args) if several and build == "gpu" else [()] * len(urls)
+        return [
+            self._engine(f"engine-{number}" if several else "engine", url, gpus, build)
+            for number, (url, gpus) in enumerate(zip(urls, groups, strict=True))
+        ]
+
+    def _engine(self, name: str, url: str, gpus: Sequence[str], build: Device) -> ChildSpec:
+        settings = self._settings
+        options = settings.engine_options(int(url.rpartition(":")[2]), gpus)
         return ChildSpec(
-            name="engine",
-            command=engine_command(settings.engine_options(), build),
-            log_path=settings.logs / "engine.log",
-            is_healthy=_answers(f"{settings.engine_url}/health"),
+            name=name,
+            command=engine_command(options, build),
+            log_path=settings.logs / f"{name}.log",
+            is_healthy=_answers(f"{url}/health"),
         )
 
     def _gateway(self) -> ChildSpec:
         settings = self._settings
         return ChildSpec(
             name="gateway",
-            command=Command((sys.executable, "-m", "ostler", "gateway"), settings.gateway_environment()),
+            command=Command((sys.executable, "-m", "ostler", "gateway"), gateway_environment(settings)),
             log_path=settings.logs / "gateway.log",
             is_healthy=_answers(f"{self._address}/livez"),
-            stop_grace_s=settings.drain_s + 5.0,
+            stop_grace_s=Grace(settings.drain_delay_s, settings.drain_s).longest_s + 5.0,
         )
 
     @property
@@ -118,14 +135,15 @@ class _Up:
         render.out.print(f"[dim]\\[{time.monotonic() - self._began:5.1f} s][/] {words}", soft_wrap=True)
 
     def _tell(self, event: ChildEvent) -> None:
+        name = _called(event.name)
         match event.kind:
             case "healthy":
-                self._say(f"the {event.name} is up")
+                self._say(f"{name} is up")
             case "died" if not self._stop.is_set():
                 why = event.reason or f"exit code {event.exit_code}"
-                self._say(f"[red]the {event.name} died ({why})[/]; its log is {self._settings.logs / event.name}.log")
+                self._say(f"[red]{name} died ({why})[/]; its log is {self._settings.logs / event.name}.log")
             case "restarting" if not self._stop.is_set():
-                self._say(f"the {event.name} is started again in {event.pause_s:g} s")
+                self._say(f"{name} is started again in {event.pause_s:g} s")
 
     async def _announce_when_ready(self, new_key: str | None) -> None:
         ready = _answers(f"{self._address}/readyz")
@@ -172,6 +190,11 @@ class _Up:
         return where + called
 
 
+def _called(name: str) -> str:
+    """A child's name in a sentence: `the gateway`, `engine-1`."""
+    return name if "-" in name else f"the {name}"
+
+
 def _answers(url: str) -> Callable[[], Awaitable[bool]]:
     """A check that is true while `url` answers 200."""
 
@@ -192,8 +215,10 @@ def _make_home(home: Path) -> None:
         raise CommandFailed(f"the folder {home} cannot be made: {error.strerror}; OSTLER_HOME names another") from None
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_ports(count: int) -> list[int]:
+    """Different ones, because each is held until all are found."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

@@ -1,94 +1,24 @@
-"""The `ostler` command in a process of its own, against a gateway before a fake engine."""
+"""The `ostler` command: the ways of a newcomer and of an operator, refusals, and where it finds its gateway."""
 
 import asyncio
 import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
+from gateway.settings import GatewaySettings
 from ostler.cli import app
+from ostler.settings import UpSettings
 from tests.conftest import RunningGateway, tar_of
+from tests.ostler.command import DONE, MISUSED, REFUSED, UNREACHABLE, Cli
 
-DONE, REFUSED, MISUSED, UNREACHABLE = 0, 1, 2, 3
 DEPLOYMENT = {"revision", "stable", "canary", "shadow", "fallback"}
-
-
-@dataclass(frozen=True)
-class Ran:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """What it printed, as JSON."""
-        assert self.code == DONE, self.err
-        return json.loads(self.out)
-
-    def assert_failed(self, code: int, *says: str) -> None:
-        """It must have failed with this code, nothing on stdout and one line on stderr that says this."""
-        assert (self.code, self.out) == (code, ""), self
-        assert self.err.startswith("error: ")
-        assert self.err.count("\n") == 1
-        for words in says:
-            assert words in self.err
-
-
-@dataclass(frozen=True)
-class Cli:
-    """Runs the command against one gateway."""
-
-    gateway: RunningGateway
-    folder: Path
-
-    async def __call__(self, *arguments: str, **variables: str) -> Ran:
-        """Run it; `variables` are environment variables, empty ones are left out."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("OSTLER_")}
-        own = {
-            "OSTLER_URL": self.gateway.url,
-            "OSTLER_API_KEY": self.gateway.key,
-            "OSTLER_HOME": str(self.folder / "cli-home"),
-            "XDG_CACHE_HOME": str(self.folder / "cli-cache"),
-            **variables,
-        }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "ostler", *arguments),
-            env=kept | {name: value for name, value in own.items() if value},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        assert b"Traceback" not in err, err.decode()
-        return Ran(process.returncode, out.decode(), err.decode())
-
-    def adapter(self, scale: float) -> str:
-        """A PEFT folder to push."""
-        return str(self.gateway.adapter_folder(scale))
-
-
-@pytest.fixture
-def cli(gateway: RunningGateway, tmp_path: Path) -> Cli:
-    """The command, and a gateway without adapters."""
-    return Cli(gateway, tmp_path)
-
-
-@pytest.fixture
-async def two(cli: Cli) -> Cli:
-    """The command, and a gateway whose `support` has two versions, version 1 live."""
-    await cli.gateway.push("support", 1.0)
-    await cli.gateway.push("support", 2.0)
-    assert (await cli.gateway.promote("support", 1)).is_success
-    return cli
 
 
 async def test_a_newcomers_way_for_people(cli: Cli) -> None:
@@ -137,29 +67,6 @@ async def test_a_newcomers_way_for_programs(cli: Cli) -> None:
     assert (await cli("rollback", "support", "--to", "2", "--json")).json["deployment"]["stable"] == 2
 
 
-async def test_keys_are_made_listed_and_revoked(two: Cli) -> None:
-    """The secret alone on stdout, so that a script can take it; it works, within its limits, until it is revoked."""
-    made = await two("keys", "create", "team [/x]", "--adapter", "support", "--days", "3")
-    secret = made.out.strip()
-    assert secret.startswith("sk-ostler-")
-    assert secret not in made.err
-    assert "team [/x]" in made.err
-    (_, key) = (await two("keys", "list", "--json")).json["data"]
-    assert (key["name"], key["role"], key["adapters"]) == ("team [/x]", "client", ["support"])
-    assert timedelta(days=2) < datetime.fromisoformat(key["expires_at"]) - datetime.now(UTC) < timedelta(days=4)
-    (await two("list", OSTLER_API_KEY=secret)).assert_failed(REFUSED, "role 'admin'", "403 insufficient_permissions")
-    listed = await two("keys", "list")
-    assert key["id"] in listed.out
-    assert "team [/x]" in listed.out
-    assert secret not in listed.out
-    assert "is revoked" in (await two("keys", "revoke", key["id"])).out
-    (await two("list", OSTLER_API_KEY=secret)).assert_failed(REFUSED, "not valid", "401 invalid_api_key")
-    assert (await two("keys", "revoke", key["id"], "--json")).json["revoked_at"]
-    admin = (await two("keys", "create", "boss", "--admin", "--json")).json
-    assert admin.keys() == {"secret", "key"}
-    assert (await two("list", OSTLER_API_KEY=admin["secret"])).code == DONE
-
-
 async def test_refusals_are_one_line_and_exit_1(two: Cli) -> None:
     """The gateway's own words, with status and code."""
     (await two("show", "nobody")).assert_failed(REFUSED, "there is no adapter 'nobody'", "404 not_found")
@@ -167,7 +74,7 @@ async def test_refusals_are_one_line_and_exit_1(two: Cli) -> None:
     (await two("promote", "support", "9", "--json")).assert_failed(REFUSED, "no version 9", "404 not_found")
     (await two("rollback", "support")).assert_failed(REFUSED, "nothing before revision 1", "409 nothing_to_roll_back")
     (await two("rollback", "support", "--to", "7")).assert_failed(REFUSED, "no revision 7", "404 not_found")
-    (await two("keys", "revoke", "key_0")).assert_failed(REFUSED, "key_0", "404 not_found")
+    (await two("keys", "revoke", "key_0")).assert_failed(REFUSED, "no key", "404 not_found")
     (await two("list", OSTLER_API_KEY="sk-wrong")).assert_failed(REFUSED, "401 invalid_api_key")
     (await two("push", two.adapter(3.0), "--adapter", "tiny")).assert_failed(REFUSED, "base model", "422 invalid_name")
 
@@ -279,11 +186,36 @@ def _commands(command: Any, path: str = "ostler") -> Iterator[tuple[str, Any]]:
 def test_everything_has_help() -> None:
     """Each command, argument and option says what it is for."""
     commands = dict(_commands(typer.main.get_command(app)))
-    assert {"ostler push", "ostler rollback", "ostler keys revoke", "ostler up"} <= commands.keys()
+    assert {"ostler push", "ostler canary", "ostler replicas", "ostler keys rotate", "ostler up"} <= commands.keys()
     for path, command in commands.items():
         assert command.help, path
         for parameter in command.params:
             assert getattr(parameter, "help", None), f"{path} {parameter.name}"
+
+
+def test_flags_of_processes_reach_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the settings' own names; a flag that is not given leaves room for the environment."""
+    given: list[dict[str, Any]] = []
+
+    def run(flags: dict[str, Any]) -> int:
+        given.append(flags)
+        return 0
+
+    monkeypatch.setattr("ostler.serve.run_gateway", run)
+    monkeypatch.setattr("ostler.up.run_up", run)
+    for arguments in (
+        ["gateway", "--workers", "3", "--engine-dns", "engines:8000", "--base", "tiny"],
+        ["up", "--replicas", "2", "--port", "0"],
+        ["gateway"],
+    ):
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert given == [
+        {"workers": 3, "engine_dns": "engines:8000", "base": "tiny"},
+        {"replicas": 2, "port": 0},
+        {},
+    ]
+    for flags, kind in zip(given, (GatewaySettings, UpSettings, GatewaySettings), strict=True):
+        assert flags.keys() <= kind.model_fields.keys()
 
 
 async def test_help_and_version_are_printed(cli: Cli) -> None:

@@ -1,7 +1,9 @@
 """The command that starts vLLM, on both of its builds."""
 
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,7 @@ def test_what_both_builds_get(device: Device) -> None:
     assert flag(command.argv, "--served-model-name") == "base"
     assert flag(command.argv, "--host") == "127.0.0.1"
     assert flag(command.argv, "--port") == "8001"
+    assert flag(command.argv, "--scheduling-policy") == "priority", "shadow requests stand back"
     assert {"--enable-lora", "--disable-uvicorn-access-log", "--disable-fastapi-docs"} <= set(command.argv)
     assert command.env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
     assert command.env["VLLM_NO_USAGE_STATS"] == command.env["DO_NOT_TRACK"] == "1"
@@ -81,6 +84,36 @@ def test_threads() -> None:
     assert engine_command(options, "cpu").env["OMP_NUM_THREADS"] == "2"
     assert engine_command(options, "cpu").env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     assert "OMP_NUM_THREADS" not in engine_command(options, "gpu").env
+
+
+@pytest.mark.parametrize(
+    ("cores", "sharing", "asked", "threads"),
+    [(8, 1, None, None), (8, 2, None, "4"), (8, 3, None, "2"), (2, 3, None, "1"), (8, 2, 6, "6"), (8, 1, 6, "6")],
+)
+def test_engines_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, sharing: int, asked: int | None, threads: str | None
+) -> None:
+    """Several on the CPU get as many threads each as there are cores for, unless a number is asked for."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    command = engine_command(EngineOptions("m", "b", sharing=sharing, threads=asked), "cpu")
+    assert command.env.get("OMP_NUM_THREADS") == threads
+    assert command.env.get("VLLM_CPU_OMP_THREADS_BIND") == ("nobind" if threads else None)
+
+
+def test_engines_share_the_memory() -> None:
+    """The cache that one would have on the CPU is shared out; a size that is asked for is each one's."""
+
+    def cache(**options: Any) -> int:
+        return int(flag(engine_command(EngineOptions("m", "b", **options), "cpu").argv, "--kv-cache-memory-bytes") or 0)
+
+    assert cache(sharing=4) == cache() // 4
+    assert cache(sharing=4, kv_cache_gib=1.0) == 2**30
+
+
+def test_an_engine_sees_its_own_gpus() -> None:
+    """Those of its group alone; without groups vLLM sees what it sees."""
+    assert engine_command(EngineOptions("m", "b", gpus=("2", "3")), "gpu").env["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert "CUDA_VISIBLE_DEVICES" not in engine_command(OPTIONS, "gpu").env
 
 
 def test_offline_for_a_folder_only(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +13,9 @@ import demo
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from ostler.client import CommandFailed
-from ostler.serve import read_settings
-from ostler.settings import UpSettings
-from ostler.up import run_up
+from ostler.serve import read_settings, run_gateway
+from ostler.settings import UpSettings, gateway_environment
+from ostler.up import _with_ports, run_up
 
 
 @pytest.fixture(autouse=True)
@@ -49,13 +51,24 @@ def test_a_base_model_without_a_name_has_its_own(own_folder: Path, model: str, n
     assert (settings.base, settings.is_demo, settings.max_model_len) == (name, False, None)
 
 
-def test_the_gateway_gets_every_setting_of_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `up` was told reaches the gateway's process by its environment, unchanged."""
-    told = read_settings(UpSettings, {"port": 1234, "engine_slots": 5, "request_timeout_s": 12.5})
-    for name, value in told.gateway_environment().items():
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (UpSettings, {}),
+        (UpSettings, {"port": 1234, "engine_slots": 5, "request_timeout_s": 12.5, "workers": 3}),
+        (UpSettings, {"database_url": 'postgresql://user:a b%2F"c@host/name?x=1', "limits_url": "redis://h:1"}),
+        (GatewaySettings, {"pools": [{"base": "one"}, {"base": "two", "engine_url": "http://a:1,http://b:2"}]}),
+    ],
+)
+def test_the_gateways_process_gets_every_setting(
+    monkeypatch: pytest.MonkeyPatch, kind: type[GatewaySettings], given: dict[str, Any]
+) -> None:
+    """What its parent was told reaches it by the environment, unchanged."""
+    told = read_settings(kind, given)
+    for name, value in gateway_environment(told).items():
         monkeypatch.setenv(name, value)
     heard = read_settings(GatewaySettings, {})
-    assert heard.model_dump() == {name: getattr(told, name) for name in GatewaySettings.model_fields}
+    assert heard.model_dump() == {name: told.model_dump()[name] for name in GatewaySettings.model_fields}
 
 
 @pytest.mark.parametrize(
@@ -104,12 +117,43 @@ def test_a_base_name_without_a_model_is_refused() -> None:
     [
         ({"log_level": "loud"}, "log_level"),
         ({"engine_args": '"unbalanced'}, "engine_args: Value error, No closing quotation"),
+        ({"replicas": 0}, "replicas"),
+        ({"replicas": 3, "engine_port": 65534}, "engine_port leaves no ports for 3 replicas"),
+        ({"pools": [{"base": "one"}]}, "pools: .*`ostler up` starts the engines itself"),
+        ({"engine_dns": "engines:8000"}, "engine_dns: .*`ostler up` starts the engines itself"),
     ],
 )
-def test_a_wrong_value_is_refused_by_its_setting(given: dict[str, str], says: str) -> None:
+def test_a_wrong_value_is_refused_by_its_setting(given: dict[str, Any], says: str) -> None:
     """Not by a stack trace later."""
     with pytest.raises(CommandFailed, match=says):
         read_settings(UpSettings, given)
+
+
+@pytest.mark.parametrize("run", [run_gateway, run_up])
+def test_workers_need_a_place_where_limits_are_counted_together(
+    own_folder: Path, run: Callable[[dict[str, Any]], int]
+) -> None:
+    """Or each would allow all of them; it is told before anything is started, with exit code 2."""
+    with pytest.raises(CommandFailed, match="set OSTLER_LIMITS_URL") as refused:
+        run({"home": own_folder / "home", "port": 0, "workers": 2})
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "ports"),
+    [
+        ({"engine_port": 18290}, [18290]),
+        ({"engine_port": 18290, "replicas": 3}, [18290, 18291, 18292]),
+        ({"replicas": 3}, None),
+    ],
+)
+def test_each_engine_has_a_port(given: dict[str, Any], ports: list[int] | None) -> None:
+    """The following ones of a fixed one, else free ones, and the gateway's is none of them."""
+    settings = _with_ports(read_settings(UpSettings, given | {"port": 0}))
+    urls = settings.engine_url.split(",")
+    found = [int(url.removeprefix("http://127.0.0.1:")) for url in urls]
+    assert found == ports if ports else len(set(found)) == 3
+    assert settings.port not in {0, *found}
 
 
 @pytest.mark.parametrize("url", ["nix://bucket/x", "dropbox://bucket/x"])

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ostler.supervisor import (
     RotatingLog,
     Supervisor,
 )
+from tests.ostler.tiny_server import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 QUICK = Backoff(first_s=0.05, longest_s=0.2, reset_after_s=60)
@@ -40,6 +41,16 @@ with open(sys.argv[1] + ".new", "w") as file:
     file.write(f"{os.getpid()} {kid.pid}")
 os.replace(sys.argv[1] + ".new", sys.argv[1])
 kid.wait()
+"""
+# An HTTP server that answers with its process id.
+ENGINE = """
+import http.server, os, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(str(os.getpid()).encode())
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
 """
 UP = """
 import asyncio, sys
@@ -109,6 +120,12 @@ async def noted(note: Path) -> list[psutil.Process]:
     """The processes that a `parent_of` command noted."""
     await until(note.exists)
     return [psutil.Process(int(pid)) for pid in note.read_text().split()]
+
+
+def notes_member(pid_file: Path, process: psutil.Process) -> bool:
+    """Whether the pid file names the process as one of the child's."""
+    traces = leash.Traces.load(pid_file)
+    return traces is not None and process.pid in [pid for pid, _ in traces.members]
 
 
 def alive(process: psutil.Process) -> bool:
@@ -334,12 +351,46 @@ async def test_killed_command(tmp_path: Path) -> None:
         await run.until_told("healthy", 2)
 
 
+async def test_replicas_come_back_one_by_one(tmp_path: Path) -> None:
+    """Of two servers the one that is killed is started again, on its own port, and the other one never stops."""
+    ports = {f"engine-{number}": free_port() for number in (0, 1)}
+    specs = [
+        child(tmp_path, Command((sys.executable, "-c", ENGINE, str(port))), name=name, is_healthy=answers(port))
+        for name, port in ports.items()
+    ]
+    async with supervised(tmp_path, *specs) as run:
+        await run.until_told("healthy", 2)
+        for times, (name, port) in enumerate(ports.items(), start=1):
+            os.kill(int(await fetch(port)), signal.SIGKILL)
+            await run.until_told("died", times)
+            await run.until_told("healthy", 2 + times)
+            assert [event.name for event in run.told("died")][-1] == name
+    assert len(run.told("started")) == 4
+
+
+async def fetch(port: int) -> str:
+    """What the server on the port answers."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with contextlib.closing(writer):
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        return (await reader.read()).decode().rpartition("\r\n")[2]
+
+
+def answers(port: int) -> Callable[[], Awaitable[bool]]:
+    """A check of the server on the port."""
+
+    async def check() -> bool:
+        return bool(await fetch(port))
+
+    return check
+
+
 async def test_killed_leash(tmp_path: Path) -> None:
     """When the leash is killed, the command and what it started are ended, and the command is started again."""
     note = tmp_path / "note"
     async with supervised(tmp_path, child(tmp_path, parent_of(note, *FOREVER, detached=True))) as run:
         command, kid = await noted(note)
-        await until(lambda: str(kid.pid) in (tmp_path / "state" / "child.pid.json").read_text())
+        await until(lambda: notes_member(tmp_path / "state" / "child.pid.json", kid))
         (started,) = run.told("started")
         assert started.pid
         os.kill(started.pid, signal.SIGKILL)
@@ -361,7 +412,7 @@ async def test_everything_killed(tmp_path: Path) -> None:
     """When `up` and the leash are killed at once, the next start ends what they could not."""
     async with up(tmp_path, parent_of(tmp_path / "note", *FOREVER, detached=True)) as supervisor:
         command, kid = await noted(tmp_path / "note")
-        await until(lambda: str(kid.pid) in (tmp_path / "tree.pid.json").read_text())
+        await until(lambda: notes_member(tmp_path / "tree.pid.json", kid))
         (holder,) = supervisor.children()
         for step, process in ((signal.SIGSTOP, holder), (signal.SIGKILL, supervisor), (signal.SIGKILL, holder)):
             process.send_signal(step)

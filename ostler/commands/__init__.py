@@ -1,0 +1,1 @@
+"""The commands, by whom or what they are for; `ostler.cli` puts them together."""

@@ -1,0 +1,72 @@
+"""Commands about adapters and their versions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ostler import render, tables
+from ostler.client import AdminClient, segment
+from ostler.options import Json, Key, Name, Number, Url, show
+
+
+def push(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="A PEFT LoRA folder, or a tar or zip of one.")],
+    adapter: Annotated[str, typer.Option(help="The adapter's name; made if it is new.")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="The base model it was trained on, where its own configuration says a local name."),
+    ] = None,
+    note: Annotated[str, typer.Option(help="A line about this version.")] = "",
+    promote: Annotated[bool, typer.Option("--promote", help="Make it live at once.")] = False,
+    json: Json = False,
+    url: Url = "",
+    api_key: Key = "",
+) -> None:
+    """Register a folder as the adapter's next version. It does not serve until it is promoted."""
+    client = AdminClient(url, api_key)
+    pushed = client.push(source, adapter, base=base, note=note)
+    number = pushed["version"]["number"]
+    if promote:
+        client.deploy(adapter, {"stable": number, "reason": "pushed with --promote"})
+    if json:
+        render.as_json(pushed)
+        return
+    outcome = "is registered" if pushed["created"] else "was there already, with the same content"
+    render.out.print(f"{adapter} version {number} {outcome}" + (" and live." if promote else "."))
+    if not promote and pushed["version"]["state"] != "live":
+        render.out.print(f"Make it live: ostler promote {adapter} {number}")
+
+
+def list_adapters(json: Json = False, url: Url = "", api_key: Key = "") -> None:
+    """List the adapters and what each serves."""
+    show(AdminClient(url, api_key).adapters(), json, tables.adapters)
+
+
+def show_adapter(name: Name, json: Json = False, url: Url = "", api_key: Key = "") -> None:
+    """Show an adapter: what it serves, and its versions."""
+    show(AdminClient(url, api_key).call("GET", f"/adapters/{segment(name)}"), json, tables.adapter)
+
+
+def archive(
+    name: Name,
+    number: Number,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring it back.")] = False,
+    json: Json = False,
+    url: Url = "",
+    api_key: Key = "",
+) -> None:
+    """Put a version away: it is kept, but not served until it is brought back."""
+    path = f"/adapters/{segment(name)}/versions/{number}"
+    answer = AdminClient(url, api_key).call("PATCH", path, json={"archived": not undo})
+    outcome = "is in service again" if undo else "is archived"
+    show(answer, json, lambda version: render.out.print(f"{name} version {version['number']} {outcome}."))
+
+
+def verify(name: Name, number: Number, json: Json = False, url: Url = "", api_key: Key = "") -> None:
+    """Prove on each engine that a version acts, and as it was trained; exit code 1 if one says no."""
+    path = f"/adapters/{segment(name)}/versions/{number}/verify"
+    answer = AdminClient(url, api_key).call("POST", path)
+    show(answer, json, tables.verdicts)
+    if not all(verdict["ok"] for verdict in answer["data"]):
+        raise typer.Exit(1)

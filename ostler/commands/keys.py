@@ -1,0 +1,148 @@
+"""Commands about API keys. A secret is printed once, where it is made, and nowhere else."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from ostler import render, tables
+from ostler.client import AdminClient, CommandFailed, segment
+from ostler.options import Json, Key, Url, show
+
+_DURATION = re.compile(r"(?P<count>[0-9]{1,9})(?P<unit>[smhd]?)")
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")]
+Scopes = Annotated[
+    list[str] | None,
+    typer.Option("--scope", help="A right: inference, feedback, tuning or admin; may be said again."),
+]
+Adapters = Annotated[list[str] | None, typer.Option("--adapter", help="Limit it to this adapter; may be said again.")]
+Days = Annotated[int | None, typer.Option(min=1, max=36_500, help="Days until it expires.")]
+Rpm = Annotated[int | None, typer.Option(min=0, help="Requests per minute; 0 is without limit.")]
+Tpm = Annotated[int | None, typer.Option(min=0, help="Tokens per minute; 0 is without limit.")]
+Concurrent = Annotated[int | None, typer.Option(min=0, help="Requests at once; 0 is without limit.")]
+Budget = Annotated[float | None, typer.Option(min=0, help="Money per month; 0 is without limit.")]
+
+
+def create(
+    name: Annotated[str, typer.Argument(help="Whom or what it is for.")],
+    scope: Scopes = None,
+    admin: Annotated[bool, typer.Option("--admin", help="All rights, not only the clients' endpoints.")] = False,
+    adapter: Adapters = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    concurrent: Concurrent = None,
+    budget: Budget = None,
+    days: Days = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Write it into the database, not through a gateway: for the first key.")
+    ] = False,
+    json: Json = False,
+    url: Url = "",
+    api_key: Key = "",
+) -> None:
+    """Make an API key and print it, this once. Without --scope it may ask models and send feedback."""
+    body: dict[str, Any] = {"name": name, "adapters": adapter or None}
+    if scopes := [*(scope or []), *(["admin"] if admin else [])]:
+        body["scopes"] = scopes
+    if limits := _limits(rpm, tpm, concurrent, budget):
+        body["limits"] = limits
+    if days is not None:
+        body["expires_at"] = _in_days(days)
+    if local:
+        from ostler.serve import run_create_key
+
+        answer = run_create_key(body)
+    else:
+        answer = AdminClient(url, api_key).call("POST", "/keys", json=body)
+    show(answer, json, lambda made: _tell_secret(made, "It is not shown again."))
+
+
+def list_keys(json: Json = False, url: Url = "", api_key: Key = "") -> None:
+    """List the keys, revoked ones too."""
+    show(AdminClient(url, api_key).call("GET", "/keys"), json, tables.keys)
+
+
+def update(
+    key_id: KeyId,
+    name: Annotated[str | None, typer.Option(help="Whom or what it is for.")] = None,
+    scope: Scopes = None,
+    adapter: Adapters = None,
+    all_adapters: Annotated[bool, typer.Option("--all-adapters", help="Let it use all adapters again.")] = False,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    concurrent: Concurrent = None,
+    budget: Budget = None,
+    days: Days = None,
+    no_expiry: Annotated[bool, typer.Option("--no-expiry", help="Let it never expire.")] = False,
+    json: Json = False,
+    url: Url = "",
+    api_key: Key = "",
+) -> None:
+    """Change what a key may do; what is not said stays. Its secret stays, too."""
+    if (all_adapters and adapter) or (no_expiry and days is not None):
+        raise CommandFailed("two of these options contradict each other", 2)
+    body: dict[str, Any] = {"name": name, "scopes": scope, "adapters": adapter or None}
+    body = {field: value for field, value in body.items() if value is not None}
+    body |= {"adapters": None} if all_adapters else {}
+    if limits := _limits(rpm, tpm, concurrent, budget):
+        body["limits"] = limits
+    if days is not None or no_expiry:
+        body["expires_at"] = None if days is None else _in_days(days)
+    if not body:
+        raise CommandFailed("say what shall change; --help lists what can", 2)
+    answer = AdminClient(url, api_key).call("PATCH", f"/keys/{segment(key_id)}", json=body)
+    show(answer, json, lambda key: tables.keys({"data": [key]}))
+
+
+def rotate(
+    key_id: KeyId,
+    overlap: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long the old secret works on: 90s, 15m, 24h, 7d, or 0.")
+    ] = "24h",
+    json: Json = False,
+    url: Url = "",
+    api_key: Key = "",
+) -> None:
+    """Give a key a new secret and print it, this once; the old one works on for a while."""
+    order = {"overlap_s": _seconds(overlap)}
+    answer = AdminClient(url, api_key).call("POST", f"/keys/{segment(key_id)}/rotate", json=order)
+    until = "at once" if order["overlap_s"] == 0 else f"in {overlap}"
+    show(answer, json, lambda made: _tell_secret(made, f"It is not shown again; the old secret ends {until}."))
+
+
+def revoke(key_id: KeyId, json: Json = False, url: Url = "", api_key: Key = "") -> None:
+    """Take a key's rights for good."""
+    answer = AdminClient(url, api_key).call("DELETE", f"/keys/{segment(key_id)}")
+    show(answer, json, lambda key: render.out.print(render.words(f"Key {key['id']} ({key['name']}) is revoked.")))
+
+
+def _tell_secret(made: Any, words: str) -> None:
+    """The secret alone on standard output, so that a script can take it."""
+    render.plain(made["secret"])
+    key = made["key"]
+    render.err.print(render.words(f"Key {key['id']} for {key['name']}. {words}"), soft_wrap=True)
+
+
+def _limits(rpm: int | None, tpm: int | None, concurrent: int | None, budget: float | None) -> dict[str, Any]:
+    """The limits that were said; 0 takes one away."""
+    said = {
+        "requests_per_minute": rpm,
+        "tokens_per_minute": tpm,
+        "concurrent_requests": concurrent,
+        "monthly_budget": budget,
+    }
+    return {name: value or None for name, value in said.items() if value is not None}
+
+
+def _in_days(days: int) -> str:
+    return (datetime.now(UTC) + timedelta(days=days)).isoformat()
+
+
+def _seconds(duration: str) -> int:
+    match = _DURATION.fullmatch(duration.strip())
+    if match is None:
+        raise CommandFailed(f"{duration!r} is not a duration; say seconds, or such as 90s, 15m, 24h or 7d", 2)
+    return int(match["count"]) * _UNITS_S[match["unit"]]

@@ -1,0 +1,78 @@
+"""Commands that run processes. They import what they need when they run, so that the others stay quick."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def up(
+    base: Annotated[
+        str | None, typer.Option(help="Base model: a folder or a Hugging Face id.", show_default="the tiny demo model")
+    ] = None,
+    base_name: Annotated[
+        str | None, typer.Option(help="What clients call it.", show_default="the model's own name")
+    ] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="How many engines.", show_default="1")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8080")] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Folder for all state.", show_default="$XDG_DATA_HOME/ostler")
+    ] = None,
+    engine_args: Annotated[str | None, typer.Option(help="More arguments for vLLM, as one string.")] = None,
+) -> None:
+    """Start everything on this machine: registry, engines and gateway."""
+    from ostler.up import run_up
+
+    given = {
+        "base_model": base,
+        "base": base_name,
+        "replicas": replicas,
+        "host": host,
+        "port": port,
+        "home": home,
+        "engine_args": engine_args,
+    }
+    raise typer.Exit(run_up(_said(given)))
+
+
+def gateway(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8080")] = None,
+    base: Annotated[str | None, typer.Option(help="The base model's name in the engines.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="The base model's folder; its config.json is read.")] = None,
+    engine_url: Annotated[
+        str | None,
+        typer.Option(help="The engine's address; several with commas.", show_default="http://127.0.0.1:8090"),
+    ] = None,
+    engine_dns: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Engines at every address of this name, in place of --engine-url."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="How many processes.", show_default="1")] = None,
+) -> None:
+    """Start a gateway in front of running engines. The database must be migrated."""
+    from ostler.serve import run_gateway
+
+    given = {
+        "host": host,
+        "port": port,
+        "base": base,
+        "base_model": base_model,
+        "engine_url": engine_url,
+        "engine_dns": engine_dns,
+        "workers": workers,
+    }
+    raise typer.Exit(run_gateway(_said(given)))
+
+
+def migrate() -> None:
+    """Bring the database's schema to what this version needs."""
+    from ostler.serve import run_migrate
+
+    raise typer.Exit(run_migrate())
+
+
+def _said(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given; the others leave room for the environment and the file."""
+    return {name: value for name, value in given.items() if value is not None}

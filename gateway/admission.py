@@ -128,8 +128,7 @@ class RetryBudget:
 
     def __init__(self, ratio: float, reserve: float = 100.0) -> None:
         self._ratio = ratio
-        self._reserve = reserve
-        self._left = reserve
+        self._reserve = self._left = reserve if ratio else 0.0  # without a ratio there are no retries
 
     def earn(self) -> None:
         """A request came."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from importlib.metadata import version
@@ -37,6 +38,8 @@ from registry.base_model import BaseSpec, read_config
 from registry.database import check_schema, connect
 from registry.notifications import ChangeSignal
 from registry.registry import Registry
+
+log = logging.getLogger(__name__)
 
 _OPERATIONS = (
     operations.livez,
@@ -214,10 +217,17 @@ class _FromState:
         return state[self._name]
 
 
+def _tell_of_an_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("%s has ended; restart this gateway", task.get_coro(), exc_info=error)
+
+
 @contextlib.asynccontextmanager
 async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run endless work beside the block, and end it after."""
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    for task in tasks:
+        task.add_done_callback(_tell_of_an_end)
     try:
         yield
     finally:

@@ -126,15 +126,19 @@ class Fleet:
     # Use
 
     @contextlib.asynccontextmanager
-    async def lease(self, version: Version | None, need: Need, deadline: float) -> AsyncIterator[Replica]:
+    async def lease(
+        self, version: Version | None, need: Need, deadline: float, *, counts: bool = True
+    ) -> AsyncIterator[Replica]:
         """Pick a replica and hold `version` resident on it for the block, waiting for a replica if none answers.
+
+        Use that does not `count`, a shadow's, keeps no version loaded.
 
         Raises:
             EngineUnavailable: none answers, and none came back in time.
             VersionNotServable: the replica refuses the version. The error bears the replica's id as `replica`.
         """
         replica = await self._picked(need, deadline)
-        if version is not None:
+        if version is not None and counts:
             self.heat.use(version.engine_name)
             hit = version.engine_name in replica.residency.resident
             self._metrics.residency.labels(version.adapter, "hit" if hit else "miss").inc()

@@ -9,6 +9,20 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from registry.home import cache_home, data_home
 
 
+def _host_and_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if value and not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError("must be HOST:PORT")
+    return value
+
+
+def _address(url: str) -> str:
+    url = url.strip()
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return url.rstrip("/")
+
+
 class PoolSettings(BaseModel):
     """The engines of one base model; see the settings of the same names."""
 
@@ -21,17 +35,12 @@ class PoolSettings(BaseModel):
     engine_slots: int = Field(8, ge=1)
     max_lora_rank: int = Field(16, ge=1, le=512)
 
+    _check_dns = field_validator("engine_dns")(_host_and_port)
+
     @property
     def engine_urls(self) -> tuple[str, ...]:
         """The static list of engines."""
         return tuple(_address(one) for one in self.engine_url.split(",") if one)
-
-
-def _address(url: str) -> str:
-    url = url.strip()
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("must begin with http:// or https://")
-    return url.rstrip("/")
 
 
 class GatewaySettings(BaseSettings):
@@ -77,11 +86,11 @@ class GatewaySettings(BaseSettings):
     max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest body of a client's request, bytes.")
     max_push_bytes: int = Field(2 << 30, ge=1024, description="Largest pushed archive and its unpacked size, bytes.")
     request_timeout_s: float = Field(600.0, gt=0, description="A request's deadline, seconds.")
-    max_in_flight: int = Field(1024, ge=1, description="Requests at the engines at once; further ones queue.")
-    max_queued: int = Field(1024, ge=0, description="Requests that may queue; further ones get 503 at once.")
+    max_in_flight: int = Field(1024, ge=1, description="Requests at the engines at once, per process; others queue.")
+    max_queued: int = Field(1024, ge=0, description="Requests that may queue, per process; others get 503.")
     queue_wait_s: float = Field(30.0, ge=0, description="Longest wait in that queue, seconds.")
     retry_ratio: float = Field(0.2, ge=0, le=1, description="Share of requests that may be sent again to a replica.")
-    shadow_concurrency: int = Field(8, ge=1, description="Shadow requests at the engines at once.")
+    shadow_concurrency: int = Field(8, ge=1, description="Shadow requests at the engines at once, per process.")
     limits_url: str = Field(
         "", description="Where limits are counted: redis://host:port for several gateways; empty is in memory."
     )
@@ -106,6 +115,8 @@ class GatewaySettings(BaseSettings):
     drain_s: float = Field(30.0, ge=0, description="How long a stopping gateway lets running requests finish, seconds.")
     workers: int = Field(1, ge=1, description="Processes of this gateway on its one port.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="From which level to log.")
+
+    _check_dns = field_validator("engine_dns")(_host_and_port)
 
     @field_validator("engine_url")
     @classmethod

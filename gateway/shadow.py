@@ -5,7 +5,6 @@ the first to go under pressure.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ PRIORITY_HEADER = "x-vllm-priority"
 LOW_PRIORITY = "10"
 """Clients may ask for 0 to 9, where lower is earlier."""
 _ENDED_BEFORE_IT_BEGAN = 499
+_CANCELLED = "shadow_cancelled"
 
 
 class Shadower:
@@ -119,7 +119,7 @@ class Shadower:
             route=route,
             session=original.session,
             status=_ENDED_BEFORE_IT_BEGAN,
-            error="shadow_cancelled",
+            error=_CANCELLED,
         )
         try:
             await self._ask(copy, route, body)
@@ -127,20 +127,17 @@ class Shadower:
             copy.status, copy.error = 503, getattr(error, "code", None) or "engine_unavailable"
         except (aiohttp.ClientError, TimeoutError, ConnectionError):
             copy.status, copy.error = 502, "engine_error"
-        except asyncio.CancelledError:
-            raise
         except Exception:
             copy.status, copy.error = 500, "internal_error"
             log.exception("a shadow of request %s failed inside the gateway", original.request_id)
         finally:
-            with contextlib.suppress(Exception):
-                self._metrics.shadow.labels(route.adapter or "", "ok" if copy.error is None else "error").inc()
+            self._metrics.shadow.labels(route.adapter or "", _outcome(copy.error)).inc()
             copy.finish()
 
     async def _ask(self, copy: Exchange, route: Route, body: bytes) -> None:
         name = route.version.engine_name if route.version else None
         need = Need(route.pool, name, copy.request_id, copy.session)
-        async with self._fleet.lease(route.version, need, copy.deadline) as replica:
+        async with self._fleet.lease(route.version, need, copy.deadline, counts=False) as replica:
             copy.replica, copy.sends = replica.id, 1
             headers = {"content-type": "application/json", "accept-encoding": "identity"}
             if self._takes_priority:
@@ -155,3 +152,7 @@ class Shadower:
             if answer.status == 400 and "priority" in explain(content)[0].lower() and self._takes_priority:
                 self._takes_priority = False
                 log.warning("the engine takes no priorities (--scheduling-policy priority); shadows run without")
+
+
+def _outcome(error: str | None) -> str:
+    return {None: "ok", _CANCELLED: "cancelled"}.get(error, "error")

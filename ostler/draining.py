@@ -23,6 +23,8 @@ from typing import Any
 
 import uvicorn
 
+from ostler.heads import TimedHeads
+
 LIFESPAN_END_S = 15.0  # for the lifespan's end, after the last request
 AT_ONCE_S = 3.0  # from the second signal to the kernel's
 CANCELLED_END_S = 2.0  # for what a cancelled request still has to do
@@ -124,6 +126,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        http=TimedHeads,
         timeout_graceful_shutdown=math.ceil(grace.drain_s),
     )
     server = DrainingServer(config, app.state, grace, on_started)

@@ -1,0 +1,48 @@
+"""uvicorn's HTTP protocol, but for connections whose requests do not come: they are closed, and hold nothing.
+
+uvicorn closes a connection that idles after a response. It waits for ever for the first request, and for the end of
+a request's head. The body has a limit of its own, in the gateway.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_TIMEOUT_S = 20.0
+
+
+class TimedHeads(HttpToolsProtocol):
+    """A connection whose next request's head must come within `HEAD_TIMEOUT_S` of its opening or its first byte."""
+
+    head_timeout_s = HEAD_TIMEOUT_S
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A client connected."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._cancel()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """A request's first bytes came."""
+        self._expect_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Its head is whole."""
+        self._cancel()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._cancel()
+        self._late = self.loop.call_later(self.head_timeout_s, self.transport.close)
+
+    def _cancel(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None

@@ -1,0 +1,58 @@
+"""Connections whose requests do not come are closed; those that do come are served."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import uvicorn
+
+from ostler.heads import TimedHeads
+from tests.conftest import until
+
+
+class Quick(TimedHeads):
+    """With a limit that a test can wait for."""
+
+    head_timeout_s = 0.4
+
+
+async def hello(scope: dict[str, object], receive: object, send: object) -> None:
+    """Answers after a while, longer than a head may take."""
+    if scope["type"] == "http":
+        await asyncio.sleep(0.8)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})  # type: ignore[operator]
+        await send({"type": "http.response.body", "body": b"ok"})  # type: ignore[operator]
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    """A server's port."""
+    config = uvicorn.Config(hello, port=0, http=Quick, lifespan="off", log_config=None, timeout_keep_alive=30)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server._serve())
+    await until(lambda: server.started)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await task
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HTTP/1.1\r\nhost: x\r\nx-slow:", b"G"], ids=["nothing", "half", "a byte"]
+)
+async def test_a_connection_without_a_whole_head_is_closed(port: int, sent: bytes) -> None:
+    """Whether it sent nothing or a part."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+
+
+async def test_requests_on_one_connection_are_served_however_long_they_take(port: int) -> None:
+    """The limit is for the head alone, and not for the time between two requests."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for _ in range(2):
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        answer = await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+        assert answer.startswith(b"HTTP/1.1 200")
+        await asyncio.sleep(0.6)
+    writer.close()

@@ -17,14 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway import operations
 from gateway.admin import CONTROLLERS, sweep_uploads
-from gateway.admission import Admission
-from gateway.budgets import Budgets
 from gateway.directory import Directory
-from gateway.engine import Engine
-from gateway.fleet import Fleet
+from gateway.engines.engine import Engine
+from gateway.engines.fleet import Fleet
 from gateway.inference import PATHS, Inference, prices
 from gateway.leadership import Leadership
-from gateway.limits import Limiter
+from gateway.limits.admission import Admission
+from gateway.limits.budgets import Budgets
+from gateway.limits.limiter import Limiter
 from gateway.schema import openapi_config
 from gateway.settings import GatewaySettings, PoolSettings
 from gateway.shadow import Shadower

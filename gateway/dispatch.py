@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 
 import aiohttp
 
-from gateway.admission import Admission, RetryBudget
 from gateway.body import Body
-from gateway.engine import EngineDown, EngineRefused
+from gateway.engines.engine import EngineDown, EngineRefused
+from gateway.engines.fleet import Fleet
+from gateway.engines.picking import Need
+from gateway.engines.replica import Replica
 from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
 from gateway.exchange import Exchange
-from gateway.fleet import Fleet
-from gateway.picking import Need
+from gateway.limits.admission import Admission, RetryBudget
 from gateway.relay import Send, relay
-from gateway.replica import Replica
 from gateway.routing import Route
 from monitors.metrics import Metrics
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from gateway.errors import GatewayError
-from gateway.limits import Grant
+from gateway.limits.limiter import Grant
 from gateway.routing import Route
 from gateway.usage import Usage
 from monitors.record import RequestHook, RequestRecord

@@ -12,11 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.admission import Admission
 from gateway.auth import authenticate, require
 from gateway.body import ClientGone, decode, read_bytes
 from gateway.directory import Directory
 from gateway.dispatch import Dispatcher, Outbound
+from gateway.engines.fleet import Fleet
 from gateway.errors import (
     BodyTooSlow,
     BudgetExceeded,
@@ -27,8 +27,8 @@ from gateway.errors import (
     RateLimited,
 )
 from gateway.exchange import Exchange, Prices, request_id
-from gateway.fleet import Fleet
-from gateway.limits import FREE, Limiter
+from gateway.limits.admission import Admission
+from gateway.limits.limiter import FREE, Limiter
 from gateway.relay import send_error, taken_within, while_client_waits
 from gateway.routing import Route, resolve
 from gateway.settings import GatewaySettings

@@ -1,5 +1,7 @@
 """What operators' machines ask: alive, ready, metrics; and the list of models for clients."""
 
+import asyncio
+
 import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
@@ -7,7 +9,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 
 from gateway.directory import Directory
-from gateway.fleet import Fleet
+from gateway.engines.fleet import Fleet
 from gateway.refusals import refusals
 from gateway.routing import not_found
 from gateway.settings import GatewaySettings
@@ -67,7 +69,9 @@ async def readyz(request: AnyRequest, fleet: NamedDependency[Fleet]) -> Response
 )
 async def metrics(metrics: NamedDependency[Metrics]) -> Response[str]:
     """In Prometheus' text format; without a key only from this machine, with one only for admins."""
-    return Response(metrics.exposition().decode(), headers={"content-type": CONTENT_TYPE})
+    # With hundreds of adapters it takes a while, which requests must not wait for.
+    shown = await asyncio.to_thread(metrics.exposition)
+    return Response(shown.decode(), headers={"content-type": CONTENT_TYPE})
 
 
 @get(

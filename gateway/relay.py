@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 
 from gateway.body import ClientGone
-from gateway.engine import EngineDown, explain
+from gateway.engines.engine import EngineDown, explain
 from gateway.errors import (
     DeadlineExceeded,
     EngineError,

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.engines.placement import fraction
 from gateway.errors import EngineUnavailable, ModelNotFound
-from gateway.placement import fraction
 from registry.catalog import Adapter, ApiKey, Catalog, Shadow, Version
 from registry.names import parse_pinned
 

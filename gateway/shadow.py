@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 import aiohttp
 
 from gateway.body import Body
-from gateway.engine import EngineDown, explain
+from gateway.engines.engine import EngineDown, explain
+from gateway.engines.fleet import Fleet
+from gateway.engines.picking import Need
+from gateway.engines.placement import fraction
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange, Prices
-from gateway.fleet import Fleet
-from gateway.picking import Need
-from gateway.placement import fraction
 from gateway.routing import Route
 from gateway.usage import find_usage
 from monitors.metrics import Metrics

@@ -6,11 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from gateway.directory import Directory
-from gateway.engine import EngineDown, EngineRefused
+from gateway.engines.engine import EngineDown, EngineRefused
+from gateway.engines.fleet import Fleet
+from gateway.engines.proof import Proof
+from gateway.engines.replica import Replica
 from gateway.errors import EngineUnavailable, VersionNotServable
-from gateway.fleet import Fleet
-from gateway.proof import Proof
-from gateway.replica import Replica
 from monitors.metrics import Metrics
 from registry.catalog import Adapter, Deployment, Version
 from registry.deployments import Patch

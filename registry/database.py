@@ -82,12 +82,13 @@ def _postgresql_arguments(application: str) -> dict[str, Any]:
 
 
 async def _open_postgresql(*args: Any, **kwargs: Any) -> Any:
-    """Connect, and fail with an OSError whatever the reason; SQLAlchemy would let the driver's own errors through."""
+    """Connect, and fail with a ConnectionError whatever the reason; SQLAlchemy would let the driver's own through."""
     import asyncpg  # here, because SQLite needs none of it
 
     try:
         return await asyncpg.connect(*args, **kwargs)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        # OSError, too: a socket file that is not there is no ConnectionError of its own.
         raise ConnectionError(f"PostgreSQL lets nobody in ({type(error).__name__})") from error
 
 

@@ -1,7 +1,7 @@
 """A version's own proof: prompts, and the log probabilities that its training library gave for the next token.
 
 Whoever trained a version may put a `probes.json` beside its weights. An engine that serves these weights on this base
-gives the same numbers, up to rounding; see `gateway.proof`.
+gives the same numbers, up to rounding; see `gateway.engines.proof`.
 
 {"format": 1, "dtype": "float32", "probes": [
     {"tokens": [1, 17, ...],                    the prompt, as token ids

@@ -20,7 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.app import create_app
-from gateway.replica import Replica
+from gateway.engines.replica import Replica
 from gateway.settings import GatewaySettings
 from registry.artifacts import ArtifactStore
 from registry.catalog import Scope

@@ -11,7 +11,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from gateway.admin.fields import NO_NUL
 from gateway.admin.uploads import uploaded
 from gateway.directory import Directory
-from gateway.fleet import Fleet
+from gateway.engines.fleet import Fleet
 from gateway.json_body import StrictRequest
 from gateway.refusals import ETAG, refusals
 from gateway.settings import GatewaySettings

@@ -11,8 +11,8 @@ from msgspec import UNSET, UnsetType
 
 from gateway.admin.adapters import require_version_number, with_etag
 from gateway.admin.fields import Number, Share, Text
+from gateway.engines.fleet import Fleet
 from gateway.errors import InvalidRequest
-from gateway.fleet import Fleet
 from gateway.json_body import StrictRequest
 from gateway.refusals import ETAG, refusals
 from gateway.shapes import AdapterShape, Page, RevisionShape, revision_shape

@@ -6,9 +6,9 @@ import msgspec
 from litestar import Controller, get
 from litestar.di import NamedDependency
 
-from gateway.fleet import Fleet
+from gateway.engines.fleet import Fleet
+from gateway.engines.replica import ReplicaReport
 from gateway.refusals import refusals
-from gateway.replica import ReplicaReport
 from gateway.shapes import Page
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gateway.engine import EngineStats
+from gateway.engines.engine import EngineStats
 from gateway.settings import GatewaySettings
 from gateway.shadow import Shadower
 from monitors.record import RequestRecord

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.breaker import Breaker
-from gateway.breaker import State as BreakerState
 from gateway.directory import Directory
-from gateway.engine import Engine, EngineDown, EngineRefused, EngineStats
+from gateway.engines.breaker import Breaker
+from gateway.engines.breaker import State as BreakerState
+from gateway.engines.engine import Engine, EngineDown, EngineRefused, EngineStats
+from gateway.engines.picking import Seen
+from gateway.engines.residency import Residency
 from gateway.errors import EngineUnavailable
-from gateway.picking import Seen
-from gateway.residency import Residency
 from monitors.metrics import Metrics
 from registry.catalog import Version
 
@@ -255,6 +255,7 @@ class Replica:
             self._failures = max(self._failures, _FAILURES_UNTIL_DOWN - 1) if self._in_doubt else self._failures
             raise
         self._in_doubt = False
+        self._breaker.succeeded()
         if not self._answering:
             self._answering = True
             self._on_change()

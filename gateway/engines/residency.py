@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from gateway.breaker import Breaker
 from gateway.directory import Directory
-from gateway.engine import Engine, EngineDown, EngineRefused
+from gateway.engines.breaker import Breaker
+from gateway.engines.engine import Engine, EngineDown, EngineRefused
+from gateway.engines.heat import Heat
+from gateway.engines.proof import Proof, Prover
 from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
-from gateway.heat import Heat
-from gateway.proof import Proof, Prover
 from monitors.metrics import Metrics
 from registry.artifacts import ArtifactStore
 from registry.catalog import Version

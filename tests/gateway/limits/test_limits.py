@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.budgets import Budgets
-from gateway.counts import Limit, Ticket
-from gateway.counts_memory import in_memory
 from gateway.errors import BudgetExceeded, RateLimited
-from gateway.limits import Grant, Limiter, duration
+from gateway.limits.budgets import Budgets
+from gateway.limits.counts import Limit, Ticket
+from gateway.limits.limiter import Grant, Limiter, duration
+from gateway.limits.memory import in_memory
 from registry.catalog import ApiKey, KeyLimits, Scope
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.discovery import listed, look_up
+from gateway.engines.discovery import listed, look_up
 from gateway.settings import PoolSettings
 
 

@@ -10,8 +10,8 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.engine import Engine, EngineDown, EngineRefused
-from gateway.proof import GENERIC_PROMPTS, Proof, Prover
+from gateway.engines.engine import Engine, EngineDown, EngineRefused
+from gateway.engines.proof import GENERIC_PROMPTS, Proof, Prover
 from registry.probes import Distribution, Probe, Probes, distance
 from tests.fakes.engine import FakeEngine
 from tests.fakes.logprobs import next_tokens

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gateway.engine import explain
+from gateway.engines.engine import explain
 
 
 def vllm(message: str) -> bytes:

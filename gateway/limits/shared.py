@@ -11,7 +11,7 @@ from limits.aio.storage import RedisStorage
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 
-from gateway.counts import Counts, Standing, Ticket
+from gateway.limits.counts import Counts, Standing, Ticket
 
 log = logging.getLogger(__name__)
 

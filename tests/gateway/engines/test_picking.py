@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.picking import AFFINITY_SLACK, Choice, Need, Seen, Snapshot, home_ids, pick
-from gateway.placement import ranked
+from gateway.engines.picking import AFFINITY_SLACK, Choice, Need, Seen, Snapshot, home_ids, pick
+from gateway.engines.placement import ranked
 
 NAME = "support@1-0a1b2c3d"
 HAS = frozenset({NAME})

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission import Admission, RetryBudget
 from gateway.errors import DeadlineExceeded, GatewayError, Overloaded
+from gateway.limits.admission import Admission, RetryBudget
 from monitors.metrics import Metrics
 
 FAR = 3_600.0

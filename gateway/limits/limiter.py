@@ -4,11 +4,11 @@ import math
 import secrets
 from collections.abc import Callable
 
-from gateway.budgets import Budgets
-from gateway.counts import Counter, Limit, Standing, Ticket, Window
-from gateway.counts_memory import in_memory
-from gateway.counts_redis import SharedCounts
 from gateway.errors import BudgetExceeded, Headers, RateLimited
+from gateway.limits.budgets import Budgets
+from gateway.limits.counts import Counter, Limit, Standing, Ticket, Window
+from gateway.limits.memory import in_memory
+from gateway.limits.shared import SharedCounts
 from registry.catalog import ApiKey, KeyLimits
 
 # Nobody knows when a place comes free.

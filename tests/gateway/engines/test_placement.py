@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.placement import DEFAULT_HOMES, fraction, homes, ranked
+from gateway.engines.placement import DEFAULT_HOMES, fraction, homes, ranked
 
 NAMES = [f"adapter-{number}@1-{number:08x}" for number in range(6_000)]
 WORDS = [("support", "7-1f3a9c2e", "x"), ("", ""), ("ä", "\N{SNOWMAN}"), ("a",), ("a", "b")]
@@ -97,7 +97,7 @@ def test_words_are_kept_apart() -> None:
 
 def test_fractions_are_the_same_in_every_process() -> None:
     """Whatever seed that process hashes with: gateways must agree, and a restart must move nobody."""
-    code = f"from gateway.placement import fraction; print([fraction(*words) for words in {WORDS!r}])"
+    code = f"from gateway.engines.placement import fraction; print([fraction(*words) for words in {WORDS!r}])"
     for seed in ("1", "2"):
         found = subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True

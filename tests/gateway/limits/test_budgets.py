@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.budgets import Budgets
+from gateway.limits.budgets import Budgets
 from monitors.record import RequestRecord
 from tests.conftest import until
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.breaker import Breaker, Breakers, State
+from gateway.engines.breaker import Breaker, Breakers, State
 
 
 class Clock:

@@ -226,7 +226,7 @@ async def test_engines_by_dns(gateway_settings: GatewaySettings, pair: RunningGa
     settings = pair.app.state.settings.model_copy(update={"engine_dns": f"127.0.0.1:{port}"})
     async with serving(settings) as (url, app), client(url, pair.key) as http:
         await until(lambda: [report.state for report in app.state.fleet.reports()] == ["ready"])
-        assert app.state.fleet.reports()[0].id == "127.0.0.1"
+        assert app.state.fleet.reports()[0].id == f"127.0.0.1:{port}"
         response = await http.post("/v1/chat/completions", json={"model": "support", "messages": []})
         assert response.status_code == 200
 

@@ -7,16 +7,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.breaker import Breaker, Breakers, State
 from gateway.directory import Directory
-from gateway.discovery import listed, look_up
-from gateway.engine import Engine, EngineStats
+from gateway.engines.breaker import Breaker, Breakers, State
+from gateway.engines.discovery import listed, look_up
+from gateway.engines.engine import Engine, EngineStats
+from gateway.engines.heat import Heat
+from gateway.engines.picking import Need, Snapshot, home_ids, pick
+from gateway.engines.proof import Prover
+from gateway.engines.replica import Replica, ReplicaReport
+from gateway.engines.residency import Residency
 from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
-from gateway.heat import Heat
-from gateway.picking import Need, Snapshot, home_ids, pick
-from gateway.proof import Prover
-from gateway.replica import Replica, ReplicaReport
-from gateway.residency import Residency
 from gateway.settings import GatewaySettings, PoolSettings
 from monitors.metrics import Metrics
 from registry.artifacts import ArtifactStore

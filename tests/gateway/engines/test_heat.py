@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.heat import HALF_LIFE_S, Heat
+from gateway.engines.heat import HALF_LIFE_S, Heat
 
 YEAR = 365 * 86_400.0
 

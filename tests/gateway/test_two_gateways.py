@@ -179,3 +179,16 @@ async def test_one_of_them_tidies_up(gateways: Two) -> None:
     await gateways.first.app.state.leadership.resign()
     await gateways.app.state.leadership.claim()
     assert gateways.app.state.leadership.holds
+
+
+async def test_what_only_the_other_gateway_uses_stays_loaded(gateways: Two) -> None:
+    """The one that tidies up does not take a version that it has not seen used for one that nobody uses."""
+    assert gateways.first.app.state.leadership.holds
+    _, other = gateways.clients(gateways.first.key)
+    engine = gateways.first.engine
+    answer = await other.post("/v1/chat/completions", json={"model": "support@2", "messages": []})
+    assert answer.status_code == 200
+    looks = engine.calls["/v1/models"]
+    await until(lambda: engine.calls["/v1/models"] > looks + 10)
+    assert not [name for name in engine.calls if name.startswith("unload")]
+    await other.aclose()

@@ -87,6 +87,7 @@ async def test_a_database_that_is_away_stops_changes_and_nothing_else(two: Runni
     for file in home.glob("ostler.db*"):
         file.rename(away / file.name)
     (home / "ostler.db").mkdir()
+    await registry._sessions.kw["bind"].dispose()  # what was opened again in between
     await until(lambda: not two.app.state.directory.reachable)
 
     for model in ("support", "support@2", "tiny"):

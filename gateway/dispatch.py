@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 import aiohttp
 
 from gateway.body import Body
-from gateway.engines.engine import EngineDown, EngineRefused
+from gateway.engines.engine import EngineDown, lacks_model
 from gateway.engines.fleet import Fleet
 from gateway.engines.picking import Need
 from gateway.engines.replica import Replica
 from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
 from gateway.exchange import Exchange
 from gateway.limits.admission import Admission, RetryBudget
-from gateway.relay import Send, relay
+from gateway.relay import Send, relay, whole
 from gateway.routing import Route
 from monitors.metrics import Metrics
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 Resolve = Callable[[Exchange, str], Route]
 _SENDS_THAT_MAY_FAIL = 2
+_LOSSES = 5
 _RETRY_PAUSE_S = 0.05
 _RETRY_AFTER_S = 5.0
 
@@ -54,16 +55,24 @@ class Dispatcher:
     Args:
         resolve: finds the route of a request anew, after a version turned out to fail.
         retry_ratio: the share of requests that may be sent again.
+        retry_reserve: how many may be at once, as when a replica with many requests dies.
     """
 
     def __init__(
-        self, fleet: Fleet, admission: Admission, metrics: Metrics, resolve: Resolve, *, retry_ratio: float
+        self,
+        fleet: Fleet,
+        admission: Admission,
+        metrics: Metrics,
+        resolve: Resolve,
+        *,
+        retry_ratio: float,
+        retry_reserve: float,
     ) -> None:
         self._fleet = fleet
         self._admission = admission
         self._metrics = metrics
         self._resolve = resolve
-        self._retries = RetryBudget(retry_ratio)
+        self._retries = RetryBudget(retry_ratio, retry_reserve)
 
     async def answer(self, outbound: Outbound) -> None:
         """Wait for a place, and have the request answered by what its route says, or by what that falls back on.
@@ -74,18 +83,46 @@ class Dispatcher:
         exchange = outbound.exchange
         assert exchange.route is not None
         self._retries.earn()
-        async with self._admission.place(exchange.route.adapter or "", exchange.deadline) as exchange.queue_s:
-            while True:
-                route = exchange.route
-                try:
+        while True:
+            route = exchange.route
+            try:
+                await self._until_it_can_be_served(exchange, route)
+                async with self._admission.place(exchange.route.adapter or "", exchange.deadline) as waited:
+                    exchange.queue_s += waited
                     await self._until_answered(outbound, route)
-                    return
-                except VersionNotServable as refused:
-                    assert route.version is not None
-                    self._fleet.breakers.failed(route.version.engine_name, certain=True)
+                return
+            except VersionNotServable as refused:
+                assert route.version is not None
+                self._fleet.breakers.failed(route.version.engine_name, certain=True)
+                try:
                     exchange.route = self._resolve(exchange, outbound.model)
-                    if exchange.route.model == route.model:
-                        raise _as_unavailable(refused) from refused
+                except EngineUnavailable:  # nothing to fall back on; why it is so says more
+                    raise _as_unavailable(refused) from refused
+
+    async def _until_it_can_be_served(self, exchange: Exchange, route: Route) -> None:
+        """Wait for a replica, and for the version's load, without a place: others could use it meanwhile."""
+        need = _need(exchange, route)
+        while not self._fleet.can_serve_now(need):
+            try:
+                async with self._fleet.lease(route.version, need, exchange.deadline):
+                    return
+            except (VersionNotServable, EngineUnavailable) as error:
+                need = self._without(need, error)
+                await asyncio.sleep(_RETRY_PAUSE_S)
+
+    def _without(self, need: Need, error: VersionNotServable | EngineUnavailable) -> Need:
+        """The same need after a replica refused the version or went away.
+
+        Raises:
+            VersionNotServable: every replica refuses it.
+            EngineUnavailable: no replica came in time.
+        """
+        if error.replica is None:
+            raise error
+        tried = replace(need, tried=need.tried | {error.replica})
+        if isinstance(error, VersionNotServable) and not self._fleet.has_untried(tried):
+            raise error
+        return tried
 
     async def _until_answered(self, outbound: Outbound, route: Route) -> None:
         """Send the request to one replica after the other until an answer begins, and relay that.
@@ -94,27 +131,21 @@ class Dispatcher:
             VersionNotServable: every replica refuses the version.
         """
         exchange = outbound.exchange
-        name = route.version.engine_name if route.version else None
         data = outbound.body.encode_for(route.model)
-        need = Need(route.pool, name, exchange.request_id, exchange.session)
+        need = _need(exchange, route)
         while True:
             try:
                 async with self._fleet.lease(route.version, need, exchange.deadline) as found:
                     exchange.replica = found.id
-                    if await self._send(outbound, found, route, data, is_last=not self._has_other(need, found)):
+                    need = replace(need, tried=need.tried | {found.id})
+                    if await self._send(outbound, found, route, data, need):
                         return
-                need = replace(need, tried=need.tried | {found.id})
-            except VersionNotServable as refused:
-                need = replace(need, tried=need.tried | {refused.replica or ""})
-                if not self._fleet.has_untried(need):
-                    raise
+            except (VersionNotServable, EngineUnavailable) as error:
+                need = self._without(need, error)
             if not self._fleet.has_untried(need):
                 await asyncio.sleep(_RETRY_PAUSE_S)
 
-    def _has_other(self, need: Need, found: Replica) -> bool:
-        return self._fleet.has_untried(replace(need, tried=need.tried | {found.id}))
-
-    async def _send(self, outbound: Outbound, replica: Replica, route: Route, data: bytes, *, is_last: bool) -> bool:
+    async def _send(self, outbound: Outbound, replica: Replica, route: Route, data: bytes, need: Need) -> bool:
         """One try on one replica; whether it is over.
 
         Raises:
@@ -129,8 +160,10 @@ class Dispatcher:
             return False
         async with answer:
             try:
-                if not await self._is_the_engines_fault(replica, route, answer.status):
-                    if self._judged_worth_another(replica, route, answer, is_last=is_last):
+                if answer.status == 404 and await self._has_lost(exchange, replica, route, answer):
+                    return False  # it was surely not served, so nothing is repeated
+                if answer.status < 500 or await replica.engine.is_healthy():
+                    if self._judged_worth_another(exchange, replica, route, answer, need):
                         return False
                     await relay(exchange, answer, outbound.keep_usage, outbound.send)
                     return True
@@ -141,31 +174,34 @@ class Dispatcher:
             return False
 
     def _judged_worth_another(
-        self, replica: Replica, route: Route, answer: aiohttp.ClientResponse, *, is_last: bool
+        self, exchange: Exchange, replica: Replica, route: Route, answer: aiohttp.ClientResponse, need: Need
     ) -> bool:
         """Note how the version did; whether its failure is worth a try on another replica."""
-        name = route.version.engine_name if route.version else None
         if answer.status < 500:
-            if name is not None:
-                self._fleet.breakers.succeeded(name)
+            if route.version is not None and answer.status < 400:
+                self._fleet.breakers.succeeded(route.version.engine_name)
             return False
         replica.suspect(in_doubt=True)
-        if name is not None:
-            self._fleet.breakers.failed(name)
-        return not is_last and self._may_retry("engine_error")
+        if route.version is not None and not exchange.doubted:
+            self._fleet.doubt(route.version, replica)
+        exchange.doubted = True
+        return self._fleet.has_untried(need) and self._may_retry("engine_error")
 
-    async def _is_the_engines_fault(self, replica: Replica, route: Route, status: int) -> bool:
-        """Whether an answer's status tells of an engine that dies or has restarted, not of this request.
+    async def _has_lost(
+        self, exchange: Exchange, replica: Replica, route: Route, answer: aiohttp.ClientResponse
+    ) -> bool:
+        """Whether a 404 says that the engine lacks the version, as after a restart, not that it lacks something else.
 
         Raises:
             EngineDown
         """
-        if status == 404 and route.version is not None:
-            try:
-                return await replica.has_lost(route.version)
-            except EngineRefused:
-                return False
-        return status >= 500 and not await replica.engine.is_healthy()
+        if route.version is None or exchange.lost >= _LOSSES:
+            return False
+        if not lacks_model(await whole(exchange, answer), route.model):
+            return False
+        exchange.lost += 1
+        replica.has_lost(route.version)
+        return True
 
     def _after_no_answer(self, exchange: Exchange, replica: Replica, down: EngineDown) -> None:
         """Go on to another try, unless the time is over or the request itself may be what breaks the engines.
@@ -189,6 +225,11 @@ class Dispatcher:
             return False
         self._metrics.retries.labels(reason).inc()
         return True
+
+
+def _need(exchange: Exchange, route: Route) -> Need:
+    name = route.version.engine_name if route.version else None
+    return Need(route.pool, name, exchange.request_id, exchange.session)
 
 
 def _as_unavailable(refused: VersionNotServable) -> EngineUnavailable:

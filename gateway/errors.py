@@ -14,8 +14,9 @@ GatewayError
 ├── DatabaseUnavailable    503   a change, while the database does not answer
 ├── EngineError            502   the engine failed while it answered
 ├── Overloaded             503   too many requests wait already, or this one waited too long
-└── EngineUnavailable      503   no engine can take the request now
-    └── DeadlineExceeded   504   the request's time was over before an answer began
+├── EngineUnavailable      503   no engine can take the request now
+├── GatewayStopping        503   this gateway stopped before the request was answered
+└── DeadlineExceeded       504   the request's time was over before an answer began
 
 The registry's own errors carry a status and a code and are rendered the same way.
 """
@@ -174,15 +175,24 @@ class Overloaded(GatewayError):
 
 
 class EngineUnavailable(GatewayError):
-    """No engine can take the request now; it may be starting."""
+    """No engine can take the request now; it may be starting. `replica` is the one that went away, where it is one."""
 
     status = 503
     code = "engine_unavailable"
     retry = True
+    replica: str | None = None
 
 
-class DeadlineExceeded(EngineUnavailable):
-    """The request's time was over before an answer began."""
+class GatewayStopping(GatewayError):
+    """This gateway stopped before the request was answered; another one may answer it."""
+
+    status = 503
+    code = "gateway_stopping"
+    retry = True
+
+
+class DeadlineExceeded(GatewayError):
+    """The request's time was over before an answer began; sent again, it would only take as long again."""
 
     status = 504
     code = "deadline_exceeded"

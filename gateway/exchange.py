@@ -58,6 +58,11 @@ class Exchange:
     """The replica that the request was sent to last."""
     sends: int = 0
     """How often it was sent to a replica."""
+    doubted: bool = False
+    """Whether it counts already among the failures of its version."""
+    lost: int = 0
+    """How often an engine did not have the version."""
+    body_bytes: int = 0
     broken: int = 0
     """How many engines broke off after it was sent to them."""
     queue_s: float = 0.0

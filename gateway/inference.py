@@ -22,6 +22,7 @@ from gateway.errors import (
     BudgetExceeded,
     DeadlineExceeded,
     GatewayError,
+    GatewayStopping,
     InvalidRequest,
     MethodNotAllowed,
     RateLimited,
@@ -29,7 +30,7 @@ from gateway.errors import (
 from gateway.exchange import Exchange, Prices, request_id
 from gateway.limits.admission import Admission
 from gateway.limits.limiter import FREE, Limiter
-from gateway.relay import send_error, taken_within, while_client_waits
+from gateway.relay import cut_off, send_error, taken_within, while_client_waits
 from gateway.routing import Route, resolve
 from gateway.settings import GatewaySettings
 from gateway.shadow import Shadower
@@ -74,7 +75,14 @@ class Inference:
         self._metrics = metrics
         self._hooks = hooks
         self._bases = frozenset(pool.base for pool in settings.all_pools)
-        self._dispatcher = Dispatcher(fleet, admission, metrics, self._resolve, retry_ratio=settings.retry_ratio)
+        self._dispatcher = Dispatcher(
+            fleet,
+            admission,
+            metrics,
+            self._resolve,
+            retry_ratio=settings.retry_ratio,
+            retry_reserve=float(settings.max_in_flight),
+        )
         self._prices = prices(settings)
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -97,6 +105,9 @@ class Inference:
                 await send_error(exchange, error, send)
         except ClientGone:
             exchange.error = "client_gone"
+        except asyncio.CancelledError:
+            # The server ends what outlasts its drain, and waits a moment for what is said here.
+            await cut_off(exchange, GatewayStopping("this gateway is stopping", retry_after_s=1.0), send)
         except Exception as error:
             log.error("request %s failed inside the gateway", exchange.request_id, exc_info=error)
             if exchange.answered:
@@ -106,8 +117,8 @@ class Inference:
             await send_error(exchange, failed, send)
         finally:
             self._metrics.in_flight.dec()
-            exchange.finish()
             self._release(exchange)
+            exchange.finish()
 
     async def _serve(
         self, exchange: Exchange, method: str, headers: Mapping[str, str], receive: Any, send: Any
@@ -119,6 +130,7 @@ class Inference:
         exchange.deadline = min(exchange.deadline, exchange.began + _timeout_s(headers))
         await self._admit(exchange)
         raw = await self._read(exchange, headers, receive)
+        exchange.body_bytes = len(raw)
         body = decode(raw)
         body.check_priority()
         exchange.session = headers.get(SESSION_HEADER) or body.session() or exchange.request_id

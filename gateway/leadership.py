@@ -1,12 +1,14 @@
 """Which of several gateways tidies up the engines: the one that holds a lease in the database."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.engines.heat import Heat
 from registry.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -42,11 +44,17 @@ class Leadership:
         if taken and not held:
             log.info("this gateway tidies up the engines")
 
-    async def follow(self) -> None:
-        """Keep claiming, for ever."""
+    async def follow(self, heat: Heat) -> None:
+        """Keep claiming, for ever, and tell each other what is used: who makes room must know what others use."""
         while True:
             await asyncio.sleep(self._ttl_s / 3)
             await self.claim()
+            with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):
+                await asyncio.shield(self._share(heat))
+
+    async def _share(self, heat: Heat) -> None:
+        await self._registry.share_use(self._holder, heat.own())
+        heat.others = await self._registry.others_use(self._holder, self._ttl_s)
 
     async def resign(self) -> None:
         """Let another gateway have it at once."""

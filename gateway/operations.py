@@ -36,9 +36,11 @@ class ModelList(msgspec.Struct, frozen=True):
 
 
 @get("/livez", tags=["Operations"], summary="Is the process alive?", security=[{}])
-async def livez() -> Health:
-    """200 as long as the process can answer at all."""
-    return Health("ok")
+async def livez(request: AnyRequest) -> Response[Health]:
+    """200 as long as the process does all of its work; 503 asks for its restart."""
+    if request.app.state.get("ended", False):
+        return Response(Health("not alive", ["a part of the gateway has ended; the log says why"]), status_code=503)
+    return Response(Health("ok"))
 
 
 @get(

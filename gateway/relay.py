@@ -20,9 +20,10 @@ from gateway.errors import (
     error_headers,
 )
 from gateway.exchange import Exchange
-from gateway.usage import TAIL_BYTES, UsageFilter, find_usage
+from gateway.usage import BYTES_A_TOKEN, TAIL_BYTES, Usage, UsageFilter, find_usage
 from registry.errors import RegistryError
 
+_EVENT = b"data:"
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -83,9 +84,9 @@ async def relay(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: 
     if answer.content_type == "text/event-stream":
         await _relay_stream(exchange, answer, keep_usage, send)
     elif answer.status >= 400:
-        raise _refused(answer.status, await _whole(exchange, answer))
+        raise _refused(exchange, answer.status, await whole(exchange, answer))
     else:
-        content = await _whole(exchange, answer)
+        content = await whole(exchange, answer)
         exchange.usage = find_usage(content)
         content_type = answer.headers.get("content-type", "application/json").encode()
         exchange.status = answer.status
@@ -93,7 +94,12 @@ async def relay(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: 
         await _send_whole(exchange, answer.status, headers, content, send)
 
 
-async def _whole(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
+async def whole(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
+    """All of an answer; read again it is the same.
+
+    Raises:
+        EngineDown
+    """
     try:
         content = await answer.read()
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
@@ -102,19 +108,20 @@ async def _whole(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
     return content
 
 
-def _refused(status: int, content: bytes) -> GatewayError:
+def _refused(exchange: Exchange, status: int, content: bytes) -> GatewayError:
     """The engine's own refusal, in our envelope: a 4xx is about the request, anything else about the engine."""
     if 400 <= status < 500:
         message, param = explain(content)
         error = InvalidRequest(message, param=param)
         error.status = status
         return error
-    return EngineError("the engine failed on this request", retry_after_s=1.0)
+    failed = EngineError("the engine failed on this request", retry_after_s=1.0)
+    failed.retry = exchange.sends == 1  # if two replicas fail on it, a third try is of no use
+    return failed
 
 
 async def _relay_stream(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: bool, send: Send) -> None:
     """Pass the events on as they come; what breaks after the first byte is told as a last event."""
-    exchange.streamed, exchange.status = True, answer.status
     headers = [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-cache"),
@@ -128,20 +135,33 @@ async def _relay_stream(exchange: Exchange, answer: aiohttp.ClientResponse, keep
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         raise EngineDown(sent=True) from error
     exchange.first_byte = time.monotonic()
-    exchange.answered = True
+    exchange.answered = exchange.streamed = True
+    exchange.status = answer.status
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    chunk = first
+    chunk, events = first, 0
     try:
         while chunk:
             tail = (tail + chunk)[-TAIL_BYTES:]
+            events += chunk.count(_EVENT)
+            exchange.usage = Usage(exchange.body_bytes // BYTES_A_TOKEN, events)  # until the engine says better
             if visible := chunk if hide is None else hide.feed(chunk):
                 await send({"type": "http.response.body", "body": visible, "more_body": True})
             chunk = await answer.content.readany()
     except (aiohttp.ClientError, TimeoutError, ConnectionError):
         await _end_broken_stream(exchange, send)
         return
-    exchange.usage = find_usage(tail)
+    found = find_usage(tail)
+    exchange.usage = found if found != Usage() else exchange.usage
     await send({"type": "http.response.body", "body": hide.rest() if hide else b"", "more_body": False})
+
+
+async def cut_off(exchange: Exchange, error: GatewayError, send: Send) -> None:
+    """End a request before its time: with an error event if it streams, else with an error."""
+    exchange.failed(error)
+    if not exchange.answered:
+        await send_error(exchange, error, send)
+    elif exchange.streamed:
+        await _send_last_event(exchange, error, send)
 
 
 async def _end_broken_stream(exchange: Exchange, send: Send) -> None:
@@ -150,7 +170,10 @@ async def _end_broken_stream(exchange: Exchange, send: Send) -> None:
         error = DeadlineExceeded("the request's deadline came before the answer's end")
     else:
         error = EngineError("the engine broke off in the middle of the answer")
-    exchange.failed(error)
+    await cut_off(exchange, error, send)
+
+
+async def _send_last_event(exchange: Exchange, error: GatewayError, send: Send) -> None:
     kind = b"event: error\n" if exchange.path == "/v1/messages" else b""  # Anthropic's events have names
     event = kind + b"data: " + envelope(error) + b"\n\n"
     await send({"type": "http.response.body", "body": event, "more_body": False})

@@ -1,10 +1,18 @@
 """Every setting of the gateway, with its meaning and default: flags over environment over ``ostler.toml``."""
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from registry.home import cache_home, data_home
 
@@ -20,7 +28,18 @@ def _address(url: str) -> str:
     url = url.strip()
     if not url.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
+    _require_host(url)
     return url.rstrip("/")
+
+
+def _require_host(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        found = bool(parts.hostname) and parts.port != 0  # to ask for the port checks it
+    except ValueError:  # its words hold a part of the URL, which can be one of a password
+        found = False
+    if not found:
+        raise ValueError("must be an address like http://HOST:PORT")
 
 
 class PoolSettings(BaseModel):
@@ -35,12 +54,24 @@ class PoolSettings(BaseModel):
     engine_slots: int = Field(8, ge=1)
     max_lora_rank: int = Field(16, ge=1, le=512)
 
-    _check_dns = field_validator("engine_dns")(_host_and_port)
-
     @property
     def engine_urls(self) -> tuple[str, ...]:
         """The static list of engines."""
         return tuple(_address(one) for one in self.engine_url.split(",") if one)
+
+
+def _check_engines(pool: PoolSettings) -> None:
+    """That a listed pool says in one way where its engines are."""
+    if bool(pool.engine_url) == bool(pool.engine_dns):
+        raise ValueError("must have engine_url or engine_dns" + (", not both" if pool.engine_url else ""))
+    try:
+        _ = pool.engine_urls
+    except ValueError as error:
+        raise ValueError(f"engine_url {error}") from None
+    try:
+        _host_and_port(pool.engine_dns)
+    except ValueError as error:
+        raise ValueError(f"engine_dns {error}") from None
 
 
 class GatewaySettings(BaseSettings):
@@ -67,7 +98,7 @@ class GatewaySettings(BaseSettings):
     )
     engine_slots: int = Field(8, ge=1, description="Versions kept loaded in each engine (vLLM's --max-cpu-loras).")
     max_lora_rank: int = Field(16, ge=1, le=512, description="Highest LoRA rank the engine takes.")
-    pools: tuple[PoolSettings, ...] = Field(
+    pools: Annotated[tuple[PoolSettings, ...], NoDecode] = Field(
         (), description="Several base models with an engine each or more; replaces base, base_model and engine_*."
     )
 
@@ -92,7 +123,7 @@ class GatewaySettings(BaseSettings):
     retry_ratio: float = Field(0.2, ge=0, le=1, description="Share of requests that may be sent again to a replica.")
     shadow_concurrency: int = Field(8, ge=1, description="Shadow requests at the engines at once, per process.")
     limits_url: str = Field(
-        "", description="Where limits are counted: redis://host:port for several gateways; empty is in memory."
+        "", description="Where limits are counted: redis://HOST:PORT for several gateways; empty is in memory."
     )
     price_per_million_prompt_tokens: float = Field(0.0, ge=0, description="What a key's budget is charged.")
     price_per_million_completion_tokens: float = Field(0.0, ge=0, description="What a key's budget is charged.")
@@ -110,7 +141,9 @@ class GatewaySettings(BaseSettings):
     body_timeout_s: float = Field(60.0, gt=0, description="Longest time for a client to send its body, seconds.")
     stall_timeout_s: float = Field(60.0, gt=0, description="Longest time for a client to take what is sent, seconds.")
     drain_delay_s: float = Field(
-        0.0, ge=0, description="After SIGTERM: not ready but still taking requests for so long, seconds."
+        5.0,
+        ge=0,
+        description="After SIGTERM: not ready but still taking requests, until load balancers have seen it, seconds.",
     )
     drain_s: float = Field(30.0, ge=0, description="How long a stopping gateway lets running requests finish, seconds.")
     workers: int = Field(1, ge=1, description="Processes of this gateway on its one port.")
@@ -122,6 +155,43 @@ class GatewaySettings(BaseSettings):
     @classmethod
     def _http(cls, value: str) -> str:
         return ",".join(_address(one) for one in value.split(","))
+
+    @field_validator("limits_url")
+    @classmethod
+    def _redis(cls, value: str) -> str:
+        if value:
+            from redis.asyncio.connection import parse_url  # here, because counting in memory needs none of it
+
+            try:
+                parse_url(value)
+            except ValueError:  # its words hold a part of the URL, which can be one of a password
+                raise ValueError("must be redis://HOST:PORT, rediss://HOST:PORT or unix://SOCKET") from None
+        return value
+
+    @field_validator("pools", mode="before")
+    @classmethod
+    def _read_json(cls, value: Any) -> Any:
+        """From the environment it comes as a string."""
+        try:
+            return json.loads(value or "[]") if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError(
+                'OSTLER_POOLS must be a list in JSON, such as [{"base": "NAME", "engine_url": "http://HOST:PORT"}]'
+            ) from None
+
+    @field_validator("pools")
+    @classmethod
+    def _check_pools(cls, pools: tuple[PoolSettings, ...]) -> tuple[PoolSettings, ...]:
+        bases = set()
+        for pool in pools:
+            if pool.base in bases:
+                raise ValueError(f"there are two of the base {pool.base!r}; list all its engines in one")
+            bases.add(pool.base)
+            try:
+                _check_engines(pool)
+            except ValueError as error:
+                raise ValueError(f"the pool of {pool.base!r} is wrong: {error}") from None
+        return pools
 
     @property
     def all_pools(self) -> tuple[PoolSettings, ...]:

@@ -1,6 +1,8 @@
 """The JSON that admins and clients see of adapters and keys: a struct per shape, and how the catalog fills it."""
 
-from datetime import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Generic, Literal, TypeVar
 
 import msgspec
@@ -21,13 +23,27 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
     has_more: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class OnEngines:
+    """How versions stand on the engines, by engine name.
+
+    Attributes:
+        resident: what is loaded on some engine.
+        is_failing: whether the engines fail at it again and again, so that it is left alone for now.
+    """
+
+    resident: frozenset[str]
+    is_failing: Callable[[str], bool]
+
+
 class VersionShape(msgspec.Struct, frozen=True):
-    """One version of an adapter."""
+    """One version of an adapter; it is `failing` while the engines cannot serve it and it is left alone."""
 
     number: int
     engine_name: str
     digest: str
     state: VersionState
+    failing: bool
     archived: bool
     rank: int
     alpha: float
@@ -106,7 +122,11 @@ class LimitsShape(msgspec.Struct, frozen=True):
 
 
 class KeyShape(msgspec.Struct, frozen=True):
-    """An API key without its secret."""
+    """An API key without its secret.
+
+    `previous_valid_until` is until when the secret that was replaced last still works, null if it does not.
+    `spent_this_month` is money, in the currency of the prices in the settings, by the calendar of UTC.
+    """
 
     id: str
     name: str
@@ -114,9 +134,11 @@ class KeyShape(msgspec.Struct, frozen=True):
     scopes: list[Scope]
     adapters: list[str] | None
     limits: LimitsShape
+    spent_this_month: float
     created_by: str
     created_at: datetime
     expires_at: datetime | None
+    previous_valid_until: datetime | None
     revoked_at: datetime | None
 
 
@@ -138,9 +160,9 @@ class ModelShape(msgspec.Struct, frozen=True):
     object: str = "model"
 
 
-def adapter_shape(adapter: Adapter, resident: frozenset[str]) -> AdapterShape:
-    """An adapter as admins see it; `resident` are the engine names that are loaded."""
-    versions = [version_shape(version, adapter.deployment, resident) for version in adapter.versions.values()]
+def adapter_shape(adapter: Adapter, engines: OnEngines) -> AdapterShape:
+    """An adapter as admins see it."""
+    versions = [version_shape(version, adapter.deployment, engines) for version in adapter.versions.values()]
     deployment = deployment_shape(adapter.deployment) if adapter.deployment else None
     return AdapterShape(adapter.name, adapter.base, adapter.created_at, deployment, versions)
 
@@ -173,13 +195,14 @@ def _fallback(steps: tuple[FallbackStep, ...]) -> Fallback | None:
     return steps[0] if len(steps) == 1 else list(steps)
 
 
-def version_shape(version: Version, deployment: Deployment | None, resident: frozenset[str]) -> VersionShape:
+def version_shape(version: Version, deployment: Deployment | None, engines: OnEngines) -> VersionShape:
     """A version as admins see it."""
     return VersionShape(
         number=version.number,
         engine_name=version.engine_name,
         digest=version.digest,
-        state=version_state(version, deployment, resident),
+        state=version_state(version, deployment, engines.resident),
+        failing=engines.is_failing(version.engine_name),
         archived=version.archived,
         rank=version.rank,
         alpha=version.alpha,
@@ -233,8 +256,9 @@ def limits_shape(limits: KeyLimits) -> LimitsShape:
     )
 
 
-def key_shape(key: ApiKey) -> KeyShape:
-    """A key as lists show it."""
+def key_shape(key: ApiKey, *, spent: float) -> KeyShape:
+    """A key as lists show it, with what it has spent this month."""
+    until = key.previous_valid_until
     return KeyShape(
         id=key.id,
         name=key.name,
@@ -242,9 +266,11 @@ def key_shape(key: ApiKey) -> KeyShape:
         scopes=sorted(key.scopes),
         adapters=None if key.adapters is None else sorted(key.adapters),
         limits=limits_shape(key.limits),
+        spent_this_month=spent,
         created_by=key.created_by,
         created_at=key.created_at,
         expires_at=key.expires_at,
+        previous_valid_until=until if until is not None and until > datetime.now(UTC) else None,
         revoked_at=key.revoked_at,
     )
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from gateway.directory import Directory
@@ -10,7 +11,7 @@ from gateway.engines.engine import EngineDown, EngineRefused
 from gateway.engines.fleet import Fleet
 from gateway.engines.proof import Proof
 from gateway.engines.replica import Replica
-from gateway.errors import EngineUnavailable, VersionNotServable
+from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
 from monitors.metrics import Metrics
 from registry.catalog import Adapter, Deployment, Version
 from registry.deployments import Patch
@@ -54,20 +55,15 @@ class Swapper:
             RevisionMismatch: someone else changed it since.
             VersionNotServable, EngineUnavailable: the engines cannot serve it; the deployment is as it was.
         """
-        began = time.monotonic()
-        async with self._lock(name):
-            planned = await self._registry.preview(name, patch)
-            versions = await self._versions(name, planned)
-            async with self._fleet.everywhere(versions, self._pool(name), began + self._patience_s):
-                changed = await self._registry.change(
-                    name,
-                    patch,
-                    prepared=planned.versions,
-                    expected_revision=expected_revision,
-                    actor=actor,
-                    reason=reason,
-                )
-                return await self._flip("change", changed, began)
+        expected = expected_revision
+        return await self._carry_out(
+            "change",
+            name,
+            lambda: self._registry.preview(name, patch, expected_revision=expected),
+            lambda prepared: self._registry.change(
+                name, patch, prepared=prepared, expected_revision=expected, actor=actor, reason=reason
+            ),
+        )
 
     async def rollback(
         self, name: str, *, to: int | None, expected_revision: int | None = None, actor: str, reason: str
@@ -79,20 +75,33 @@ class Swapper:
             RevisionMismatch: someone else changed it since.
             VersionNotServable, EngineUnavailable: the engines cannot serve it; the deployment is as it was.
         """
+        expected = expected_revision
+        return await self._carry_out(
+            "rollback",
+            name,
+            lambda: self._registry.preview_rollback(name, to, expected_revision=expected),
+            lambda prepared: self._registry.rollback(
+                name, to=to, prepared=prepared, expected_revision=expected, actor=actor, reason=reason
+            ),
+        )
+
+    async def _carry_out(
+        self,
+        action: str,
+        name: str,
+        plan: Callable[[], Awaitable[Deployment]],
+        write: Callable[[frozenset[int]], Awaitable[Changed]],
+    ) -> Adapter:
+        """See what it would come to, make that ready on the engines, write it, and flip."""
         began = time.monotonic()
         async with self._lock(name):
-            planned = await self._registry.preview_rollback(name, to=to)
-            versions = await self._versions(name, planned)
+            planned = await plan()
+            versions = [await self._version(name, number) for number in sorted(planned.versions)]
             async with self._fleet.everywhere(versions, self._pool(name), began + self._patience_s):
-                changed = await self._registry.rollback(
-                    name,
-                    to=to,
-                    prepared=planned.versions,
-                    expected_revision=expected_revision,
-                    actor=actor,
-                    reason=reason,
-                )
-                return await self._flip("rollback", changed, began)
+                changed = await write(planned.versions)
+                await self._directory.apply(changed)
+        self._metrics.flips.labels(action).observe(time.monotonic() - began)
+        return self._directory.catalog.adapters[name]
 
     async def verify(self, name: str, number: int) -> list[Verdict]:
         """Have a version prove anew, on each of its healthy home replicas, that it acts.
@@ -103,21 +112,19 @@ class Swapper:
         """
         version = await self._version(name, number)
         deadline = time.monotonic() + self._patience_s
-        try:
-            async with self._fleet.everywhere([version], self._pool(name), deadline) as replicas:
-                return [await self._verdict(replica, version) for replica in replicas]
-        except VersionNotServable as refused:
-            return [Verdict(refused.replica or "", None, refused.message)]
+        replicas = await self._fleet.healthy_homes(version, self._pool(name), deadline)
+        return list(await asyncio.gather(*(self._verdict(replica, version, deadline) for replica in replicas)))
 
-    async def _verdict(self, replica: Replica, version: Version) -> Verdict:
+    async def _verdict(self, replica: Replica, version: Version, deadline: float) -> Verdict:
         try:
-            return Verdict(replica.id, await replica.residency.prove(version), None)
+            async with replica.lease(version, deadline):
+                return Verdict(replica.id, await replica.residency.prove(version), None)
         except EngineRefused as refused:
             return Verdict(replica.id, None, refused.reason)
-        except StoreFailure as failure:
+        except (VersionNotServable, EngineUnavailable, DeadlineExceeded, StoreFailure) as failure:
             return Verdict(replica.id, None, failure.message)
         except EngineDown:
-            raise EngineUnavailable("the engine went away meanwhile", retry_after_s=5.0) from None
+            return Verdict(replica.id, None, "the engine went away meanwhile")
 
     def _lock(self, name: str) -> asyncio.Lock:
         """One change of an adapter at a time, so that what was made ready is what goes live."""
@@ -127,9 +134,6 @@ class Swapper:
 
     def _pool(self, name: str) -> str:
         return self._directory.catalog.adapters[name].base
-
-    async def _versions(self, name: str, planned: Deployment) -> list[Version]:
-        return [await self._version(name, number) for number in sorted(planned.versions)]
 
     async def _version(self, name: str, number: int) -> Version:
         adapter = self._directory.catalog.adapters.get(name)
@@ -141,8 +145,3 @@ class Swapper:
         if number not in adapter.versions:
             raise NotFound(f"adapter {name!r} has no version {number}", param="version")
         return adapter.versions[number]
-
-    async def _flip(self, action: str, changed: Changed, began: float) -> Adapter:
-        await self._directory.apply(changed)
-        self._metrics.flips.labels(action).observe(time.monotonic() - began)
-        return self._directory.catalog.adapters[changed.adapter]

@@ -13,6 +13,8 @@ _EMPTY_CHOICES = b'"choices":[]'
 _EVENT_END = b"\n\n"
 _MOST_TOKENS = 2**31
 TAIL_BYTES = 8192
+BYTES_A_TOKEN = 4
+"""Of a request's body, roughly: for the prompts of streams that end before the engine has told its count."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from litestar.exceptions import (
 from litestar.handlers.base import BaseRouteHandler
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from gateway.auth import authenticate, presented_key, require
 from gateway.errors import (
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 AnyRequest = Request[Any, Any, State]
 Connection = ASGIConnection[Any, Any, Any, State]
 _RETRY_AFTER_S = 5.0
+_AWAY_STATES = ("08", "25", "40", "53", "57")
+"""Classes of SQLSTATE that tell of the server, not of the statement: no connection, read only as in a failover, a
+conflict that a retry may win, no resources left, and an operator's or a timeout's end."""
 _SCOPES_THAT_NAME_MODELS = (catalog.Scope.INFERENCE, catalog.Scope.TUNING)
 
 
@@ -139,7 +143,7 @@ def _as_ours(request: AnyRequest, error: Exception) -> GatewayError | RegistryEr
             return MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}", allow=allow)
         case HTTPException() if error.status_code < 500:
             return _refused(error)
-        case OperationalError() | InterfaceError() | ConnectionError():
+        case _ if _is_database_away(error):
             log.error("request %s needs the database, which failed: %s", id_of(request), type(error).__name__)
             return DatabaseUnavailable(
                 "the database does not answer; what is live is served, but nothing can be changed now",
@@ -147,6 +151,17 @@ def _as_ours(request: AnyRequest, error: Exception) -> GatewayError | RegistryEr
             )
     log.error("request %s failed inside the gateway", id_of(request), exc_info=error)
     return GatewayError("the gateway failed; the request's id finds it in the log")
+
+
+def _is_database_away(error: Exception) -> bool:
+    """Whether the database is gone, hangs, or is failing over, which has nothing to do with what was asked."""
+    away = OperationalError | InterfaceError | ConnectionError | TimeoutError | PoolTimeoutError
+    if isinstance(error, away):  # asyncpg's own limit on a statement ends it with a plain TimeoutError
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    return error.connection_invalidated or state.startswith(_AWAY_STATES)
 
 
 def _refused(error: HTTPException) -> GatewayError:

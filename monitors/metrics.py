@@ -4,32 +4,54 @@ With ``PROMETHEUS_MULTIPROC_DIR`` in the environment before this module is first
 numbers in files of that folder, and each tells those of all. The folder must be empty when the first process starts.
 """
 
-import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-    multiprocess,
-)
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+from monitors.exposition import CONTENT_TYPE, Exposition, is_of_several_processes, mark_process_dead
 from monitors.record import RequestRecord
 
+__all__ = ["CONTENT_TYPE", "Metrics", "mark_process_dead"]
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
-CONTENT_TYPE = CONTENT_TYPE_LATEST
-_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _LABELS = ("adapter", "version", "variant")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+# Those that every version has are few: a thousand adapters have a thousand times as many series.
+_REQUEST_SECONDS = (0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_FIRST_BYTE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 _SWAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 
 Merge = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 """How a gauge's values of several processes become one; those of dead processes never count."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """The series that a finished request counts in. To look them up takes longer than to count."""
+
+    requests: Counter
+    duration: Histogram
+    first_byte: Histogram
+    prompt_tokens: Counter
+    completion_tokens: Counter
+    cost: Counter
+
+    def count(self, record: RequestRecord) -> None:
+        self.requests.inc()
+        self.duration.observe(record.duration_s)
+        if record.first_byte_s is not None:
+            self.first_byte.observe(record.first_byte_s)
+        if record.prompt_tokens:
+            self.prompt_tokens.inc(record.prompt_tokens)
+        if record.completion_tokens:
+            self.completion_tokens.inc(record.completion_tokens)
+        if record.cost:
+            self.cost.inc(record.cost)
+
+
+_SeriesKey = tuple[str | None, int | None, str | None, int]
 
 
 class Metrics:
@@ -37,6 +59,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._exposition = Exposition(self.registry)
+        self._series: dict[_SeriesKey, _Series] = {}
         self._declare_requests()
         self._declare_waiting()
         self._declare_replicas()
@@ -46,13 +70,19 @@ class Metrics:
     def _declare_requests(self) -> None:
         self._requests = self._counter("ostler_requests", "Finished requests.", (*_LABELS, "status"))
         self._duration = self._histogram(
-            "ostler_request_duration_seconds", "From a request's arrival to its last byte.", _LABELS
+            "ostler_request_duration_seconds", "From a request's arrival to its last byte.", _LABELS, _REQUEST_SECONDS
         )
         self._first_byte = self._histogram(
-            "ostler_time_to_first_byte_seconds", "From a request's arrival to the engine's first byte.", _LABELS
+            "ostler_time_to_first_byte_seconds",
+            "From a request's arrival to the engine's first byte.",
+            _LABELS,
+            _FIRST_BYTE_SECONDS,
         )
         self._tokens = self._counter("ostler_tokens", "Tokens, as the engine counted them.", (*_LABELS, "type"))
         self._cost = self._counter("ostler_cost", "What requests cost, in the currency of the set prices.", _LABELS)
+        self._broken = self._counter(
+            "ostler_streams_broken", "Streams that ended early, after their status 200.", (*_LABELS, "reason")
+        )
         self.retries = self._counter("ostler_retries", "Requests sent again to another replica.", ("reason",))
         self.rejected = self._counter(
             "ostler_rejected", "Requests turned away before they reached an engine.", ("reason",)
@@ -128,19 +158,37 @@ class Metrics:
 
     def __call__(self, record: RequestRecord) -> None:
         """Count a finished request."""
-        version = str(record.version) if record.version is not None else ""
-        labels = (record.adapter or "", version, record.variant or "")
-        self._requests.labels(*labels, str(record.status)).inc()
-        self._duration.labels(*labels).observe(record.duration_s)
-        if record.first_byte_s is not None:
-            self._first_byte.labels(*labels).observe(record.first_byte_s)
+        key = (record.adapter, record.version, record.variant, record.status)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = self._make_series(key)
+        series.count(record)
         if record.queue_s > 0:
             self.queue.observe(record.queue_s)
-        for kind, tokens in (("prompt", record.prompt_tokens), ("completion", record.completion_tokens)):
-            if tokens is not None:
-                self._tokens.labels(*labels, kind).inc(tokens)
-        if record.cost is not None:
-            self._cost.labels(*labels).inc(record.cost)
+        if record.streamed and record.error is not None:
+            self._broken.labels(*_labels(key), record.error).inc()
+
+    def _make_series(self, key: _SeriesKey) -> _Series:
+        labels = _labels(key)
+        return _Series(
+            self._requests.labels(*labels, str(key[3])),
+            self._duration.labels(*labels),
+            self._first_byte.labels(*labels),
+            self._tokens.labels(*labels, "prompt"),
+            self._tokens.labels(*labels, "completion"),
+            self._cost.labels(*labels),
+        )
+
+    def forget_version(self, adapter: str, version: int) -> None:
+        """Let the series of a version that serves no more disappear; with several processes they stay, as below."""
+        self.version_breaker.labels(adapter, str(version)).set(0)
+        if is_of_several_processes():
+            return
+        for key in [key for key in self._series if key[:2] == (adapter, version)]:
+            del self._series[key]
+        of_requests = (self._requests, self._duration, self._first_byte, self._tokens, self._cost, self._broken)
+        for metric in (*of_requests, self.version_breaker):
+            metric.remove_by_labels({"adapter": adapter, "version": str(version)})
 
     def forget_replica(self, id: str) -> None:
         """Let a replica that is gone disappear.
@@ -157,20 +205,15 @@ class Metrics:
         )
         for gauge in gauges:
             gauge.labels(id).set(0)
-        if _FOLDER not in os.environ:
+        if not is_of_several_processes():
             for metric in (*gauges, self.loads, self.unloads):
                 metric.remove_by_labels({"replica": id})
 
     def exposition(self) -> bytes:
-        """Everything in Prometheus' text format, of all processes of this gateway."""
-        if _FOLDER not in os.environ:
-            return generate_latest(self.registry)
-        together = CollectorRegistry()
-        multiprocess.MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        return generate_latest(together)
+        """Everything in Prometheus' text format, of all processes of this gateway, up to a second old."""
+        return self._exposition.text()
 
 
-def mark_process_dead(pid: int) -> None:
-    """Let the gauges of a process that has ended count no longer; what it counted stays counted."""
-    if _FOLDER in os.environ:
-        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+def _labels(key: _SeriesKey) -> tuple[str, str, str]:
+    adapter, version, variant, _status = key
+    return adapter or "", "" if version is None else str(version), variant or ""

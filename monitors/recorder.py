@@ -109,7 +109,9 @@ class Recorder:
         self._pause_s = 0.0
 
     def __call__(self, record: RequestRecord) -> None:
-        """Keep a finished request until it is written."""
+        """Keep a finished request until it is written; one of a stranger is not, for anyone could fill the disk so."""
+        if record.key_id is None and record.variant != "shadow":
+            return
         if self._held >= self.size:
             self.metrics.records_dropped.labels("buffer_full").inc()
             return

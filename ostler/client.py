@@ -1,6 +1,7 @@
 """The admin API as the CLI calls it."""
 
 import os
+import re
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -12,25 +13,30 @@ from urllib.parse import quote
 import httpx
 
 from registry.home import cache_home, data_home
+from registry.keys import hint
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 KEY_FILE = "admin.key"
 ADDRESS_FILE = "address"
 _TIMEOUT = httpx.Timeout(30.0, read=300.0)
 _PAGE = 500
+_NOT_FOUND, _UNAUTHENTICATED = 404, 401
 _PROBES = "probes.json"  # the version's own proof, see `registry.probes`
+_PLACE_IN_BODY = re.compile(r"^the body(, at '(?P<field>[^']*)')?: ")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
 class CommandFailed(Exception):
     """The command could not be done; `exit_code` tells programs why.
 
-    1: the gateway refused it, 2: the command line is wrong, 3: the gateway could not be reached.
+    1: the gateway refused it, 2: the command line is wrong, 3: the gateway could not be reached. `status` is the
+    HTTP status that it refused it with.
     """
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+    def __init__(self, message: str, exit_code: int = 1, status: int | None = None) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.status = status
 
 
 class AdminClient:
@@ -68,7 +74,7 @@ class AdminClient:
                 f"no gateway answers at {self.url} ({type(error).__name__}); start one, or set OSTLER_URL", 3
             ) from error
         if response.is_error:
-            raise CommandFailed(_refusal(response))
+            raise CommandFailed(_refusal(response), status=response.status_code)
         try:
             return response.json()
         except ValueError as error:
@@ -89,6 +95,16 @@ class AdminClient:
             page = self.call("GET", "/adapters", params={"limit": _PAGE, **after})
             found += page["data"]
         return {"data": found, "has_more": False}
+
+    def has_model(self, name: str) -> bool:
+        """Whether an adapter or a base model of that name exists."""
+        try:
+            self.call("GET", f"/adapters/{segment(name)}")
+        except CommandFailed as failed:
+            if failed.status != _NOT_FOUND:
+                raise
+            return any(replica["pool"] == name for replica in self.call("GET", "/replicas")["data"])
+        return True
 
     def deploy(self, adapter: str, change: dict[str, Any], if_revision: int | None = None) -> Any:
         """Change what an adapter's name serves, only on that revision if one is said."""
@@ -118,12 +134,43 @@ def _kept_here(name: str) -> str:
         return ""
 
 
+def keep_new_secret(old_hint: str, secret: str) -> bool:
+    """Have the key file of this machine hold a key's new secret, if it held the old one; whether it did.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    held = _kept_here(KEY_FILE)
+    if not held or hint(held) != old_hint:
+        return False
+    write_secret(home() / KEY_FILE, secret)
+    return True
+
+
+def write_secret(file: Path, secret: str) -> None:
+    """Write a secret so that nobody else can read it, not even for a moment; the file holds the old or the new one."""
+    new = file.with_name(f"{file.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(secret + "\n")
+    new.replace(file)
+
+
 def _refusal(response: httpx.Response) -> str:
     try:
         error = response.json()["error"]
-        return f"{error['message']} ({response.status_code} {error['code']})"
+        words = _PLACE_IN_BODY.sub(_field, error["message"])
+        told = f"{words} ({response.status_code} {error['code']})"
     except (ValueError, KeyError, TypeError):
         return f"the gateway answered {response.status_code}"
+    if response.status_code == _UNAUTHENTICATED:
+        told += "; where the gateway's database is, `ostler keys create NAME --admin --local` makes an admin key"
+    return told
+
+
+def _field(place: re.Match[str]) -> str:
+    """Who types a command sees no body, only what its parts are called."""
+    return f"{place['field']}: " if place["field"] else ""
 
 
 def segment(name: str) -> str:

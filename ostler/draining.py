@@ -8,7 +8,8 @@ What happens from the first SIGTERM or SIGINT on:
     after the drain   what still runs is cancelled
     then              the app's lifespan ends, and the process with exit code 0
 
-A second signal stops at once. A process that hangs in all this is ended by the kernel.
+A second signal stops at once, unless it comes with the first: some managers of services send one to each process of a
+gateway, whose parent sends its workers another. A process that hangs in all this is ended by the kernel.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ import uvicorn
 from ostler.heads import TimedHeads
 
 LIFESPAN_END_S = 15.0  # for the lifespan's end, after the last request
+SAME_STOP_S = 0.5  # signals so close to each other are one
 AT_ONCE_S = 3.0  # from the second signal to the kernel's
 CANCELLED_END_S = 2.0  # for what a cancelled request still has to do
 
@@ -44,12 +46,23 @@ class Grace:
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server with another way to stop; see the module. `state` is the app's and gets `draining`."""
+    """uvicorn's server with another way to stop; see the module. `state` is the app's and gets `draining`.
 
-    def __init__(self, config: uvicorn.Config, state: Any, grace: Grace, on_started: Callable[[], None]) -> None:
+    `on_started` is called once it listens, `on_draining` at the first signal.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        state: Any,
+        grace: Grace,
+        on_started: Callable[[], None],
+        on_draining: Callable[[], None],
+    ) -> None:
         super().__init__(config)
-        self._state, self._grace, self._on_started = state, grace, on_started
-        self._closes_at: float | None = None
+        self._state, self._grace = state, grace
+        self._on_started, self._on_draining = on_started, on_draining
+        self._told_at: float | None = None
         self._serving: asyncio.Task[Any] | None = None
         state.draining = False
 
@@ -65,20 +78,24 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
         """Drain on the first signal, stop at once on the second. uvicorn would end the process by the signal."""
-        if self._closes_at is not None:
+        if self._told_at is None:
+            self._told_at = time.monotonic()
+            self._drain()
+        elif time.monotonic() - self._told_at >= SAME_STOP_S:
             self.should_exit = self.force_exit = True
             _end_process_in(AT_ONCE_S)
-            return
-        self._closes_at = time.monotonic() + self._grace.delay_s
+
+    def _drain(self) -> None:
         _end_process_in(self._grace.longest_s)
         self._state.draining = True
         self._close_connections_after_their_responses()
+        self._on_draining()
         if not self.started and self._serving:
             self._serving.get_loop().call_soon_threadsafe(self._serving.cancel)
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to leave the main loop."""
-        if self._closes_at is not None and time.monotonic() >= self._closes_at:
+        if self._told_at is not None and time.monotonic() >= self._told_at + self._grace.delay_s:
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -114,6 +131,7 @@ def serve(
     port: int = 0,
     listening: socket.socket | None = None,
     on_started: Callable[[], None] = lambda: None,
+    on_draining: Callable[[], None] = lambda: None,
 ) -> int:
     """Serve an ASGI app that has a `state`, on host and port or on a socket, until a signal.
 
@@ -129,7 +147,7 @@ def serve(
         http=TimedHeads,
         timeout_graceful_shutdown=math.ceil(grace.drain_s),
     )
-    server = DrainingServer(config, app.state, grace, on_started)
+    server = DrainingServer(config, app.state, grace, on_started, on_draining)
     try:
         server.run([listening] if listening else None)
     except SystemExit:  # uvicorn's word for an app that did not start; it has logged why

@@ -1,13 +1,13 @@
 """What is set up on this machine without a gateway: the first key, and the demo's adapter."""
 
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import demo
 from gateway.app import artifact_store
 from gateway.settings import GatewaySettings
+from ostler.client import write_secret
 from registry.base_model import BaseSpec
 from registry.catalog import Scope
 from registry.database import connect
@@ -37,13 +37,6 @@ async def ensure_admin_key(registry: Registry, file: Path) -> str | None:
     _, secret = await registry.create_key("local-admin", scopes=frozenset({Scope.ADMIN}), actor=ACTOR)
     write_secret(file, secret)
     return secret
-
-
-def write_secret(file: Path, secret: str) -> None:
-    """Write a secret so that nobody else can read it, not even for a moment."""
-    file.unlink(missing_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        opened.write(secret + "\n")
 
 
 async def register_demo(registry: Registry) -> None:

@@ -1,6 +1,7 @@
 """What is printed: lines, tables and errors, without a way for others' words to act on the terminal."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -12,7 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 _PIPED_WIDTH = 200
-out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+
+
+def _width() -> int | None:
+    """How wide tables may be: what COLUMNS says, or the terminal, or enough where there is none."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    return None if sys.stdout.isatty() else _PIPED_WIDTH
+
+
+out = Console(highlight=False, emoji=False, width=_width())
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 

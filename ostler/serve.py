@@ -7,7 +7,10 @@ import os
 import resource
 import socket
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from litestar import Litestar
@@ -16,18 +19,21 @@ from pydantic_settings import TomlConfigSettingsSource
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.admin import NewKey, create_key
-from gateway.app import create_app
-from gateway.settings import GatewaySettings
+from gateway.app import base_specs, create_app
+from gateway.settings import GatewaySettings, PoolSettings
 from gateway.shapes import NewKeyShape
 from monitors.metrics import mark_process_dead
 from ostler.client import CommandFailed
 from ostler.draining import Grace, serve
+from ostler.leash import MARK_VARIABLE
 from ostler.local import local_registry
 from ostler.settings import UpSettings, gateway_environment
 from ostler.workers import Workers, metrics_folder
 from registry.database import SchemaMismatch, check_schema, connect, migrate
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+LOG_FORMAT_OF_SEVERAL = "%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s"
+OTHER_VARIABLES = frozenset({"OSTLER_URL", "OSTLER_API_KEY", MARK_VARIABLE})
 WORKER_APP = "ostler.serve:app_from_environment"
 
 logger = logging.getLogger(__name__)
@@ -44,36 +50,57 @@ def read_settings(kind: type[SettingsKind], given: dict[str, Any]) -> SettingsKi
         _require_known_settings()
         return kind(**given)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise CommandFailed(f"a setting is wrong: {problems}", 2) from None
-    except ValueError as error:
+        raise CommandFailed(f"a setting is wrong: {'; '.join(map(_problem, error.errors()))}", 2) from None
+    except (OSError, ValueError) as error:
         raise CommandFailed(f"ostler.toml cannot be read: {error}", 2) from None
+
+
+def _problem(item: Any) -> str:
+    """One of pydantic's findings: the setting and what is wrong with it, without the value."""
+    words = item["msg"].removeprefix("Value error, ")
+    return ": ".join(filter(None, (".".join(map(str, item["loc"])), words)))
 
 
 def _require_known_settings() -> None:
     """A misspelled line of ``ostler.toml`` is an error, not a default."""
     lines = TomlConfigSettingsSource(UpSettings)()
     for name in lines.keys() - UpSettings.model_fields.keys():
-        near = difflib.get_close_matches(name, UpSettings.model_fields, n=1)
-        hint = f"; is it {near[0]!r}?" if near else ""
+        hint = _hint(name, UpSettings.model_fields)
         raise CommandFailed(f"ostler.toml: there is no setting {name!r}{hint}", 2)
 
 
-def set_up_logging(level: str) -> None:
-    """Log lines to standard error; our own from `level`, other libraries' from warning."""
-    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT, stream=sys.stderr)
+def warn_of_unknown_variables() -> None:
+    """Tell of misspelled variables. It is no error, as other programs may have variables that begin so."""
+    known = OTHER_VARIABLES | {f"OSTLER_{name.upper()}" for name in UpSettings.model_fields}
+    for name in sorted(os.environ):
+        if name.upper().startswith("OSTLER_") and name.upper() not in known:
+            sys.stderr.write(f"warning: there is no setting {name}{_hint(name.upper(), known)}\n")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; is it {near[0]!r}?" if near else ""
+
+
+def set_up_logging(settings: GatewaySettings) -> None:
+    """Log lines to standard error; our own from the level of the settings, other libraries' from warning."""
+    form = LOG_FORMAT_OF_SEVERAL if settings.workers > 1 else LOG_FORMAT
+    logging.basicConfig(level=logging.WARNING, format=form, stream=sys.stderr)
     for name in ("gateway", "registry", "monitors", "ostler", "uvicorn"):
-        logging.getLogger(name).setLevel(level.upper())
+        logging.getLogger(name).setLevel(settings.log_level.upper())
 
 
 def run_gateway(given: dict[str, Any]) -> int:
     """Serve until a signal; the exit code."""
     settings = read_settings(GatewaySettings, given)
+    warn_of_unknown_variables()
     require_shared_limits(settings)
-    set_up_logging(settings.log_level)
+    _require_base_models(settings)
+    set_up_logging(settings)
     require_free_port(settings.host, settings.port)
     asyncio.run(_check_database(settings))
     _allow_many_connections()
+    logger.info("%s", summary(settings))
     grace = Grace(settings.drain_delay_s, settings.drain_s)
     if settings.workers > 1:
         return _run_workers(settings, grace)
@@ -92,11 +119,36 @@ def app_from_environment() -> Litestar:
     """A worker's app, with its settings from the environment. What is wrong with them is one line, not a stack."""
     try:
         settings = read_settings(GatewaySettings, {})
-        set_up_logging(settings.log_level)
+        set_up_logging(settings)
         return _make_app(settings)
     except CommandFailed as failed:
         sys.stderr.write(f"{failed}\n")
         raise SystemExit(failed.exit_code) from None
+
+
+def summary(settings: GatewaySettings) -> str:
+    """What a gateway serves, from where, and what it stands on, in a line without passwords."""
+    pools = "; ".join(f"{pool.base} on {_engines(pool)}" for pool in settings.all_pools)
+    database = "SQLite" if settings.database.startswith("sqlite") else "PostgreSQL"
+    limits = "in Redis" if settings.limits_url else "in memory"
+    return f"serving {pools}; the registry is in {database}, limits are counted {limits}"
+
+
+def _engines(pool: PoolSettings) -> str:
+    if pool.engine_dns:
+        return f"the engines of {pool.engine_dns}"
+    places = [urlsplit(url).netloc.rpartition("@")[2] for url in pool.engine_urls]
+    return f"{len(places)} engine{'s' if len(places) > 1 else ''} ({', '.join(places)})"
+
+
+def _require_base_models(settings: GatewaySettings) -> None:
+    try:
+        specs = base_specs(settings)
+    except ValueError as error:
+        raise CommandFailed(str(error), 2) from None
+    for spec in specs:
+        if spec.source.startswith(("/", ".", "~")) and not Path(spec.source).exists():
+            raise CommandFailed(f"there is no folder {spec.source} of the base model {spec.name}", 2)
 
 
 def _make_app(settings: GatewaySettings) -> Litestar:
@@ -157,6 +209,7 @@ def _allow_many_connections() -> None:
 def run_migrate() -> int:
     """Bring the schema up to date; the exit code."""
     settings = read_settings(GatewaySettings, {})
+    warn_of_unknown_variables()
     asyncio.run(migrate_database(settings))
     return 0
 

@@ -10,8 +10,16 @@ _COUNTED = (
     ("requests_per_minute", "requests/min"),
     ("tokens_per_minute", "tokens/min"),
     ("concurrent_requests", "at once"),
-    ("monthly_budget", "a month"),
 )
+_DETAILS = {"restores": "restores revision {}", "old_secret_valid_until": "the replaced secret works until {}"}
+_MEASURED = """\
+DISTANCE   the largest difference from the log probabilities stored with it
+ALLOWED    how large that may be
+FROM BASE  the largest difference from the base model's log probabilities"""
+_COLUMNS_OF_REPLICAS = """\
+RUNNING, WAITING  requests in the engine, whoever sent them
+KV                how much of its cache is in use"""
+_DIGEST_SHOWN = 12
 _AGAINST = {"probes": "its {} stored probes, and the base model", "base": "the base model, with {} prompts"}
 
 
@@ -31,6 +39,21 @@ def besides(deployment: Any) -> str:
     if fallback := deployment["fallback"]:
         parts.append("fallback " + (fallback if isinstance(fallback, str) else ", then ".join(fallback)))
     return "; ".join(parts)
+
+
+def changes(old: Any, new: Any) -> list[str]:
+    """What has become of a deployment's canary, shadow and fallback, in words."""
+    parts = ("canary", "shadow", "fallback")
+    fates = {
+        "gone": [part for part in parts if old[part] and not new[part]],
+        "back": [part for part in parts if new[part] and not old[part]],
+        "changed": [part for part in parts if old[part] and new[part] and old[part] != new[part]],
+    }
+    return [f"{_listed(which)} {'is' if len(which) == 1 else 'are'} {fate}" for fate, which in fates.items() if which]
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def adapters(answer: Any) -> None:
@@ -68,15 +91,19 @@ def adapter(answer: Any) -> None:
     rows = [
         (
             v["number"],
-            v["state"],
-            v["rank"],
-            size(v["size_bytes"]),
-            when(v["created_at"]),
-            _lines(v["engine_name"], v["note"], f"by {v['created_by']}"),
+            v["state"] + (", failing" if v["failing"] else ""),
+            _lines(
+                v["engine_name"],
+                v["note"],
+                f"rank {v['rank']}, {size(v['size_bytes'])}",
+                f"{when(v['created_at'])} by {v['created_by']}",
+            ),
         )
         for v in answer["versions"]
     ]
-    table(("VERSION", "STATE", "RANK", "SIZE", "PUSHED", "NAME"), rows, "No versions.")
+    table(("VERSION", "STATE", "NAME, NOTE, SIZE, PUSHED"), rows, "No versions.")
+    if any(v["failing"] for v in answer["versions"]):
+        out.print("What is failing gets no requests for a while; then it is tried again.")
 
 
 def history(answer: Any) -> None:
@@ -116,6 +143,8 @@ def verdicts(answer: Any) -> None:
     ]
     headings = ("REPLICA", "VERDICT", "DISTANCE", "ALLOWED", "FROM BASE", "HELD AGAINST")
     table(headings, rows, "No engine could be asked.")
+    if rows:
+        out.print(_MEASURED)
 
 
 def _figure(value: float | None) -> str | None:
@@ -131,11 +160,20 @@ def replicas(answer: Any) -> None:
             r["running"],
             r["waiting"],
             None if r["kv_cache_usage"] is None else percent(round(r["kv_cache_usage"], 3)),
-            _lines(f"{r['in_flight']} from here, for {r['pool']}", ", ".join(r["resident"]), *_troubles(r)),
+            _lines(
+                r["pool"],
+                r["url"],
+                f"{r['in_flight']} requests of this gateway",
+                *r["resident"],
+                *_troubles(r),
+            ),
         )
         for r in answer["data"]
     ]
-    table(("REPLICA", "STATE", "RUNNING", "WAITING", "KV", "REQUESTS AND VERSIONS"), rows, "No engines.")
+    headings = ("REPLICA", "STATE", "RUNNING", "WAITING", "KV", "BASE, REQUESTS, VERSIONS")
+    table(headings, rows, "No engines.")
+    if rows:
+        out.print(_COLUMNS_OF_REPLICAS)
 
 
 def _troubles(replica: Any) -> list[str]:
@@ -156,11 +194,11 @@ def audit(answer: Any) -> None:
             e["id"],
             when(e["created_at"]),
             e["action"],
-            _lines(e["subject"], _difference(e["before"], e["after"]), f"by {e['actor']}"),
+            _lines(e["subject"], _difference(e["before"], e["after"]), *_details(e["detail"]), f"by {e['actor']}"),
         )
         for e in answer["data"]
     ]
-    table(("ID", "WHEN", "ACTION", "OF WHAT, FROM WHAT, BY WHOM"), rows, "Nothing was changed yet.")
+    table(("ID", "WHEN", "ACTION", "OF WHAT, WHAT CHANGED, WHY, BY WHOM"), rows, "Nothing was changed yet.")
     if answer["has_more"]:
         out.print(f"There is more: --before {answer['data'][-1]['id']} goes on.")
 
@@ -170,15 +208,29 @@ def _difference(before: Any, after: Any) -> str | None:
     old, new = before or {}, after or {}
     parts = []
     for field in {**old, **new}:
-        if old.get(field) != new.get(field):
-            was = f"{_value(old[field])} to " if old.get(field) is not None else ""
-            parts.append(f"{field} {was}{_value(new.get(field))}")
+        if (old.get(field) or None) != (new.get(field) or None):
+            was = f"{_value(field, old[field])} to " if old.get(field) is not None else ""
+            parts.append(f"{field} {was}{_value(field, new.get(field))}")
     return "; ".join(parts) or None
 
 
-def _value(value: Any) -> str:
+def _details(detail: Any) -> list[str]:
+    """What else is known of a change: the reason that its author gave, what a rollback restored, and such."""
+    said = {name: value for name, value in (detail or {}).items() if value not in (None, "")}
+    reason = [f"because: {said.pop('reason')}"] if "reason" in said else []
+    return reason + [_DETAILS.get(name, name + " {}").format(_value(name, value)) for name, value in said.items()]
+
+
+def _value(field: str, value: Any) -> str:
+    if field == "digest":
+        return str(value)[:_DIGEST_SHOWN]
+    if isinstance(value, str) and field.endswith(("_at", "_until")):
+        return when(value)
     if isinstance(value, dict):
-        return " ".join(f"{name} {_value(one)}" for name, one in value.items())
+        said = {name: one for name, one in value.items() if one is not None}
+        if field == "shadow":
+            said = {"version": "base", **said}
+        return " ".join(f"{name} {_value(name, one)}" for name, one in said.items()) or "none"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return "none" if value is None else str(value)
@@ -195,12 +247,22 @@ def keys(answer: Any) -> None:
                 k["name"],
                 ", ".join(k["scopes"]),
                 None if k["adapters"] is None else "only " + (", ".join(k["adapters"]) or "nothing"),
-                ", ".join(f"{k['limits'][field]:.12g} {unit}" for field, unit in _COUNTED if k["limits"][field]),
+                ", ".join(f"{k['limits'][field]} {unit}" for field, unit in _COUNTED if k["limits"][field]),
+                _money(k),
+                k["previous_valid_until"] and f"the replaced secret works until {when(k['previous_valid_until'])}",
             ),
         )
         for k in answer["data"]
     ]
     table(("ID", "KEY", "STANDING", "NAME AND RIGHTS"), rows, "No keys.")
+
+
+def _money(key: Any) -> str | None:
+    """What was spent this month, and of how much."""
+    spent, budget = key["spent_this_month"], key["limits"]["monthly_budget"]
+    if budget:
+        return f"spent {spent:.6g} of {budget:.12g} a month"
+    return f"spent {spent:.6g} this month" if spent else None
 
 
 def _standing(key: Any) -> str:

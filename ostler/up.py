@@ -22,7 +22,13 @@ from ostler.devices import gpu_groups
 from ostler.draining import Grace
 from ostler.engine_command import Device, EngineCommandError, engine_command, installed_build
 from ostler.local import ensure_admin_key, local_registry, register_demo
-from ostler.serve import migrate_database, read_settings, require_free_port, require_shared_limits
+from ostler.serve import (
+    migrate_database,
+    read_settings,
+    require_free_port,
+    require_shared_limits,
+    warn_of_unknown_variables,
+)
 from ostler.settings import UpSettings, gateway_environment
 from ostler.supervisor import AlreadyRunning, ChildEvent, ChildFailed, ChildSpec, Command, Supervisor, claim
 
@@ -38,6 +44,7 @@ def run_up(given: dict[str, Any]) -> int:
         CommandFailed: it cannot be started as asked; the message says why.
     """
     settings = read_settings(UpSettings, given)
+    warn_of_unknown_variables()
     require_shared_limits(settings)
     _make_home(settings.home)
     try:

@@ -117,7 +117,10 @@ class KeyLimits:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key that may be used; `adapters` limits it to some adapters, None means all and the base models."""
+    """A key that may be used; `adapters` limits it to some adapters, None means all and the base models.
+
+    `previous_valid_until` is until when the secret works that the last rotation replaced, also if that is over.
+    """
 
     id: str
     name: str
@@ -129,6 +132,7 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    previous_valid_until: datetime | None = None
 
     def may(self, scope: Scope) -> bool:
         """Whether the key has the right."""
@@ -174,6 +178,13 @@ class Catalog:
         if version is None or version.archived:
             return None
         return version if pinned.digest_prefix in (None, version.engine_name.rpartition("-")[2]) else None
+
+    def knows(self, engine_name: str) -> bool:
+        """Whether some version, in service or archived, has that engine name."""
+        pinned = parse_pinned(engine_name)
+        adapter = self.adapters.get(pinned.adapter) if pinned else None
+        version = adapter.versions.get(pinned.number) if adapter and pinned else None
+        return version is not None and version.engine_name == engine_name
 
     def with_deployment(self, name: str, deployment: Deployment, change: int) -> "Catalog":
         """The same picture after one deployment changed."""

@@ -1,9 +1,9 @@
 """Changes of API keys: made, changed, rotated, revoked. No hash and no secret comes into the audit log."""
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,7 +38,7 @@ class Keys(Transactions):
         """Make an API key; the second value is the key itself, which nobody can read again.
 
         Raises:
-            InvalidValue: no scope, a limit below 1, or an expiry without time zone.
+            InvalidValue: no scope, an admin limited to adapters, a limit below 1, or an expiry without time zone.
         """
         secret = keys.generate()
         row = ApiKeyRow(
@@ -61,15 +61,15 @@ class Keys(Transactions):
         name: str | Unset = UNSET,
         scopes: frozenset[Scope] | Unset = UNSET,
         adapters: frozenset[str] | Unset | None = UNSET,
-        limits: KeyLimits | Unset = UNSET,
+        limits: KeyLimits | Mapping[str, Any] | Unset = UNSET,
         expires_at: datetime | Unset | None = UNSET,
         actor: str,
     ) -> ApiKey:
-        """Change what a key may do; what is left out stays.
+        """Change what a key may do; what is left out stays. `limits` as a mapping changes those that it names.
 
         Raises:
             NotFound: no such key.
-            Conflict: it is revoked.
+            Conflict: it is revoked, or no admin could get in any more.
             InvalidValue: as in `create_key`.
         """
         async with self._changed_key(key_id, "update_key", actor) as row:
@@ -78,7 +78,7 @@ class Keys(Transactions):
                 old.name if isinstance(name, Unset) else name,
                 old.scopes if isinstance(scopes, Unset) else scopes,
                 old.adapters if isinstance(adapters, Unset) else adapters,
-                old.limits if isinstance(limits, Unset) else limits,
+                _changed_limits(old.limits, limits),
                 old.expires_at if isinstance(expires_at, Unset) else expires_at,
             )
             for column, value in columns.items():
@@ -92,13 +92,14 @@ class Keys(Transactions):
 
         Raises:
             NotFound: no such key.
-            Conflict: it is revoked.
+            Conflict: it is revoked; or it is the last key of an admin and there is no overlap, so that nobody could
+                get in if the answer were lost.
             InvalidValue: the overlap is negative or longer than a year.
         """
         if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
             raise InvalidValue(f"the overlap must be from 0 to {LONGEST_OVERLAP.days} days", param="overlap")
         secret = keys.generate()
-        async with self._changed_key(key_id, "rotate_key", actor) as row:
+        async with self._changed_key(key_id, "rotate_key", actor, ends=not overlap) as row:
             row.previous_hash, row.previous_until = None, None
             if overlap:
                 row.previous_hash, row.previous_until = row.hash, datetime.now(UTC) + overlap
@@ -110,14 +111,17 @@ class Keys(Transactions):
 
         Raises:
             NotFound: no such key.
+            Conflict: it is the last key of an admin.
         """
         async with self._change(actor) as change:
             row = await _row(change.session, key_id)
             if row.revoked_at is None:
-                before = _describe(mapping.to_key(row))
+                before = mapping.to_key(row)
+                if _lets_an_admin_in(before):
+                    await _require_another_admin(change.session, key_id)
                 row.revoked_at = datetime.now(UTC)
                 row.previous_hash, row.previous_until = None, None
-                change.audit("revoke_key", f"key:{key_id}", before=before, after=_describe(mapping.to_key(row)))
+                _audit_change(change, "revoke_key", before, row)
         return mapping.to_key(row)
 
     async def list_keys(self) -> list[ApiKey]:
@@ -126,14 +130,21 @@ class Keys(Transactions):
             return [mapping.to_key(row) for row in await repository.all_keys(session)]
 
     @asynccontextmanager
-    async def _changed_key(self, key_id: str, action: str, actor: str) -> AsyncIterator[ApiKeyRow]:
-        """The row of a key in force, to be changed in the block; nothing is written if the block changes nothing."""
+    async def _changed_key(
+        self, key_id: str, action: str, actor: str, *, ends: bool = False
+    ) -> AsyncIterator[ApiKeyRow]:
+        """The row of a key in force, to be changed in the block; nothing is written if the block changes nothing.
+
+        `ends` says that what its holder has does not open it any more after that.
+        """
         async with self._change(actor) as change:
             row = await _row(change.session, key_id)
             if row.revoked_at is not None:
                 raise Conflict(f"the key {key_id!r} is revoked, which is for good; make another", param="id")
             before = mapping.to_key(row)
             yield row
+            if _lets_an_admin_in(before) and (ends or not _lets_an_admin_in(mapping.to_key(row))):
+                await _require_another_admin(change.session, key_id)
             _audit_change(change, action, before, row)
 
 
@@ -142,6 +153,24 @@ async def _row(session: AsyncSession, key_id: str) -> ApiKeyRow:
     if row is None:
         raise NotFound("there is no key of this id", param="id")
     return row
+
+
+def _lets_an_admin_in(key: ApiKey) -> bool:
+    in_force = key.revoked_at is None and (key.expires_at is None or key.expires_at > datetime.now(UTC))
+    return in_force and Scope.ADMIN in key.scopes
+
+
+async def _require_another_admin(session: AsyncSession, key_id: str) -> None:
+    """Refuse what would leave nobody who can make keys. Changes come one after the other, so two cannot both pass."""
+    rows = await repository.all_keys(session)
+    if not any(row.id != key_id and _lets_an_admin_in(mapping.to_key(row)) for row in rows):
+        raise Conflict("this is the last key with which an admin can get in; make another admin key first", param="id")
+
+
+def _changed_limits(old: KeyLimits, change: KeyLimits | Mapping[str, Any] | Unset) -> KeyLimits:
+    if isinstance(change, Unset):
+        return old
+    return change if isinstance(change, KeyLimits) else replace(old, **change)
 
 
 def _audit_change(change: Change, action: str, before: ApiKey, row: ApiKeyRow) -> None:
@@ -165,6 +194,8 @@ def _columns(
     """The checked columns of what a person decides about a key."""
     if not scopes:
         raise InvalidValue("a key needs at least one scope", param="scopes")
+    if adapters is not None and Scope.ADMIN in scopes:
+        raise InvalidValue("an admin key cannot be limited to some adapters", param="adapters")
     if expires_at is not None and expires_at.tzinfo is None:
         raise InvalidValue("expires_at needs a time zone, such as a Z at its end", param="expires_at")
     for adapter in adapters or ():

@@ -1,19 +1,29 @@
-"""Leases: what only one process may do at a time, held by name until they run out."""
+"""What gateways tell each other beside the registry's changes: who holds a lease, and who uses which version.
 
+Nothing of it is a change of the registry: it raises no counter and audits nothing. Times are those of each machine's
+clock, so clocks may differ by no more than callers leave room for.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from registry import repository
 from registry.transactions import Transactions
 
+_MOST_NAMES = 1000
+"""A gateway's row is read by all the others every few seconds, so it stays small."""
+_FORGOTTEN_AFTER = timedelta(days=1)
+
 
 class Leases(Transactions):
-    """Taking, renewing and giving back. A lease is no change of the registry: it raises no counter, audits nothing."""
+    """Leases, which only one process holds at a time until they run out, and the use of versions by each gateway."""
 
     async def acquire_lease(self, name: str, holder: str, ttl_s: float) -> bool:
         """Hold the lease for `ttl_s` seconds from now; also renews it. False while somebody else holds it.
 
-        Time is this machine's clock, so the clocks of the holders may differ by no more than the time they leave
-        between renewing and running out.
+        The clocks of the holders may differ by no more than the time they leave between renewing and running out.
         """
         now = datetime.now(UTC)
         async with self._sessions.begin() as session:
@@ -23,3 +33,25 @@ class Leases(Transactions):
         """Give the lease back at once; does nothing if somebody else holds it."""
         async with self._sessions.begin() as session:
             await repository.drop_lease(session, name, holder)
+
+    async def share_use(self, gateway: str, use: Mapping[str, float]) -> None:
+        """Tell the other gateways how much this one uses each engine name now; replaces what it told before.
+
+        The 1,000 most used names are kept. Gateways that have told nothing for a day are forgotten, in a transaction
+        of its own: so none holds its own row while it waits for another's.
+        """
+        now = datetime.now(UTC)
+        hottest = dict(heapq.nlargest(_MOST_NAMES, use.items(), key=lambda item: item[1]))
+        async with self._sessions.begin() as session:
+            await repository.put_use(session, gateway, hottest, now=now)
+        async with self._sessions.begin() as session:
+            await repository.drop_use(session, before=now - _FORGOTTEN_AFTER)
+
+    async def others_use(self, gateway: str, within_s: float) -> dict[str, float]:
+        """How much all other gateways together use each engine name, by what they told in the last `within_s`."""
+        since = datetime.now(UTC) - timedelta(seconds=within_s)
+        together: Counter[str] = Counter()
+        async with self._sessions() as session:
+            for use in await repository.use_of_others(session, gateway, since=since):
+                together.update(use)
+        return dict(together)

@@ -18,11 +18,16 @@ LONGEST_REASON = 1000
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The outcome of a change of a deployment."""
+    """The outcome of a change of a deployment.
+
+    `alone` says that this change, of number `change`, changed this deployment and nothing else; if not, whoever holds
+    the catalog must read it again.
+    """
 
     adapter: str
     deployment: Deployment
     change: int
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +114,19 @@ class Deployments(Transactions):
             plan = await _plan_rollback(change.session, standing, to)
             return await _carry_out(change, plan, prepared, reason)
 
-    async def preview(self, name: str, patch: Patch) -> Deployment:
+    async def preview(self, name: str, patch: Patch, *, expected_revision: int | None = None) -> Deployment:
         """What `change` would make of it now, with the same errors; nothing is written."""
         async with self._sessions() as session:
-            return (await _plan_patch(session, await _standing(session, name, None), patch)).deployment
+            standing = await _standing(session, name, expected_revision)
+            return (await _plan_patch(session, standing, patch)).deployment
 
-    async def preview_rollback(self, name: str, to: int | None = None) -> Deployment:
+    async def preview_rollback(
+        self, name: str, to: int | None = None, *, expected_revision: int | None = None
+    ) -> Deployment:
         """What `rollback` would make of it now, with the same errors; nothing is written."""
         async with self._sessions() as session:
-            return (await _plan_rollback(session, await _standing(session, name, None), to)).deployment
+            standing = await _standing(session, name, expected_revision)
+            return (await _plan_rollback(session, standing, to)).deployment
 
     async def history(self, name: str, *, before: int | None = None, limit: int = 100) -> list[RevisionRow]:
         """The adapter's revisions, newest first.
@@ -256,18 +265,20 @@ async def _carry_out(change: Change, plan: _Plan, prepared: frozenset[int] | Non
         reason=reason,
         restores=revision.restores,
     )
-    await _bring_back(change, plan)
-    return Changed(name, plan.deployment, change.outcome)
+    brought_back = await _bring_back(change, plan)
+    return Changed(name, plan.deployment, change.outcome, alone=not brought_back)
 
 
-async def _bring_back(change: Change, plan: _Plan) -> None:
+async def _bring_back(change: Change, plan: _Plan) -> bool:
     """Take what the deployment needs out of the archive: what a rollback restores, or its fallback leads to."""
+    found = False
     adapter = plan.standing.adapter
     rows = await repository.versions_by_number(change.session, adapter, _needed(plan.deployment))
     for number, row in sorted(rows.items()):
         if row.archived_at is not None:
-            row.archived_at = None
+            row.archived_at, found = None, True
             _audit_archive(change, adapter.name, number, archived=False)
+    return found
 
 
 def _needed(deployment: Deployment | None) -> frozenset[int]:

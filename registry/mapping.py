@@ -106,4 +106,5 @@ def to_key(row: AnyKey) -> ApiKey:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        previous_valid_until=row.previous_until,
     )

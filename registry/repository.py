@@ -1,6 +1,6 @@
 """Reading and writing rows. Every function takes the session of the transaction it is part of."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import delete, func, or_, text, update
@@ -10,7 +10,16 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from registry import mapping
 from registry.names import is_adapter_name
-from registry.tables import AdapterRow, ApiKeyRow, AuditRow, ChangeCounterRow, LeaseRow, RevisionRow, VersionRow
+from registry.tables import (
+    AdapterRow,
+    ApiKeyRow,
+    AuditRow,
+    ChangeCounterRow,
+    GatewayUseRow,
+    LeaseRow,
+    RevisionRow,
+    VersionRow,
+)
 
 CHANNEL = "ostler_changes"
 _LARGEST = 2**31 - 1  # of an INTEGER in PostgreSQL, which raises for what is beyond it
@@ -173,3 +182,28 @@ async def drop_lease(session: AsyncSession, name: str, holder: str) -> None:
     """Free a lease, if that is who holds it."""
     held = delete(LeaseRow).where(col(LeaseRow.name) == name, col(LeaseRow.holder) == holder)
     await (await session.connection()).execute(held)
+
+
+# What gateways use
+
+
+async def put_use(session: AsyncSession, gateway: str, use: Mapping[str, float], *, now: datetime) -> None:
+    """Replace what a gateway said it uses."""
+    insert = postgresql.insert if _is_postgresql(session) else sqlite.insert
+    row = {"seen_at": now, "use": dict(use)}
+    told = (
+        insert(GatewayUseRow).values(gateway=gateway, **row).on_conflict_do_update(index_elements=["gateway"], set_=row)
+    )
+    await (await session.connection()).execute(told)
+
+
+async def drop_use(session: AsyncSession, *, before: datetime) -> None:
+    """Forget the gateways that have said nothing since."""
+    old = delete(GatewayUseRow).where(col(GatewayUseRow.seen_at) < before)
+    await (await session.connection()).execute(old)
+
+
+async def use_of_others(session: AsyncSession, gateway: str, *, since: datetime) -> Sequence[Mapping[str, float]]:
+    """What each other gateway said it uses, if it said so since."""
+    others = select(GatewayUseRow.use).where(GatewayUseRow.gateway != gateway, GatewayUseRow.seen_at >= since)
+    return (await session.exec(others)).all()

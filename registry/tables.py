@@ -180,6 +180,16 @@ class LeaseRow(SQLModel, table=True):
     expires_at: datetime = Field(sa_column=Column(UtcDateTime(), nullable=False))
 
 
+class GatewayUseRow(SQLModel, table=True):
+    """How much one gateway used each version of late, by engine name, and when it said so."""
+
+    __tablename__ = "gateway_use"
+
+    gateway: str = Field(sa_column=Column(String(120), primary_key=True))
+    seen_at: datetime = Field(sa_column=Column(UtcDateTime(), nullable=False))
+    use: dict[str, float] = Field(sa_column=Column(JSON(), nullable=False))
+
+
 class ChangeCounterRow(SQLModel, table=True):
     """One row, raised first in every transaction that changes anything.
 

@@ -1,8 +1,9 @@
 """The one commit point: every change is a numbered transaction that leaves an audit entry, or nothing at all."""
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
@@ -10,6 +11,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from registry import repository
 from registry.tables import AuditRow
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -19,7 +22,12 @@ class Change:
     session: AsyncSession
     number: int
     actor: str
-    audited: bool = False
+    done: list[str] = field(default_factory=list)
+
+    @property
+    def audited(self) -> bool:
+        """Whether it did anything."""
+        return bool(self.done)
 
     @property
     def outcome(self) -> int:
@@ -47,7 +55,8 @@ class Change:
                 detail=detail or None,
             )
         )
-        self.audited = True
+        revision = f" revision {after['revision']}" if after and "revision" in after else ""
+        self.done.append(f"{action} {subject}{revision}")
 
 
 class Transactions:
@@ -69,6 +78,8 @@ class Transactions:
             if change.audited:
                 await repository.notify(session, change.number)
                 await session.commit()
+        for done in change.done:
+            log.info("%s by %s", done, actor)
 
     async def change_number(self) -> int:
         """The number of the newest change; cheap, for polling."""

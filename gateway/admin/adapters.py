@@ -15,7 +15,7 @@ from gateway.engines.fleet import Fleet
 from gateway.json_body import StrictRequest
 from gateway.refusals import ETAG, refusals
 from gateway.settings import GatewaySettings
-from gateway.shapes import AdapterShape, Page, PushedShape, VersionShape, adapter_shape, version_shape
+from gateway.shapes import AdapterShape, OnEngines, Page, PushedShape, VersionShape, adapter_shape, version_shape
 from gateway.web import AnyRequest
 from registry.catalog import Adapter
 from registry.errors import NotFound
@@ -45,9 +45,9 @@ class AdapterController(Controller):
         after: Annotated[str, QueryParameter(name="after", max_length=255)] = "",
     ) -> Page[AdapterShape]:
         """Adapters with their deployment and versions, by name; `after` goes on from a name."""
-        adapters = directory.catalog.adapters
+        adapters, engines = directory.catalog.adapters, on_engines(fleet)
         names = sorted(name for name in adapters if name > after)
-        page = [adapter_shape(adapters[name], fleet.resident) for name in names[:limit]]
+        page = [adapter_shape(adapters[name], engines) for name in names[:limit]]
         return Page(page, has_more=len(names) > limit)
 
     @get("/{name:str}", summary="Show an adapter", responses=refusals(404), response_headers=[ETAG])
@@ -86,7 +86,7 @@ class AdapterController(Controller):
         async with uploaded(request, settings) as folder:
             pushed = await registry.push(name, folder, actor=actor, base=base, note=note)
         await directory.refresh()
-        shape = version_shape(pushed.version, _adapter(directory, name).deployment, fleet.resident)
+        shape = version_shape(pushed.version, _adapter(directory, name).deployment, on_engines(fleet))
         answer = PushedShape(name, pushed.created, shape)
         return Response(answer, status_code=201 if pushed.created else 200)
 
@@ -106,13 +106,18 @@ class AdapterController(Controller):
         await registry.archive_version(name, number, archived=data.archived, actor=actor)
         await directory.refresh()
         adapter = _adapter(directory, name)
-        return version_shape(adapter.versions[number], adapter.deployment, fleet.resident)
+        return version_shape(adapter.versions[number], adapter.deployment, on_engines(fleet))
+
+
+def on_engines(fleet: Fleet) -> OnEngines:
+    """How versions stand on the engines, as of now."""
+    return OnEngines(fleet.resident, lambda name: not fleet.breakers.is_closed(name))
 
 
 def with_etag(adapter: Adapter, fleet: Fleet) -> Response[AdapterShape]:
     """An adapter, with its deployment's revision as the tag that a change can be made to depend on."""
     revision = adapter.deployment.revision if adapter.deployment else 0
-    return Response(adapter_shape(adapter, fleet.resident), headers={"etag": f'"{revision}"'})
+    return Response(adapter_shape(adapter, on_engines(fleet)), headers={"etag": f'"{revision}"'})
 
 
 def require_version_number(name: str, number: int) -> None:

@@ -1,8 +1,9 @@
 """API keys: made, changed, replaced and revoked."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, delete, get, patch, post
@@ -14,11 +15,12 @@ from gateway.admin.fields import NO_NUL
 from gateway.directory import Directory
 from gateway.errors import InvalidRequest
 from gateway.json_body import StrictRequest
+from gateway.limits.budgets import Budgets
 from gateway.refusals import refusals
 from gateway.shapes import KeyShape, NewKeyShape, Page, key_shape
 from registry import deployments
 from registry.catalog import ApiKey, KeyLimits, Scope
-from registry.errors import NotFound
+from registry.errors import InvalidValue, NotFound
 from registry.registry import Registry
 
 _LATEST_EXPIRY = datetime(9000, 1, 1, tzinfo=UTC)
@@ -87,14 +89,16 @@ class KeyController(Controller):
         return made
 
     @get("/", summary="List keys", responses=refusals())
-    async def list_keys(self, registry: NamedDependency[Registry]) -> Page[KeyShape]:
+    async def list_keys(self, registry: NamedDependency[Registry], budgets: NamedDependency[Budgets]) -> Page[KeyShape]:
         """Every key, oldest first, revoked ones too; never a secret."""
-        return Page([key_shape(key) for key in await registry.list_keys()])
+        return Page([_shape(key, budgets) for key in await registry.list_keys()])
 
     @get("/{key_id:str}", summary="Show a key", responses=refusals(404))
-    async def show(self, key_id: FromPath[str], registry: NamedDependency[Registry]) -> KeyShape:
+    async def show(
+        self, key_id: FromPath[str], registry: NamedDependency[Registry], budgets: NamedDependency[Budgets]
+    ) -> KeyShape:
         """One key; never its secret."""
-        return key_shape(await _key(registry, key_id))
+        return _shape(await _key(registry, key_id), budgets)
 
     @patch("/{key_id:str}", summary="Change a key", responses=refusals(404, 409, 413))
     async def change(
@@ -103,12 +107,13 @@ class KeyController(Controller):
         data: JSONBody[KeyPatch],
         registry: NamedDependency[Registry],
         directory: NamedDependency[Directory],
+        budgets: NamedDependency[Budgets],
         actor: NamedDependency[str],
     ) -> KeyShape:
         """Change what a key may do; answers when it holds at this gateway."""
         key = await change_key(registry, key_id, data, actor=actor)
         await directory.refresh()
-        return key
+        return _shape(key, budgets)
 
     @post("/{key_id:str}/rotate", summary="Replace a key's secret", status_code=200, responses=refusals(404, 409, 413))
     async def rotate(
@@ -116,6 +121,7 @@ class KeyController(Controller):
         key_id: FromPath[str],
         registry: NamedDependency[Registry],
         directory: NamedDependency[Directory],
+        budgets: NamedDependency[Budgets],
         actor: NamedDependency[str],
         data: JSONBody[RotationOrder | None] = None,
     ) -> NewKeyShape:
@@ -123,20 +129,21 @@ class KeyController(Controller):
         overlap = timedelta(seconds=(data or RotationOrder()).overlap_s)
         key, secret = await registry.rotate_key(key_id, overlap=overlap, actor=actor)
         await directory.refresh()
-        return NewKeyShape(secret, key_shape(key))
+        return NewKeyShape(secret, _shape(key, budgets))
 
-    @delete("/{key_id:str}", summary="Revoke a key", status_code=200, responses=refusals(404))
+    @delete("/{key_id:str}", summary="Revoke a key", status_code=200, responses=refusals(404, 409))
     async def revoke(
         self,
         key_id: FromPath[str],
         registry: NamedDependency[Registry],
         directory: NamedDependency[Directory],
+        budgets: NamedDependency[Budgets],
         actor: NamedDependency[str],
     ) -> KeyShape:
         """Take a key's rights for good, those of a secret that was replaced too."""
         key = await registry.revoke_key(key_id, actor=actor)
         await directory.refresh()
-        return key_shape(key)
+        return _shape(key, budgets)
 
 
 async def create_key(registry: Registry, order: NewKey, *, actor: str) -> NewKeyShape:
@@ -145,41 +152,39 @@ async def create_key(registry: Registry, order: NewKey, *, actor: str) -> NewKey
     Raises:
         InvalidRequest: the order makes no sense.
     """
-    scopes, adapters = frozenset(order.scopes), _names(order.adapters)
-    _require_sense(scopes, adapters, order.expires_at)
-    key, secret = await registry.create_key(
-        order.name,
-        scopes=scopes,
-        adapters=adapters,
-        limits=_limits(order.limits, KeyLimits()),
-        expires_at=order.expires_at,
-        actor=actor,
-    )
-    return NewKeyShape(secret, key_shape(key))
+    _require_future(order.expires_at)
+    with _wrong_fields():
+        key, secret = await registry.create_key(
+            order.name,
+            scopes=frozenset(order.scopes),
+            adapters=_names(order.adapters),
+            limits=KeyLimits(**_said(order.limits)) if order.limits else KeyLimits(),
+            expires_at=order.expires_at,
+            actor=actor,
+        )
+    return NewKeyShape(secret, key_shape(key, spent=0.0))
 
 
-async def change_key(registry: Registry, key_id: str, order: KeyPatch, *, actor: str) -> KeyShape:
-    """Change a key as ordered.
+async def change_key(registry: Registry, key_id: str, order: KeyPatch, *, actor: str) -> ApiKey:
+    """Change a key as ordered, in one transaction: of two changes at once, neither takes back the other.
 
     Raises:
         InvalidRequest: the order makes no sense, or none for this key.
         NotFound: no such key.
+        Conflict: it is revoked, or the last key of an admin.
     """
     stays = deployments.UNSET
-    current = await _key(registry, key_id)
-    scopes = current.scopes if order.scopes is UNSET else frozenset(order.scopes)
-    adapters = current.adapters if order.adapters is UNSET else _names(order.adapters)
-    _require_sense(scopes, adapters, None if order.expires_at is UNSET else order.expires_at)
-    changed = await registry.update_key(
-        key_id,
-        name=stays if order.name is UNSET else order.name,
-        scopes=stays if order.scopes is UNSET else scopes,
-        adapters=stays if order.adapters is UNSET else adapters,
-        limits=stays if order.limits is UNSET else _limits(order.limits, current.limits),
-        expires_at=stays if order.expires_at is UNSET else order.expires_at,
-        actor=actor,
-    )
-    return key_shape(changed)
+    _require_future(None if order.expires_at is UNSET else order.expires_at)
+    with _wrong_fields():
+        return await registry.update_key(
+            key_id,
+            name=stays if order.name is UNSET else order.name,
+            scopes=stays if order.scopes is UNSET else frozenset(order.scopes),
+            adapters=stays if order.adapters is UNSET else _names(order.adapters),
+            limits=stays if order.limits is UNSET else _said(order.limits) if order.limits else KeyLimits(),
+            expires_at=stays if order.expires_at is UNSET else order.expires_at,
+            actor=actor,
+        )
 
 
 async def _key(registry: Registry, key_id: str) -> ApiKey:
@@ -193,16 +198,24 @@ def _names(adapters: list[str] | None) -> frozenset[str] | None:
     return None if adapters is None else frozenset(adapters)
 
 
-def _require_sense(scopes: frozenset[Scope], adapters: frozenset[str] | None, expires_at: datetime | None) -> None:
-    if adapters is not None and Scope.ADMIN in scopes:
-        raise InvalidRequest("an admin key cannot be limited to some adapters", param="adapters")
+def _shape(key: ApiKey, budgets: Budgets) -> KeyShape:
+    return key_shape(key, spent=max(0.0, budgets.spent(key.id)))
+
+
+def _require_future(expires_at: datetime | None) -> None:
     if expires_at is not None and not datetime.now(UTC) < expires_at < _LATEST_EXPIRY:
         raise InvalidRequest("the key must expire in the future, before the year 9000", param="expires_at")
 
 
-def _limits(order: LimitsOrder | None, current: KeyLimits) -> KeyLimits:
-    """The limits after the order; what it leaves out stays as it is."""
-    if order is None:
-        return KeyLimits()
-    said = {name: value for name, value in msgspec.structs.asdict(order).items() if value is not UNSET}
-    return replace(current, **said)
+@contextmanager
+def _wrong_fields() -> Iterator[None]:
+    """What the registry finds wrong in an order is told like what the body's own types do not let through."""
+    try:
+        yield
+    except InvalidValue as error:
+        raise InvalidRequest(error.message, param=error.param) from None
+
+
+def _said(limits: LimitsOrder) -> dict[str, Any]:
+    """The limits that the order names."""
+    return {name: value for name, value in msgspec.structs.asdict(limits).items() if value is not UNSET}

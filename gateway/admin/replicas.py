@@ -16,6 +16,7 @@ class ReplicaShape(msgspec.Struct, frozen=True):
     """One engine. `running` and `waiting` are as it says itself, `in_flight` are those of the gateway that answers."""
 
     id: str
+    url: str
     pool: str
     state: Literal["ready", "loading", "down"]
     breaker: Literal["closed", "open", "half_open"]
@@ -45,6 +46,7 @@ def replica_shape(report: ReplicaReport) -> ReplicaShape:
     """A replica as admins see it."""
     return ReplicaShape(
         id=report.id,
+        url=report.url,
         pool=report.pool,
         state=report.state,
         breaker=report.breaker,

@@ -18,6 +18,7 @@ _WORKER_FAILED = re.compile(r"Worker failed with error '(?P<words>.+)', please c
 _BLAMED = re.compile(r"\s*\(parameter=(?P<field>[\w.]+)(?:, value=.*)?\)\s*$", re.DOTALL)
 _SAMPLE = re.compile(r"^(?P<name>[\w:]+)(?:\{[^}]*\})? (?P<value>[-+.\deE]+)$", re.MULTILINE)
 _STATS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+_CONNECT_TIMEOUT_S = 2.0
 _MANAGEMENT_TIMEOUT_S = 10.0
 _MAX_REASON = 300
 _ID_PREFIX = "token_id:"
@@ -175,10 +176,9 @@ class Engine:
         Raises:
             EngineDown
         """
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(_CONNECT_TIMEOUT_S, timeout_s))
         with _engine_failures():
-            return await self._session.post(
-                self.url + path, data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=timeout_s)
-            )
+            return await self._session.post(self.url + path, data=body, headers=headers, timeout=timeout)
 
     @contextlib.asynccontextmanager
     async def _request(
@@ -209,7 +209,7 @@ def _engine_failures() -> Any:
     """Turn the client library's errors, whose texts hold addresses, into ours."""
     try:
         yield
-    except aiohttp.ClientConnectorError as error:
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise EngineDown(sent=False) from error
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         raise EngineDown(sent=True) from error
@@ -225,6 +225,12 @@ def _distribution(top: Mapping[str, float]) -> Distribution:
     if not top:
         raise ValueError("no token")
     return {int(token.removeprefix(_ID_PREFIX)): float(logprob) for token, logprob in top.items()}
+
+
+def lacks_model(body: bytes, model: str) -> bool:
+    """Whether an engine's 404 says that it does not know the model, rather than something else that was asked for."""
+    message = explain(body)[0]
+    return f"`{model}`" in message and "does not exist" in message
 
 
 def refusal(body: bytes) -> str:

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.directory import Directory
 from gateway.engines.breaker import Breaker, Breakers, State
 from gateway.engines.discovery import listed, look_up
-from gateway.engines.engine import Engine, EngineStats
+from gateway.engines.engine import Engine, EngineDown, EngineRefused, EngineStats
 from gateway.engines.heat import Heat
 from gateway.engines.picking import Need, Snapshot, home_ids, pick
 from gateway.engines.proof import Prover
@@ -73,6 +74,8 @@ class Fleet:
         self._replicas: dict[str, Replica] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
+        self._doubts: Counter[str] = Counter()
+        self._checks: dict[str, asyncio.Task[None]] = {}
         self.heat = Heat()
         self.on_pressure: Callable[[], None] = lambda: None
         self.breakers = Breakers(self._breaker, self._tell_of_breaker)
@@ -134,7 +137,8 @@ class Fleet:
         Use that does not `count`, a shadow's, keeps no version loaded.
 
         Raises:
-            EngineUnavailable: none answers, and none came back in time.
+            EngineUnavailable: none answers, and none came back in time; or the one picked went away, and then the
+                error bears its id as `replica`.
             VersionNotServable: the replica refuses the version. The error bears the replica's id as `replica`.
         """
         replica = await self._picked(need, deadline)
@@ -142,7 +146,9 @@ class Fleet:
             self.heat.use(version.engine_name)
             hit = version.engine_name in replica.residency.resident
             self._metrics.residency.labels(version.adapter, "hit" if hit else "miss").inc()
-        async with _telling(replica.id), replica.lease(version, deadline):
+        async with contextlib.AsyncExitStack() as stack:
+            with _telling(replica.id):
+                await stack.enter_async_context(replica.lease(version, deadline))
             yield replica
 
     async def _picked(self, need: Need, deadline: float) -> Replica:
@@ -156,9 +162,10 @@ class Fleet:
                 async with asyncio.timeout(max(0.0, give_up - time.monotonic())):
                     await news.wait()
             except TimeoutError:
-                kind = DeadlineExceeded if give_up == deadline else EngineUnavailable
-                raise kind(
-                    "the engine is not available now; it may be starting", retry_after_s=_RETRY_AFTER_S
+                if give_up == deadline:
+                    raise DeadlineExceeded("no engine came in time for the request's deadline") from None
+                raise EngineUnavailable(
+                    "no engine is available now; one may be starting", retry_after_s=_RETRY_AFTER_S
                 ) from None
 
     def has_untried(self, need: Need) -> bool:
@@ -166,6 +173,37 @@ class Fleet:
         return any(
             one.answering and one.pool == need.pool and one.id not in need.tried for one in self.snapshot().replicas
         )
+
+    def can_serve_now(self, need: Need) -> bool:
+        """Whether a replica answers that has what is needed, so that nothing must be waited for."""
+        return any(
+            one.answering and one.pool == need.pool and (need.name is None or need.name in one.resident)
+            for one in self.snapshot().replicas
+        )
+
+    def doubt(self, version: Version, replica: Replica) -> None:
+        """A request for a version failed on an engine that is well; after some, the version has to answer itself.
+
+        What clients send may fail by its own fault, so their failures alone never take a version from others.
+        """
+        name = version.engine_name
+        self._doubts[name] += 1
+        enough = self._doubts[name] >= self._settings.breaker_failures or not self.breakers.is_closed(name)
+        if enough and name not in self._checks:
+            self._doubts[name] = 0
+            self._checks[name] = asyncio.create_task(self._check(name, replica))
+            self._checks[name].add_done_callback(lambda _: self._checks.pop(name, None))
+
+    async def _check(self, name: str, replica: Replica) -> None:
+        try:
+            await replica.engine.probe(name, self._settings.probe_timeout_s)
+        except EngineRefused as refused:
+            log.warning("%s fails on engine %s: %s", name, replica.id, refused.reason)
+            self.breakers.failed(name, certain=True)
+        except EngineDown:
+            replica.suspect()
+        else:
+            self.breakers.succeeded(name)
 
     @contextlib.asynccontextmanager
     async def everywhere(self, versions: Iterable[Version], pool: str, deadline: float) -> AsyncIterator[list[Replica]]:
@@ -179,7 +217,7 @@ class Fleet:
         async with contextlib.AsyncExitStack() as stack:
             held: list[Replica] = []
             for version in wanted:
-                found = await self._healthy_homes(version, pool, deadline)
+                found = await self.healthy_homes(version, pool, deadline)
                 ready = [self._enter(stack, replica, version, deadline) for replica in found]
                 outcomes = await asyncio.gather(*ready, return_exceptions=True)
                 _require_success(outcomes)
@@ -189,10 +227,15 @@ class Fleet:
     async def _enter(
         self, stack: contextlib.AsyncExitStack, replica: Replica, version: Version, deadline: float
     ) -> None:
-        async with _telling(replica.id):
+        with _telling(replica.id):
             await stack.enter_async_context(replica.lease(version, deadline))
 
-    async def _healthy_homes(self, version: Version, pool: str, deadline: float) -> list[Replica]:
+    async def healthy_homes(self, version: Version, pool: str, deadline: float) -> list[Replica]:
+        """The home replicas of a version that answer; if none does, another replica that does.
+
+        Raises:
+            EngineUnavailable, DeadlineExceeded: none answers, and none came back in time.
+        """
         need = Need(pool, version.engine_name, version.engine_name)
         await self._picked(need, deadline)  # waits until at least one answers
         snapshot = self.snapshot()
@@ -292,13 +335,13 @@ class Fleet:
         log.log(logging.WARNING if is_open else logging.INFO, "%s %s", name, "fails" if is_open else "serves again")
 
 
-@contextlib.asynccontextmanager
-async def _telling(replica: str) -> AsyncIterator[None]:
-    """Have an error that is about a version say which replica refused it."""
+@contextlib.contextmanager
+def _telling(replica: str) -> Iterator[None]:
+    """Have an error say which replica refused a version, or went away."""
     try:
         yield
-    except VersionNotServable as refused:
-        refused.replica = refused.replica or replica
+    except (VersionNotServable, EngineUnavailable) as error:
+        error.replica = error.replica or replica
         raise
 
 

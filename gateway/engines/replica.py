@@ -31,6 +31,7 @@ class ReplicaReport:
     """What operators see of a replica.
 
     Attributes:
+        url: the engine's address, for operators alone.
         in_flight: requests that this gateway has there.
         running, waiting: requests in the engine, by its own count; None if it does not say.
         kv_cache_usage: share of the KV cache in use, 0 to 1.
@@ -39,6 +40,7 @@ class ReplicaReport:
     """
 
     id: str
+    url: str
     pool: str
     state: State
     breaker: BreakerState
@@ -120,6 +122,7 @@ class Replica:
         """This replica as operators see it."""
         return ReplicaReport(
             id=self.id,
+            url=self.engine.url,
             pool=self.pool,
             state=self.state,
             breaker=self._breaker.state,
@@ -161,17 +164,10 @@ class Replica:
         self._in_doubt |= in_doubt
         self._wake.set()
 
-    async def has_lost(self, version: Version) -> bool:
-        """Whether the engine lacks a version that we believed it to have, as after a restart; it is loaded again then.
-
-        Raises:
-            EngineDown, EngineRefused
-        """
-        if version.engine_name in await self.engine.models():
-            return False
+    def has_lost(self, version: Version) -> None:
+        """The engine lacks a version that we believed it to have; it is loaded again when it is needed."""
         self.residency.forget(version.engine_name)
         self.suspect()
-        return True
 
     def refused_connection(self) -> None:
         """Nothing listens there any more."""
@@ -215,7 +211,7 @@ class Replica:
 
     def _set_down(self, problem: str) -> None:
         if problem != self._told:
-            log.warning("engine %s is down: %s", self.id, problem)
+            log.warning("engine %s at %s is down: %s", self.id, self.engine.url, problem)
             self._told = problem
         self.state, self.problem = "down", problem
         self._answering = self._settled = False
@@ -225,8 +221,9 @@ class Replica:
         self._show()
 
     async def _look(self) -> None:
+        had = self.residency.resident
         loaded = await self.engine.models()
-        self.residency.saw(loaded)
+        self.residency.saw(loaded, had)
         if not self._answering or self._in_doubt:
             await self._have_base_answer(loaded)
         before = self.in_flight
@@ -240,7 +237,8 @@ class Replica:
         refused = await self.residency.bring_in(self._missing())
         self._set_ready("; ".join(refused) or None)
         await self.residency.bring_in(self._warm())
-        await self.residency.tidy(loaded, idle_s=self._idle_s)
+        if self.residency.may_tidy:
+            await self.residency.tidy(await self.engine.models(), idle_s=self._idle_s)
 
     async def _have_base_answer(self, loaded: Iterable[str]) -> None:
         """An engine that just came up, or that fails on requests: let the base answer, which also warms it."""
@@ -285,11 +283,14 @@ class Replica:
     def _warm(self) -> list[Version]:
         """What a rollback would need, as far as there is room."""
         catalog, resident = self._directory.catalog, self.residency.resident
+        room = self.residency.slots - self.residency.count
+        if room <= 0:
+            return []
         found = (catalog.version(name) for name in sorted(self._directory.warm - resident))
         here = [
             version for version in found if version is not None and catalog.adapters[version.adapter].base == self.pool
         ]
-        return here[: max(0, self.residency.slots - self.residency.count)]
+        return here[:room]
 
     def _show(self) -> None:
         metrics = self._metrics

@@ -10,12 +10,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path
 
 from gateway.directory import Directory
 from gateway.engines.breaker import Breaker
 from gateway.engines.engine import Engine, EngineDown, EngineRefused
+from gateway.engines.eviction import Loaded, coldest, is_content, misplaced
 from gateway.engines.heat import Heat
 from gateway.engines.proof import Proof, Prover
 from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
@@ -28,9 +30,10 @@ from registry.probes import read_probes
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 5.0
-_UNKNOWN_GRACE_S = 2.0
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
+_FETCHES = ThreadPoolExecutor(8, thread_name_prefix="fetch")
+"""Of its own, so that a store that hangs holds up nothing else that needs a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,11 @@ class Residency:
         """Versions in the engine, those that come and go included."""
         return len(self._used.keys() | self._others.keys() | self._unloads.keys() | self._loads.keys())
 
+    @property
+    def may_tidy(self) -> bool:
+        """Whether this gateway is the one that tidies up and makes room."""
+        return self._may_unload()
+
     # Use
 
     @contextlib.asynccontextmanager
@@ -137,7 +145,7 @@ class Residency:
         Raises:
             EngineDown, EngineRefused, StoreFailure
         """
-        folder = await asyncio.to_thread(self._store.fetch, version.digest)
+        folder = await self._fetch(version)
         return await self._prover.prove(self._engine, version.engine_name, read_probes(folder), self._timeout_s)
 
     async def bring_in(self, versions: Iterable[Version]) -> list[str]:
@@ -153,8 +161,7 @@ class Residency:
                     await self._until_loaded(version, time.monotonic() + 2 * self._timeout_s)
                     self._setbacks.pop(name, None)
                     continue
-                except VersionNotServable as error:
-                    log.error("%s", error.message)
+                except (VersionNotServable, DeadlineExceeded) as error:
                     setback = self._set_back(setback, name, error.message)
             refused.append(setback.reason)
         return refused
@@ -167,9 +174,9 @@ class Residency:
 
     # What the engine says
 
-    def saw(self, loaded: Mapping[str, str]) -> None:
-        """Take note of the engine's list: what it has lost, and what others loaded."""
-        for name in self._used.keys() - loaded.keys() - self._unloads.keys():
+    def saw(self, loaded: Mapping[str, str], had: frozenset[str]) -> None:
+        """Take note of the engine's list: what it lost of what it `had` when it was asked, and what others loaded."""
+        for name in (self._used.keys() & had) - loaded.keys() - self._unloads.keys():
             log.warning("engine %s has lost %s", self.id, name)
             self.forget(name)
         now = time.monotonic()
@@ -195,28 +202,20 @@ class Residency:
         That is: names that the registry does not know, or knows as other content; versions that nothing refers to any
         more and nobody used for `idle_s`; and what is over the slots.
         """
-        if not self._may_unload():
-            return
         for name, path in loaded.items():
-            if name != self._engine.base and name not in self._loads and (why := self._misplaced(name, path, idle_s)):
+            free = name != self._engine.base and name not in self._loads.keys() | self._unloads.keys()
+            if free and not self._holds[name] and (why := misplaced(name, path, self._idle(), self._directory, idle_s)):
                 await self.unload(name, why)
         await self._make_room()
 
-    def _misplaced(self, name: str, path: str, idle_s: float) -> str | None:
-        """Why a name should not be loaded here; None if it should, or if that is not certain."""
-        version = self._directory.catalog.version(name)
-        if self._holds[name]:
-            return None
-        # What only others use is never seen used here; it is unloaded in turn, and loaded again if it is needed.
-        unused_s = time.monotonic() - (self._used.get(name) or self._others.get(name, 0.0))
-        if version is None:
-            # Another gateway may have loaded what it has just registered, and this one not have heard of it yet.
-            return "unknown" if self._directory.reachable and unused_s > _UNKNOWN_GRACE_S else None
-        if not is_content(path, version):
-            return "other_content"
-        if name in self._directory.deployed or name in self._directory.warm:
-            return None
-        return "drained" if unused_s > idle_s and self._heat.of(name) < 1.0 else None
+    def _idle(self) -> Loaded:
+        """What no request holds, and what neither comes nor goes."""
+        used_at = {
+            name: since
+            for name, since in (self._others | self._used).items()
+            if name not in self._loads and name not in self._unloads and not self._holds[name]
+        }
+        return Loaded(used_at, self._others.keys() - self._used.keys(), self._heat.of, time.monotonic())
 
     # Loading
 
@@ -254,15 +253,15 @@ class Residency:
         if name not in self._others:
             await self._make_room()
         try:
-            folder = await asyncio.to_thread(self._store.fetch, version.digest)
-            await self._load_into_engine(version, str(folder))
-            await self._prover.prove(self._engine, name, read_probes(folder), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                folder = await self._fetch(version)
+            await self._load_and_prove(version, folder)
         except (StoreFailure, InvalidAdapter) as failure:
-            raise VersionNotServable(f"{name} cannot be loaded: {failure.message}") from failure
+            raise self._refusal(f"{name} cannot be loaded: {failure.message}") from failure
+        except TimeoutError:
+            raise self._refusal(f"{name} cannot be loaded: its files did not come in time") from None
         except EngineRefused as refused:
-            with contextlib.suppress(EngineDown, EngineRefused):
-                await self._engine.unload(name)
-            raise VersionNotServable(f"the engine refused {name}: {refused.reason}") from refused
+            raise self._refusal(f"the engine refused {name}: {refused.reason}") from refused
         took = time.monotonic() - began
         self._metrics.loads.labels(self.id).observe(took)
         log.info("engine %s loaded %s in %.0f ms", self.id, name, took * 1000)
@@ -271,43 +270,60 @@ class Residency:
         self._changed()
         self._on_loaded(name)
 
-    async def _load_into_engine(self, version: Version, folder: str) -> None:
-        """Load; a name that the engine has already is right if it has it from the same content."""
+    async def _fetch(self, version: Version) -> Path:
+        return await asyncio.get_running_loop().run_in_executor(_FETCHES, self._store.fetch, version.digest)
+
+    def _refusal(self, message: str) -> VersionNotServable:
+        log.warning("engine %s: %s", self.id, message)
+        return VersionNotServable(message)
+
+    async def _load_and_prove(self, version: Version, folder: Path) -> None:
+        """Load, and have it prove that it acts; what does not is unloaded, if it was loaded here.
+
+        Raises:
+            EngineDown, EngineRefused
+        """
         name = version.engine_name
-        try:
-            await self._engine.load(name, folder, self._timeout_s)
-        except EngineRefused:
-            path = (await self._engine.models()).get(name)
-            if path is None:
+        for last_try in (False, True):
+            loaded = await self._load_into_engine(version, str(folder))
+            try:
+                await self._prover.prove(self._engine, name, read_probes(folder), self._timeout_s)
+                return
+            except EngineRefused as refused:
+                if refused.status == 404 and not last_try and name not in await self._engine.models():
+                    continue  # another gateway made room in this moment
+                if loaded:
+                    with contextlib.suppress(EngineDown, EngineRefused):
+                        await self._engine.unload(name)
                 raise
-            if not is_content(path, version):
+
+    async def _load_into_engine(self, version: Version, folder: str) -> bool:
+        """Load; a name that the engine has already is right if it has it from the same content. Whether it was new."""
+        for last_try in (False, True):
+            try:
+                await self._engine.load(version.engine_name, folder, self._timeout_s)
+                return True
+            except EngineRefused:
+                path = (await self._engine.models()).get(version.engine_name)
+                if path is None:
+                    if last_try:
+                        raise
+                    continue  # if it was there, another gateway has just made room
+                if is_content(path, version):
+                    return False
                 raise EngineRefused(409, "it has other content under this name") from None
+        raise AssertionError("unreachable")
 
     # Making room
 
     async def _make_room(self) -> None:
         """Unload the least used versions that no request holds, until the slots suffice."""
         while self.count > self.slots and self._may_unload():
-            victim = self._victim()
+            here = self._used.keys() | self._others.keys()
+            victim = coldest(self._idle(), self._directory, here, self.slots)
             if victim is None:
                 return
             await self.unload(victim, "room")
-
-    def _victim(self) -> str | None:
-        """The coldest that is idle.
-
-        What is deployed stays as long as all that is deployed fits; the same for what a rollback would need. If it
-        does not fit, only use counts.
-        """
-        here = self._used.keys() | self._others.keys()
-        deployed = self._directory.deployed & here
-        kept = deployed if len(deployed) < self.slots else frozenset[str]()
-        warm = self._directory.warm & here
-        last = warm if len(deployed | warm) < self.slots else frozenset[str]()
-        idle = [name for name in here - kept - self._loads.keys() - self._unloads.keys() if not self._holds[name]]
-        return min(
-            idle, key=lambda name: (name in last, self._heat.of(name), self._used.get(name, 0.0), name), default=None
-        )
 
     async def unload(self, name: str, reason: str) -> None:
         """Have the engine forget a name. Requests that it has for it already are answered all the same."""
@@ -327,8 +343,3 @@ class Residency:
         self.resident = frozenset(self._used)
         self.loading = frozenset(self._loads) | frozenset(self._others)
         self._metrics.resident.labels(self.id).set(len(self._used))
-
-
-def is_content(path: str, version: Version) -> bool:
-    """Whether a folder that an engine loaded from is the version's: its name is the content's digest."""
-    return PurePath(path).name == version.digest

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ostler import render, tables
-from ostler.client import AdminClient, segment
-from ostler.options import Json, Key, Name, Number, Url, show
+from ostler.client import AdminClient, CommandFailed, segment
+from ostler.options import Json, Key, Name, Number, Reason, Url, show
 
 
 def push(
@@ -19,16 +19,19 @@ def push(
     ] = None,
     note: Annotated[str, typer.Option(help="A line about this version.")] = "",
     promote: Annotated[bool, typer.Option("--promote", help="Make it live at once.")] = False,
+    reason: Reason = "",
     json: Json = False,
     url: Url = "",
     api_key: Key = "",
 ) -> None:
     """Register a folder as the adapter's next version. It does not serve until it is promoted."""
+    if reason and not promote:
+        raise CommandFailed("--reason is for --promote; what is to be said of the version is its --note", 2)
     client = AdminClient(url, api_key)
     pushed = client.push(source, adapter, base=base, note=note)
     number = pushed["version"]["number"]
     if promote:
-        client.deploy(adapter, {"stable": number, "reason": "pushed with --promote"})
+        client.deploy(adapter, {"stable": number, "reason": reason or "pushed with --promote"})
     if json:
         render.as_json(pushed)
         return

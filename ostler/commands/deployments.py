@@ -1,5 +1,6 @@
 """Commands that change what an adapter's name serves, and look back on it."""
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -7,6 +8,13 @@ import typer
 from ostler import render, tables
 from ostler.client import AdminClient, CommandFailed, segment
 from ostler.options import IfRevision, Json, Key, Name, Number, Off, Reason, Url, show
+
+
+class FallbackStep(StrEnum):
+    """What may serve in a version's place."""
+
+    PREVIOUS = "previous"
+    BASE = "base"
 
 
 def promote(
@@ -61,9 +69,7 @@ def shadow(
 
 def fallback(
     name: Name,
-    steps: Annotated[
-        list[str] | None, typer.Argument(metavar="previous|base", help="What serves, in this order.")
-    ] = None,
+    steps: Annotated[list[FallbackStep] | None, typer.Argument(help="What serves, in this order.")] = None,
     off: Off = False,
     reason: Reason = "",
     if_revision: IfRevision = None,
@@ -90,8 +96,12 @@ def rollback(
     api_key: Key = "",
 ) -> None:
     """Serve again what an earlier revision served. Rolling back twice goes back twice."""
-    order = {"to": to, "reason": reason}
-    show(AdminClient(url, api_key).rollback(name, order, if_revision), json, _announce)
+    client = AdminClient(url, api_key)
+    before = None if json else client.call("GET", f"/adapters/{segment(name)}")
+    after = client.rollback(name, {"to": to, "reason": reason}, if_revision)
+    show(after, json, _announce)
+    if not json:
+        render.out.print(_restored(client, before, after))
 
 
 def history(
@@ -112,6 +122,20 @@ def _shadow_version(target: str) -> int | str:
     if not target.isascii() or not target.isdecimal():
         raise CommandFailed(f"{target!r} is neither a version's number nor base", 2)
     return int(target)
+
+
+def _restored(client: AdminClient, before: Any, after: Any) -> str:
+    """What a rollback did, in words."""
+    number = after["deployment"]["revision"]
+    if number == before["deployment"]["revision"]:
+        return "That is what it served already; nothing has changed."
+    path = f"/adapters/{segment(after['name'])}/history"
+    new, old = client.call("GET", path, params={"limit": 2, "before": number + 1})["data"]
+    archived = {version["number"] for version in before["versions"] if version["archived"]}
+    back = [v["number"] for v in after["versions"] if v["number"] in archived and not v["archived"]]
+    done = [f"version {new['stable']}", *tables.changes(old, new)]
+    done += [f"version {number} came back from the archive" for number in back]
+    return f"Restored revision {new['restores']}: {'; '.join(done)}."
 
 
 def _announce(adapter: Any) -> None:

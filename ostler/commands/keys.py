@@ -7,16 +7,17 @@ from typing import Annotated, Any
 import typer
 
 from ostler import render, tables
-from ostler.client import AdminClient, CommandFailed, segment
+from ostler.client import AdminClient, CommandFailed, keep_new_secret, segment
 from ostler.options import Json, Key, Url, show
+from registry.catalog import Scope
 
 _DURATION = re.compile(r"(?P<count>[0-9]{1,9})(?P<unit>[smhd]?)")
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")]
 Scopes = Annotated[
-    list[str] | None,
-    typer.Option("--scope", help="A right: inference, feedback, tuning or admin; may be said again."),
+    list[Scope] | None,
+    typer.Option("--scope", help="A right; may be said again."),
 ]
 Adapters = Annotated[list[str] | None, typer.Option("--adapter", help="Limit it to this adapter; may be said again.")]
 Days = Annotated[int | None, typer.Option(min=1, max=36_500, help="Days until it expires.")]
@@ -45,19 +46,17 @@ def create(
 ) -> None:
     """Make an API key and print it, this once. Without --scope it may ask models and send feedback."""
     body: dict[str, Any] = {"name": name, "adapters": adapter or None}
-    if scopes := [*(scope or []), *(["admin"] if admin else [])]:
+    if scopes := [*(scope or []), *([Scope.ADMIN] if admin else [])]:
         body["scopes"] = scopes
     if limits := _limits(rpm, tpm, concurrent, budget):
         body["limits"] = limits
     if days is not None:
         body["expires_at"] = _in_days(days)
-    if local:
-        from ostler.serve import run_create_key
-
-        answer = run_create_key(body)
-    else:
-        answer = AdminClient(url, api_key).call("POST", "/keys", json=body)
+    client = None if local else AdminClient(url, api_key)
+    answer = client.call("POST", "/keys", json=body) if client else _create_here(body)
     show(answer, json, lambda made: _tell_secret(made, "It is not shown again."))
+    if client:
+        _warn_of_unknown(client, adapter or [])
 
 
 def list_keys(json: Json = False, url: Url = "", api_key: Key = "") -> None:
@@ -93,8 +92,10 @@ def update(
         body["expires_at"] = None if days is None else _in_days(days)
     if not body:
         raise CommandFailed("say what shall change; --help lists what can", 2)
-    answer = AdminClient(url, api_key).call("PATCH", f"/keys/{segment(key_id)}", json=body)
+    client = AdminClient(url, api_key)
+    answer = client.call("PATCH", f"/keys/{segment(key_id)}", json=body)
     show(answer, json, lambda key: tables.keys({"data": [key]}))
+    _warn_of_unknown(client, adapter or [])
 
 
 def rotate(
@@ -108,9 +109,12 @@ def rotate(
 ) -> None:
     """Give a key a new secret and print it, this once; the old one works on for a while."""
     order = {"overlap_s": _seconds(overlap)}
-    answer = AdminClient(url, api_key).call("POST", f"/keys/{segment(key_id)}/rotate", json=order)
+    client, path = AdminClient(url, api_key), f"/keys/{segment(key_id)}"
+    replaced = client.call("GET", path)["hint"]
+    answer = client.call("POST", f"{path}/rotate", json=order)
     until = "at once" if order["overlap_s"] == 0 else f"in {overlap}"
     show(answer, json, lambda made: _tell_secret(made, f"It is not shown again; the old secret ends {until}."))
+    _keep(replaced, answer["secret"])
 
 
 def revoke(key_id: KeyId, json: Json = False, url: Url = "", api_key: Key = "") -> None:
@@ -124,6 +128,33 @@ def _tell_secret(made: Any, words: str) -> None:
     render.plain(made["secret"])
     key = made["key"]
     render.err.print(render.words(f"Key {key['id']} for {key['name']}. {words}"), soft_wrap=True)
+
+
+def _create_here(body: dict[str, Any]) -> Any:
+    from gateway.errors import GatewayError
+    from ostler.serve import run_create_key
+    from registry.errors import RegistryError
+
+    try:
+        return run_create_key(body)
+    except (GatewayError, RegistryError) as error:
+        raise CommandFailed(error.message) from None
+
+
+def _keep(replaced: str, secret: str) -> None:
+    """The key that the commands on this machine use goes on working for them."""
+    try:
+        if keep_new_secret(replaced, secret):
+            render.err.print("It was the key of this machine's commands; they use the new secret from now on.")
+    except OSError as error:
+        raise CommandFailed(f"the key file of this machine's commands cannot be written: {error.strerror}") from None
+
+
+def _warn_of_unknown(client: AdminClient, names: list[str]) -> None:
+    """A key may name what will exist only later; a misspelt name would be found out much later."""
+    for name in names:
+        if not client.has_model(name):
+            render.err.print(render.words(f"warning: there is no adapter {name!r} yet"), soft_wrap=True)
 
 
 def _limits(rpm: int | None, tpm: int | None, concurrent: int | None, budget: float | None) -> dict[str, Any]:

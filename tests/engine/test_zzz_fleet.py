@@ -208,6 +208,7 @@ def _second_gateway(fleet: Fleet) -> Iterator[str]:
         "OSTLER_BASE": demo.BASE_NAME,
         "OSTLER_BASE_MODEL": str(demo.BASE_DIR),
         "OSTLER_ENGINE_URL": engines,
+        "OSTLER_DRAIN_DELAY_S": "0",
     }
     with (fleet.up.folder / "second.log").open("ab") as log:
         command = [sys.executable, "-m", "ostler", "gateway"]
@@ -344,12 +345,13 @@ async def test_a_thousand_adapters(fleet: Fleet, capsys: pytest.CaptureFixture[s
         order = random.Random(3).choices(
             range(CALLED), weights=[1 / rank for rank in range(1, CALLED + 1)], k=WARM_UP + REQUESTS
         )
-        await _each(order[:WARM_UP], lambda number: _ask(session, number), CLIENTS)
+        warm_up = await _each(order[:WARM_UP], lambda number: _ask(session, number), CLIENTS)
         before = await _lookups(session)
         started = time.monotonic()
         answers = await _each(order[WARM_UP:], lambda number: _ask(session, number), CLIENTS)
         took = time.monotonic() - started
         after = await _lookups(session)
+    assert Counter(warm_up) == {200: WARM_UP}
     assert Counter(answers) == {200: REQUESTS}
     hits, misses = ({name: after[kind, name] - before[kind, name] for _, name in after} for kind in ("hit", "miss"))
     popular = {_name(number) for number in range(POPULAR)}
@@ -358,7 +360,7 @@ async def test_a_thousand_adapters(fleet: Fleet, capsys: pytest.CaptureFixture[s
     with capsys.disabled():
         print(f"\n{ADAPTERS} pushed in {pushed:.0f} s, {CALLED} promoted in {promoted:.0f} s")
         print(
-            f"{REQUESTS} requests in {took:.0f} s, 0 failed; "
+            f"{REQUESTS} requests in {took:.0f} s after {WARM_UP} to warm up, 0 failed; "
             f"found resident: {overall:.3f} of all, {top:.3f} of those to the top {POPULAR}"
         )
     assert top >= 0.9

@@ -21,6 +21,7 @@ class FakeEngine:
         refuse_load: engine names whose load fails, with the engine's words for it.
         refuse_probe: engine names that load but do not answer.
         refuse_requests: engine names that pass their probe but fail on requests.
+        fail_next: engine names whose next request fails, one for each entry, as by the request's own fault.
         asked_while_absent: models that were asked for while they were not loaded.
         chunks: how many events a stream has.
         padding: what makes each event of a stream larger.
@@ -40,6 +41,7 @@ class FakeEngine:
         self.refuse_probe: set[str] = set()
         self.refuse_requests: set[str] = set()
         self.asked_while_absent: list[str] = []
+        self.fail_next: list[str] = []
         self.idle: set[str] = set()
         self.unsteady = 0.0
         self.load_s = 0.0
@@ -127,6 +129,9 @@ class FakeEngine:
             return _error(404, f"The model `{model}` does not exist.")
         if self.status is not None:
             return _error(self.status, "the engine says no, see /srv/models/secret/config.json")
+        if model in self.fail_next:
+            self.fail_next.remove(model)
+            return _error(500, "it fails on this request")
         if model in self.refuse_requests and "logprobs" not in body:
             return _error(500, "it fails on this request")
         if model in self.refuse_probe and body.get("max_tokens") == 1:

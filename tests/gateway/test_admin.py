@@ -151,12 +151,13 @@ async def test_the_audit_log_tells_who_did_what(two: RunningGateway) -> None:
 
 
 async def test_replicas_are_shown_with_their_load(two: RunningGateway) -> None:
-    """State, breaker and residents of each engine, and when it is away, that and no address."""
+    """Address, state, breaker and residents of each engine, and when it is away, that and why."""
     (replica,) = (await two.http.get("/admin/v1/replicas")).json()["data"]
     assert replica.keys() == {
         *("id", "pool", "state", "breaker", "retry_in_s", "in_flight", "running", "waiting", "kv_cache_usage"),
-        *("resident", "loading", "problem"),
+        *("resident", "loading", "problem", "url"),
     }
+    assert replica["url"] == two.engine.url
     assert (replica["pool"], replica["state"], replica["breaker"], replica["problem"]) == (
         *("tiny", "ready", "closed"),
         None,
@@ -170,9 +171,9 @@ async def test_replicas_are_shown_with_their_load(two: RunningGateway) -> None:
         return bool(found["state"] == "down" and found["resident"] == [])
 
     await until(down)
-    answer = await two.http.get("/admin/v1/replicas")
-    assert answer.json()["data"][0]["problem"]
-    assert "127.0.0.1" not in answer.text
+    (away,) = (await two.http.get("/admin/v1/replicas")).json()["data"]
+    assert away["problem"]
+    assert "127.0.0.1" not in away["problem"]
 
 
 async def test_a_path_below_the_schema_is_404(gateway: RunningGateway) -> None:

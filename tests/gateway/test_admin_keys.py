@@ -137,7 +137,10 @@ async def test_a_rotated_key_has_two_secrets_for_a_while(gateway: RunningGateway
     assert answer.status_code == 200
     second, rotated = answer.json()["secret"], answer.json()["key"]
     assert second != first
-    assert rotated == key | {"hint": "..." + second[-4:]}
+    until_when = datetime.fromisoformat(rotated["previous_valid_until"])
+    assert timedelta(minutes=59) < until_when - datetime.now(UTC) <= timedelta(hours=1)
+    assert rotated == key | {"hint": "..." + second[-4:], "previous_valid_until": rotated["previous_valid_until"]}
+    assert rotated in (await gateway.http.get("/admin/v1/keys")).json()["data"]
     for secret in (first, second):
         assert (await stranger(gateway, secret)).status_code == 200
     third = (await gateway.http.post(path)).json()["secret"]
@@ -151,6 +154,7 @@ async def test_a_rotated_key_has_two_secrets_for_a_while(gateway: RunningGateway
 
     await until(old_ended)
     assert (await stranger(gateway, fifth)).status_code == 200
+    assert (await gateway.http.get(f"/admin/v1/keys/{key['id']}")).json()["previous_valid_until"] is None
     assert fifth not in (await gateway.http.get("/admin/v1/keys")).text
 
 
@@ -227,6 +231,38 @@ async def test_a_wrong_rotation_changes_nothing(gateway: RunningGateway, order: 
     assert (refused.status_code, error_of(refused)["param"]) == (400, next(iter(order)))
     assert (await gateway.http.get(f"/admin/v1/keys/{key['id']}")).json() == key
     assert (await stranger(gateway, secret)).status_code == 200
+
+
+async def test_what_a_key_has_spent_this_month_is_shown(gateway: RunningGateway) -> None:
+    """In the list and in every answer with the key, as this gateway's budgets know it; a new one has spent nothing."""
+    _, key = await new_key(gateway, limits={"monthly_budget": 5})
+    assert key["spent_this_month"] == 0
+    gateway.app.state.budgets.add(key["id"], 1.25)
+    path = f"/admin/v1/keys/{key['id']}"
+    listed = (await gateway.http.get("/admin/v1/keys")).json()["data"]
+    answers = [
+        next(found for found in listed if found["id"] == key["id"]),
+        (await gateway.http.get(path)).json(),
+        (await gateway.http.patch(path, json={"name": "crew"})).json(),
+        (await gateway.http.post(path + "/rotate")).json()["key"],
+        (await gateway.http.delete(path)).json(),
+    ]
+    assert [answer["spent_this_month"] for answer in answers] == [1.25] * len(answers)
+
+
+async def test_the_last_admins_key_cannot_be_revoked(gateway: RunningGateway) -> None:
+    """409, in words that say what to do first; then it can."""
+    (own,) = (await gateway.http.get("/admin/v1/keys")).json()["data"]
+    path = f"/admin/v1/keys/{own['id']}"
+    for refused in (
+        await gateway.http.delete(path),
+        await gateway.http.post(path + "/rotate", json={"overlap_s": 0}),
+        await gateway.http.patch(path, json={"scopes": ["inference"]}),
+    ):
+        assert (refused.status_code, error_of(refused)["code"]) == (409, "conflict")
+        assert "another admin key first" in error_of(refused)["message"]
+    await new_key(gateway, scopes=["admin"])
+    assert (await gateway.http.delete(path)).status_code == 200
 
 
 async def test_a_key_that_does_not_exist_is_404(gateway: RunningGateway) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from gateway.engines.heat import Heat
 from gateway.leadership import LEASE, Leadership
 from registry.artifacts import ArtifactStore
 from registry.database import connect
@@ -18,7 +19,7 @@ from tests.conftest import until
 @contextlib.asynccontextmanager
 async def following(leadership: Leadership) -> AsyncIterator[asyncio.Task[None]]:
     """A gateway that keeps claiming."""
-    task = asyncio.create_task(leadership.follow())
+    task = asyncio.create_task(leadership.follow(Heat()))
     try:
         yield task
     finally:

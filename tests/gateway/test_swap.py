@@ -243,7 +243,7 @@ async def test_a_lease_outlives_what_the_engine_forgets(two: RunningGateway) -> 
     two.engine.gap_s, two.engine.chunks = 0.3, 5
     running = asyncio.create_task(two.chat("support@2", stream=True))
     replica = two.replica
-    await until(lambda: replica.in_flight and any(name.startswith("support@2") for name in replica.residency.resident))
+    await until(lambda: any(body.get("stream") for body in two.engine.bodies))
     replica.residency.forget(next(name for name in replica.residency.resident if name.startswith("support@2")))
     two.engine.gap_s = 0.0
     for model in ("support@2", "other@1", "other@2", "other@3"):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -54,6 +55,55 @@ def test_a_request_is_counted_in_every_metric_of_requests() -> None:
     assert count(own, "ostler_queue_seconds_sum") == 0.25
 
 
+def test_requests_count_in_series_of_their_own() -> None:
+    """Each adapter, version, variant and status, however the requests mix."""
+    metrics = Metrics()
+    kinds: list[dict[str, Any]] = [
+        {"adapter": "a"},
+        {"adapter": "b"},
+        {"version": 3},
+        {"variant": "canary"},
+        {"status": 502},
+    ]
+    for times, fields in enumerate(kinds * 2):
+        metrics(record(**fields, duration_s=float(times)))
+    for times, fields in enumerate(kinds):
+        labels = {**SUPPORT, "status": "200"} | {name: str(value) for name, value in fields.items()}
+        assert count(metrics.registry, "ostler_requests_total", **labels) == 2, fields
+        of_variant = {name: value for name, value in labels.items() if name != "status"}
+        assert count(metrics.registry, "ostler_request_duration_seconds_sum", **of_variant) == 5 + 2 * times, fields
+
+
+def test_streams_that_broke_are_counted_by_reason() -> None:
+    """Their status is 200, so no other metric shows them; answers in one piece and streams that ended well are not."""
+    metrics = Metrics()
+    metrics(record())
+    metrics(record(error="engine_error", status=502, streamed=False))
+    metrics(record(error="engine_error"))
+    metrics(record(error="engine_error"))
+    metrics(record(error="deadline_exceeded"))
+    broken = "ostler_streams_broken_total"
+    assert count(metrics.registry, broken, **SUPPORT, reason="engine_error") == 2
+    assert count(metrics.registry, broken, **SUPPORT, reason="deadline_exceeded") == 1
+    assert metrics.exposition().decode().count(broken + "{") == 2
+
+
+def test_a_forgotten_version_is_gone_and_others_stay() -> None:
+    """It counts from nothing should it serve again."""
+    metrics = Metrics()
+    for fields in ({}, {"status": 502, "error": "engine_error"}, {"version": 3}, {"adapter": "billing"}):
+        metrics(record(**fields))
+    metrics.version_breaker.labels("support", "2").set(1)
+    metrics.forget_version("support", 2)
+    metrics(record(version=3))
+    told = metrics.exposition().decode()
+    assert not re.search('adapter="support".*version="2"', told)
+    assert count(metrics.registry, "ostler_requests_total", **{**SUPPORT, "version": "3"}, status="200") == 2
+    assert 'adapter="billing"' in told
+    metrics(record())
+    assert count(metrics.registry, "ostler_requests_total", **SUPPORT, status="200") == 1
+
+
 def test_a_request_that_reached_nothing_has_empty_labels() -> None:
     """So that sums over all requests are right."""
     metrics = Metrics()
@@ -89,12 +139,15 @@ for _ in range(number):
     metrics.in_flight.inc()
 metrics.replica_running.labels("r0").set(number)
 metrics.replica_breaker.labels("r0").set(number % 2)
+metrics.version_breaker.labels("support", "2").set(1)
 metrics.database_reachable.set(number % 2)
 print("ready", flush=True)
 for line in sys.stdin:
     word, _, argument = line.strip().partition(" ")
     if word == "forget":
         metrics.forget_replica(argument)
+    if word == "archive":
+        metrics.forget_version("support", 2)
     if word == "dead":
         mark_process_dead(int(argument))
     sys.stdout.write(metrics.exposition().decode() + "END\\n")
@@ -178,3 +231,10 @@ def test_a_replica_forgotten_by_all_processes_stands_at_zero(workers: tuple[Work
     told = [worker.tell("forget r0") for worker in workers][-1]
     assert told["ostler_replica_running{replica=r0}"] == 0
     assert told["ostler_replica_breaker_open{replica=r0}"] == 0
+
+
+def test_a_version_forgotten_by_all_processes_keeps_its_counts(workers: tuple[Worker, Worker]) -> None:
+    """The library cannot remove a series there; its breaker is closed."""
+    told = [worker.tell("archive") for worker in workers][-1]
+    assert told["ostler_version_breaker_open{adapter=support,version=2}"] == 0
+    assert told[f"ostler_cost_total{{{LABELS}}}"] == 2.5

@@ -38,16 +38,28 @@ async def test_a_request_is_written_with_every_field(new_recorder: RecorderMaker
 
 
 async def test_what_is_not_known_stays_unknown(new_recorder: RecorderMaker, database: AsyncEngine) -> None:
-    """A request without key or answer has a row, and nobody spends."""
-    unknown = ("key_id", "adapter", "model", "version", "variant", "first_byte_s", "replica", "cost")
+    """A request without an answer has a row."""
+    unknown = ("adapter", "model", "version", "variant", "first_byte_s", "replica", "cost")
     nothing: dict[str, Any] = dict.fromkeys(unknown)
     recorder = new_recorder()
-    recorder(record(**nothing, status=401, error="invalid_api_key", prompt_tokens=None, completion_tokens=None))
+    recorder(record(**nothing, status=404, error="model_not_found", prompt_tokens=None, completion_tokens=None))
     await recorder.drain(5)
     async with AsyncSession(database) as session:
         row = (await session.exec(select(RequestRow))).one()
     assert all(getattr(row, name) is None for name in (*unknown, "prompt_tokens", "completion_tokens"))
-    assert await sums(database) == []
+
+
+async def test_requests_of_strangers_are_not_written(new_recorder: RecorderMaker, database: AsyncEngine) -> None:
+    """Nor do they take room from others in the buffer; a shadow has no key and is written, and nobody pays for it."""
+    recorder = new_recorder(size=2)
+    for _ in range(10):
+        recorder(record("stranger", key_id=None, adapter=None, variant=None, status=401, error="invalid_api_key"))
+    recorder(record("shadow", key_id=None, variant="shadow"))
+    recorder(record("known", adapter=None, variant=None, status=404))
+    assert await recorder.drain(5) == 0
+    assert await written(database) == ["shadow", "known"]
+    assert [row[0] for row in await sums(database)] == ["key-1"]
+    assert count(recorder.metrics.registry, "ostler_records_dropped_total", reason="buffer_full") == 0
 
 
 async def test_spending_adds_up_by_key_and_month(new_recorder: RecorderMaker, database: AsyncEngine) -> None:

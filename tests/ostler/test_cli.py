@@ -32,6 +32,9 @@ async def test_a_newcomers_way_for_people(cli: Cli) -> None:
     assert "support serves version 1 (revision 1)." in (await cli("promote", "support", "1")).out
     live = await cli("push", cli.adapter(2.0), "--adapter", "support", "--promote")
     assert "support version 2 is registered and live." in live.out
+    why = await cli("push", cli.adapter(3.0), "--adapter", "other", "--promote", "-m", "the first")
+    assert why.code == DONE
+    assert "the first" in (await cli("history", "other")).out
     assert "support serves version 1 (revision 3)." in (await cli("rollback", "support", "-m", "too slow")).out
     shown = (await cli("show", "support")).out
     assert "support on tiny: serves version 1 since revision 3" in shown
@@ -105,6 +108,7 @@ async def test_a_wrong_command_line_exits_2(two: Cli, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     for source, says in (("nowhere", "no folder"), ("empty", "adapter_config.json"), ("notes.txt", "neither")):
         (await two("push", str(tmp_path / source), "--adapter", "x")).assert_failed(MISUSED, says)
+    (await two("push", two.adapter(3.0), "--adapter", "x", "-m", "why")).assert_failed(MISUSED, "--promote")
     (await two("list", OSTLER_API_KEY="")).assert_failed(MISUSED, "OSTLER_API_KEY", "--api-key")
     (await two("list", OSTLER_API_KEY="ключ")).assert_failed(MISUSED, "API key")
     (await two("list", OSTLER_URL="localhost")).assert_failed(MISUSED, "'localhost'", "http://")

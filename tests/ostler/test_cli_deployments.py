@@ -1,6 +1,7 @@
 """The commands that change what an adapter serves, and those that look at engines and at what was done."""
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -61,6 +62,10 @@ async def test_a_change_must_be_said_whole(cli: Cli) -> None:
     away = "http://127.0.0.1:1"
     for ran in await asyncio.gather(*(cli(*arguments, OSTLER_URL=away) for arguments in MISSAID)):
         ran.assert_failed(MISUSED)
+    unknown = await cli("fallback", "support", "nonsense", OSTLER_URL=away)
+    assert (unknown.code, unknown.out) == (MISUSED, "")
+    for words in ("nonsense", "previous", "base"):
+        assert words in unknown.err
 
 
 @pytest.mark.parametrize("weight", ["1.5", "-0.1", "half"])
@@ -89,7 +94,7 @@ async def test_a_change_can_depend_on_the_revision(two: Cli) -> None:
 async def test_wrong_changes_are_refused_in_the_gateways_words(two: Cli) -> None:
     """With its status and code."""
     (await two("canary", "support", "1", "--weight", "0.5")).assert_failed(REFUSED, "another version", "422")
-    (await two("fallback", "support", "stable")).assert_failed(REFUSED, "'stable'", "400")
+    (await two("fallback", "support", "base", "base")).assert_failed(REFUSED, "fallback", "422")
     (await two("shadow", "support", "9", "--share", "0.5")).assert_failed(REFUSED, "no version 9", "404")
 
 
@@ -114,6 +119,7 @@ async def test_verify_says_whether_a_version_acts(two: Cli) -> None:
     refused = await two("verify", "support", "2")
     assert (refused.code, "refused" in refused.out) == (REFUSED, True)
     assert "nothing" in refused.out
+    assert "DISTANCE   the largest difference from the log probabilities stored with it" in refused.out
     (await two("verify", "support", "9")).assert_failed(REFUSED, "no version 9", "404")
 
 
@@ -124,6 +130,9 @@ async def test_engines_are_listed(two: Cli) -> None:
     assert replica["id"] in shown
     assert "ready" in shown
     assert replica["resident"][0] in shown
+    assert replica["url"] == two.gateway.engine.url
+    assert replica["url"] in shown
+    assert "requests in the engine" in shown
 
 
 async def test_the_audit_log_is_listed(two: Cli) -> None:
@@ -138,6 +147,82 @@ async def test_the_audit_log_is_listed(two: Cli) -> None:
     assert f"--before {newest}" in first.out
     older = (await two("audit", "--before", str(newest), "--json")).json["data"]
     assert older[0]["id"] == newest - 1
+
+
+async def test_the_audit_log_tells_why(two: Cli) -> None:
+    """Reasons, what a rollback restored, until when a replaced secret works; digests by their first characters."""
+    await two("promote", "support", "2", "-m", "it answers better")
+    await two("rollback", "support", "-m", "it does not")
+    await two("shadow", "support", "base", "--share", "0.5")
+    (own,) = (await two("keys", "list", "--json")).json["data"]
+    await two("keys", "rotate", own["id"])
+    until = (await two("keys", "list", "--json")).json["data"][0]["previous_valid_until"]
+    shown = (await two("audit", COLUMNS="80")).out
+    for words in (
+        "because: it answers better",
+        "because: it does not",
+        "restores revision 1",
+        "shadow version base share 0.5",
+    ):
+        assert words in shown
+    whole = " ".join((await two("audit")).out.split())
+    assert f"works until {datetime.fromisoformat(until).astimezone():%Y-%m-%d %H:%M:%S}" in whole
+    digest = (await two("show", "support", "--json")).json["versions"][0]["digest"]
+    assert f"digest {digest[:12]};" in shown
+    assert digest[:13] not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+async def test_a_rollback_says_what_it_did(two: Cli) -> None:
+    """Which revision came back, what has become of the rest, and what it took out of the archive."""
+    await two("promote", "support", "2")
+    await two("archive", "support", "1")
+    await two("canary", "support", "2", "--off")
+    await two("shadow", "support", "base", "--share", "0.5")
+    await two("fallback", "support", "base")
+    first = await two("rollback", "support", "--to", "1")
+    assert first.out.splitlines() == [
+        "support serves version 1 (revision 5).",
+        "Restored revision 1: version 1; shadow and fallback are gone; version 1 came back from the archive.",
+    ]
+    again = await two("rollback", "support", "--to", "1")
+    assert again.out.splitlines()[1] == "That is what it served already; nothing has changed."
+    await two("shadow", "support", "base", "--share", "0.1")
+    other = await two("rollback", "support", "--to", "4")
+    assert other.out.splitlines()[1] == "Restored revision 4: version 2; fallback is back; shadow is changed."
+    assert (await two("rollback", "support", "--to", "1", "--json")).json["deployment"]["stable"] == 1
+
+
+async def test_a_version_that_fails_on_the_engines_is_told(two: Cli) -> None:
+    """By the admin API and in the table, as long as its breaker is open."""
+    name = (await two("show", "support", "--json")).json["versions"][0]["engine_name"]
+    breakers = two.gateway.app.state.fleet.breakers
+    breakers.failed(name, certain=True)
+    shown = await two("show", "support")
+    assert "live, failing" in shown.out
+    assert [v["failing"] for v in (await two("show", "support", "--json")).json["versions"]] == [True, False]
+    breakers.succeeded(name)
+    assert "failing" not in (await two("show", "support")).out
+
+
+async def test_tables_are_as_wide_as_columns_says(two: Cli) -> None:
+    """In 80 columns names of versions are not broken; without COLUMNS, piped, there is room for all."""
+    await two("promote", "support", "2")
+    names = [version["engine_name"] for version in (await two("show", "support", "--json")).json["versions"]]
+    for command in (
+        ("show", "support"),
+        ("list",),
+        ("replicas",),
+        ("keys", "list"),
+        ("audit",),
+        ("verify", "support", "2"),
+    ):
+        shown = (await two(*command, COLUMNS="80")).out
+        assert max(map(len, shown.splitlines())) <= 80, command
+        if command[0] in ("show", "replicas"):
+            assert all(name in shown for name in names), command
+    await two("push", two.adapter(3.0), "--adapter", "support", "--note", "n" * 150)
+    assert "n" * 150 in (await two("show", "support")).out
 
 
 async def test_all_pages_of_adapters_are_listed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,8 @@ async def test_keys_are_made_listed_and_revoked(two: Cli) -> None:
     assert "team [/x]" in listed.out
     assert secret not in listed.out
     assert "is revoked" in (await two("keys", "revoke", key["id"])).out
-    (await two("list", OSTLER_API_KEY=secret)).assert_failed(REFUSED, "not valid", "401 invalid_api_key")
+    way_out = "ostler keys create NAME --admin --local"
+    (await two("list", OSTLER_API_KEY=secret)).assert_failed(REFUSED, "not valid", "401 invalid_api_key", way_out)
     assert (await two("keys", "revoke", key["id"], "--json")).json["revoked_at"]
     admin = (await two("keys", "create", "boss", "--admin", "--json")).json
     assert admin.keys() == {"secret", "key"}
@@ -51,7 +52,7 @@ async def test_rights_and_limits_are_said_by_options(cli: Cli) -> None:
         "monthly_budget": 12.5,
     }
     shown = (await cli("keys", "list")).out
-    for words in ("60 requests/min", "9000 tokens/min", "4 at once", "12.5 a month", "inference, tuning"):
+    for words in ("60 requests/min", "9000 tokens/min", "4 at once", "spent 0 of 12.5 a month", "inference, tuning"):
         assert words in shown
     fewer = ("--rpm", "0", "--concurrent", "2", "--scope", "inference", "--adapter", "a", "--adapter", "b")
     changed = (await cli("keys", "update", key["id"], *fewer, "--json")).json
@@ -80,6 +81,9 @@ async def test_a_rotated_key_is_printed_once(cli: Cli) -> None:
     assert new not in rotated.err
     for secret in (old, new):
         assert (await cli("list", OSTLER_API_KEY=secret)).code == DONE
+    (listed,) = [key for key in (await cli("keys", "list", "--json")).json["data"] if key["id"] == key_id]
+    until = datetime.fromisoformat(listed["previous_valid_until"]).astimezone()
+    assert f"the replaced secret works until {until:%Y-%m-%d %H:%M:%S}" in (await cli("keys", "list")).out
     assert "at once" in (await cli("keys", "rotate", key_id, "--overlap", "0")).err
     for secret in (old, new):
         (await cli("list", OSTLER_API_KEY=secret)).assert_failed(REFUSED, "401")
@@ -96,10 +100,74 @@ async def test_wrong_options_of_keys_are_refused(cli: Cli) -> None:
     )
     for ran in await asyncio.gather(*(cli("keys", *arguments) for arguments in misused)):
         ran.assert_failed(MISUSED)
-    (await cli("keys", "create", "x", "--scope", "king")).assert_failed(REFUSED, "king", "400")
+    for arguments in (("create", "x"), ("update", "key_0")):
+        ran = await cli("keys", *arguments, "--scope", "king", OSTLER_URL="http://127.0.0.1:1")
+        assert (ran.code, ran.out) == (MISUSED, "")
+        for words in ("king", "inference", "feedback", "tuning", "admin"):
+            assert words in ran.err
     (await cli("keys", "create", "x", "--admin", "--adapter", "a")).assert_failed(REFUSED, "admin", "400")
-    (await cli("keys", "rotate", "key_0", "--overlap", "800d")).assert_failed(REFUSED, "overlap_s", "400")
-    assert len((await cli("keys", "list", "--json")).json["data"]) == 1
+    (own,) = (await cli("keys", "list", "--json")).json["data"]
+    refused = await cli("keys", "rotate", own["id"], "--overlap", "800d")
+    refused.assert_failed(REFUSED, "error: overlap_s: ", "400")
+    assert "body" not in refused.err
+    (await cli("keys", "rotate", "key_0")).assert_failed(REFUSED, "404")
+    assert (await cli("keys", "list", "--json")).json["data"] == [own]
+
+
+async def test_a_key_for_what_does_not_exist_is_made_with_a_warning(two: Cli) -> None:
+    """It may come later; adapters and base models that are there are not warned of."""
+    names = ("--adapter", "support", "--adapter", "tiny", "--adapter", "suport")
+    made = await two("keys", "create", "team", *names)
+    assert made.code == DONE
+    assert made.out.startswith("sk-ostler-")
+    assert [line for line in made.err.splitlines() if "warning" in line] == [
+        "warning: there is no adapter 'suport' yet"
+    ]
+    key = (await two("keys", "list", "--json")).json["data"][-1]
+    assert key["adapters"] == ["suport", "support", "tiny"]
+    assert "warning: there is no adapter 'x' yet" in (await two("keys", "update", key["id"], "--adapter", "x")).err
+
+
+async def test_what_a_key_has_spent_is_listed(cli: Cli) -> None:
+    """Beside its budget, or alone where it has none."""
+    for name, budget in (("team", ("--budget", "12.5")), ("crew", ())):
+        made = (await cli("keys", "create", name, *budget, "--json")).json["key"]
+        cli.gateway.app.state.budgets.add(made["id"], 3.25)
+    listed = (await cli("keys", "list")).out
+    assert "spent 3.25 of 12.5 a month" in listed
+    assert "spent 3.25 this month" in listed
+
+
+async def test_the_key_of_this_machine_stays_in_its_file_when_it_is_rotated(cli: Cli) -> None:
+    """Only that key's new secret is put there, and nobody else can read it; the commands go on working."""
+    file = cli.folder / "cli-home" / "admin.key"
+    file.parent.mkdir()
+    made = [(await cli("keys", "create", name, "--admin", "--json")).json for name in ("here", "other")]
+    here, other = made
+    file.write_text(here["secret"] + "\n")
+    await cli("keys", "rotate", other["key"]["id"])
+    assert file.read_text() == here["secret"] + "\n"
+    rotated = await cli("keys", "rotate", here["key"]["id"], "--overlap", "0", OSTLER_API_KEY="")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (rotated.out, 0o600)
+    assert rotated.out.strip() not in rotated.err
+    assert [kept.name for kept in file.parent.iterdir()] == ["admin.key"]
+    assert (await cli("list", OSTLER_API_KEY="")).code == DONE
+
+
+async def test_the_last_admins_key_is_not_taken(cli: Cli) -> None:
+    """The refusal says what to do first."""
+    (own,) = (await cli("keys", "list", "--json")).json["data"]
+    for taking in (("revoke", own["id"]), ("rotate", own["id"], "--overlap", "0")):
+        (await cli("keys", *taking)).assert_failed(REFUSED, "another admin key first", "409 conflict")
+
+
+async def test_a_wrong_key_made_without_a_gateway_is_refused_in_one_line(cli: Cli) -> None:
+    """As a gateway would refuse it; a right one works there."""
+    local = {"OSTLER_HOME": str(cli.gateway.app.state.settings.home)}
+    wrong = await cli("keys", "create", "x", "--admin", "--adapter", "a", "--local", **local)
+    wrong.assert_failed(REFUSED, "admin key cannot be limited")
+    made = await cli("keys", "create", "x", "--scope", "admin", "--local", **local)
+    assert (await cli("keys", "list", OSTLER_API_KEY=made.out.strip())).code == DONE
 
 
 @pytest.mark.parametrize("said", ["--rpm=-1", "--budget=-0.5", "--concurrent=x", "--days=0"])

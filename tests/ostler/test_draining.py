@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ostler.draining import SAME_STOP_S
 from tests.conftest import until
 from tests.ostler.tiny_server import Running, running, serving, streaming
 
@@ -87,9 +88,21 @@ async def test_a_second_signal_stops_at_once(tmp_path: Path, delay_s: float) -> 
     async with server(tmp_path, delay_s, drain_s=60) as process, streaming(process):
         process.terminate()
         await until(process.draining if delay_s else process.refuses)
+        await asyncio.sleep(SAME_STOP_S)
         process.terminate()
         assert await process.process.wait() == 1
     assert process.notes() == ["cancelled"]
+
+
+async def test_two_signals_at_a_time_are_one(tmp_path: Path) -> None:
+    """As from a manager that tells a process and its parent, who passes it on: the stream goes on to its end."""
+    async with server(tmp_path) as process, streaming(process) as pieces:
+        for number in (signal.SIGTERM, signal.SIGINT):  # of one kind the kernel would deliver but one
+            process.process.send_signal(number)
+        await until(process.refuses)
+        process.let_streams_end()
+        assert [piece async for piece in pieces][-1].endswith("the end")
+        assert await process.process.wait() == 0
 
 
 async def test_a_process_that_hangs_is_ended_all_the_same(tmp_path: Path) -> None:
@@ -99,6 +112,7 @@ async def test_a_process_that_hangs_is_ended_all_the_same(tmp_path: Path) -> Non
         await until(lambda: process.notes() == ["hangs"])
         process.terminate()
         await until(lambda: process.notes() == ["hangs", "hangs and is told to stop"])
+        await asyncio.sleep(SAME_STOP_S)
         process.terminate()
         assert await process.process.wait() == -signal.SIGALRM
         assert await hanging is None

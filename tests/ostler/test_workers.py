@@ -10,16 +10,18 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ostler.draining import SAME_STOP_S
 from ostler.workers import METRICS_VARIABLE, metrics_folder
 from tests.conftest import until
 from tests.ostler.tiny_server import Running, running, serving, streaming
 
 FACTORY = "tests.ostler.tiny_app:make"
 PARENT = """
-import asyncio, socket, sys
+import asyncio, logging, socket, sys
 from ostler.draining import Grace
 from ostler.supervisor import Backoff
 from ostler.workers import Workers
+logging.basicConfig(level="INFO")
 listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 factory, count, drain_s = sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 dead = lambda pid: print(pid, file=open(sys.argv[5] + "/dead", "a"))
@@ -88,6 +90,69 @@ async def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
     assert deaths(tmp_path) == [killed]
 
 
+async def fresh_ones_serve(process: Running, before: list[int]) -> None:
+    """Wait until as many others as those before have answered a request."""
+    answered: set[str | None] = set()
+
+    async def they_do() -> bool:
+        answered.add(await process.get("/pid"))
+        return len(answered - {None, *map(str, before)}) == len(before)
+
+    await until(they_do, 30)
+
+
+async def test_a_worker_that_is_told_to_stop_drains_and_is_followed_at_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Others serve before its last stream has ended, and it is not told of as a death."""
+    async with parent(tmp_path) as process:
+        before = await all_answer(process, 2)
+        workers = workers_of(process)
+        async with streaming(process) as pieces:
+            for pid in before:
+                os.kill(pid, signal.SIGTERM)
+            await fresh_ones_serve(process, before)
+            assert [alive(worker) for worker in workers].count(True) == 1
+            process.let_streams_end()
+            assert [piece async for piece in pieces][-1].endswith("the end")
+        await until(lambda: sorted(deaths(tmp_path)) == sorted(before))
+        process.terminate()
+        assert await process.process.wait() == 0
+    told = capfd.readouterr().err
+    assert all(f"worker {pid} stopped" in told for pid in before)
+    assert "died" not in told
+
+
+async def test_a_stop_of_all_lets_a_draining_worker_go_on(tmp_path: Path) -> None:
+    """It has had its signal; a second one would end its stream at once."""
+    async with parent(tmp_path) as process:
+        before = await all_answer(process, 2)
+        async with streaming(process) as pieces:
+            for pid in before:
+                os.kill(pid, signal.SIGTERM)
+            await fresh_ones_serve(process, before)
+            process.terminate()
+            await until(process.refuses)
+            process.let_streams_end()
+            assert [piece async for piece in pieces][-1].endswith("the end")
+        assert await process.process.wait() == 0
+    assert process.notes() == ["lifespan ended"] * 4
+
+
+async def test_a_signal_to_parent_and_workers_at_a_time_drains(tmp_path: Path) -> None:
+    """As systemd sends it: workers that get it twice then do not stop at once."""
+    async with parent(tmp_path) as process:
+        pids = await all_answer(process, 2)
+        async with streaming(process) as pieces:
+            for pid in (process.process.pid, *pids):
+                os.kill(pid, signal.SIGTERM)
+            await until(process.refuses)
+            process.let_streams_end()
+            assert [piece async for piece in pieces][-1].endswith("the end")
+        assert await process.process.wait() == 0
+    assert process.notes() == ["lifespan ended"] * 2
+
+
 async def test_the_parent_sleeps_while_its_workers_serve(tmp_path: Path) -> None:
     """It takes no time from them."""
     async with parent(tmp_path) as process:
@@ -128,6 +193,7 @@ async def test_a_second_signal_stops_every_worker_at_once(tmp_path: Path) -> Non
     async with parent(tmp_path, drain_s=60) as process, streaming(process):
         process.terminate()
         await until(process.refuses)
+        await asyncio.sleep(SAME_STOP_S)
         process.terminate()
         assert await process.process.wait() == 1
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from registry.errors import Conflict, InvalidValue, NotFound
 from registry.keys import hash_key
 from registry.registry import Registry
 
+ADMIN = frozenset({Scope.ADMIN})
 CLIENT = frozenset({Scope.INFERENCE, Scope.FEEDBACK})
 LIMITS = KeyLimits(requests_per_minute=60, tokens_per_minute=1000, concurrent_requests=4, monthly_budget=12.5)
 
@@ -50,7 +52,7 @@ async def test_a_secret_that_shares_only_its_index_opens_nothing(registry: Regis
 
 async def test_a_revoked_key_is_gone_from_the_catalog_and_stays_in_the_list(registry: Registry) -> None:
     """History keeps its actor; revoking twice is one revocation."""
-    key, secret = await registry.create_key("team", scopes=frozenset({Scope.ADMIN}), actor="ann")
+    key, secret = await registry.create_key("team", scopes=CLIENT, actor="ann")
     first = await registry.revoke_key(key.id, actor="ann")
     again = await registry.revoke_key(key.id, actor="bob")
     assert await held(registry, secret) is None
@@ -80,6 +82,70 @@ async def test_an_update_changes_what_it_names(registry: Registry) -> None:
         assert found.key == updated
 
 
+async def test_two_admins_who_change_limits_at_once_both_succeed(registry: Registry) -> None:
+    """Limits that are named change and the others stay, however the two changes come together."""
+    key, _ = await registry.create_key("team", scopes=CLIENT, limits=LIMITS, actor="ann")
+    for count in range(1, 6):
+        wanted = {"requests_per_minute": count, "tokens_per_minute": 10 * count, "concurrent_requests": None}
+        changes = (registry.update_key(key.id, limits={name: value}, actor="ann") for name, value in wanted.items())
+        await asyncio.gather(*changes)
+        (found,) = await registry.list_keys()
+        assert found.limits == KeyLimits(**wanted, monthly_budget=LIMITS.monthly_budget)
+
+
+async def test_an_admin_key_is_not_limited_to_adapters(registry: Registry) -> None:
+    """Whichever of the two comes second: together they would be a tenant who sees all."""
+    only = frozenset({"support"})
+    with pytest.raises(InvalidValue, match="admin"):
+        await registry.create_key("team", scopes=ADMIN, adapters=only, actor="ann")
+    admin, _ = await registry.create_key("boss", scopes=ADMIN, actor="ann")
+    limited, _ = await registry.create_key("team", scopes=CLIENT, adapters=only, actor="ann")
+    with pytest.raises(InvalidValue, match="admin"):
+        await registry.update_key(admin.id, adapters=only, actor="ann")
+    with pytest.raises(InvalidValue, match="admin"):
+        await registry.update_key(limited.id, scopes=ADMIN, actor="ann")
+
+
+def locking_out(registry: Registry, key_id: str) -> list[Awaitable[Any]]:
+    """Each way to take an admin's key."""
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    return [
+        registry.revoke_key(key_id, actor="ann"),
+        registry.rotate_key(key_id, overlap=timedelta(0), actor="ann"),
+        registry.update_key(key_id, scopes=CLIENT, actor="ann"),
+        registry.update_key(key_id, expires_at=past, actor="ann"),
+    ]
+
+
+async def test_the_last_admins_key_cannot_be_taken(registry: Registry) -> None:
+    """While another one could get in it can; neither clients' keys nor revoked and expired ones count as that."""
+    last, secret = await registry.create_key("last", scopes=ADMIN, actor="ann")
+    await registry.create_key("team", scopes=CLIENT, actor="ann")
+    expired = datetime.now(UTC) - timedelta(seconds=1)
+    await registry.create_key("old", scopes=ADMIN, expires_at=expired, actor="ann")
+    gone, _ = await registry.create_key("gone", scopes=ADMIN, actor="ann")
+    await registry.revoke_key(gone.id, actor="ann")
+    number = await registry.change_number()
+    for taking in locking_out(registry, last.id):
+        with pytest.raises(Conflict, match="another admin key first"):
+            await taking
+    found = await held(registry, secret)
+    assert found is not None
+    assert (found.key, await registry.change_number()) == (last, number)
+    _, renewed = await registry.rotate_key(last.id, overlap=timedelta(hours=1), actor="ann")
+    assert await held(registry, renewed) is not None
+    await registry.create_key("next", scopes=ADMIN, actor="ann")
+    assert (await registry.revoke_key(last.id, actor="ann")).revoked_at is not None
+
+
+async def test_of_two_last_admins_one_stays(registry: Registry) -> None:
+    """Though each is revoked in the same moment as the other."""
+    made = [(await registry.create_key("boss", scopes=ADMIN, actor="ann"))[0] for _ in range(2)]
+    revocations = (registry.revoke_key(key.id, actor="ann") for key in made)
+    outcomes = await asyncio.gather(*revocations, return_exceptions=True)
+    assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == 1
+
+
 async def test_an_update_that_changes_nothing_takes_no_number(registry: Registry) -> None:
     """So no gateway is woken by it."""
     key, _ = await registry.create_key("team", scopes=CLIENT, limits=LIMITS, actor="ann")
@@ -102,6 +168,7 @@ async def test_a_rotated_key_has_two_secrets_for_a_while(registry: Registry) -> 
     assert by_new.until is None
     assert by_old.until is not None
     assert began + timedelta(hours=1) <= by_old.until <= datetime.now(UTC) + timedelta(hours=1)
+    assert (key.previous_valid_until, rotated.previous_valid_until) == (None, by_old.until)
 
 
 async def test_rotating_again_drops_the_oldest_secret(registry: Registry) -> None:

@@ -1,8 +1,13 @@
-"""Leases: one holder at a time, on SQLite and on PostgreSQL."""
+"""Leases have one holder at a time, and gateways see each other's use, on SQLite and on PostgreSQL."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import text, update
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.registry import Registry
+from registry.tables import GatewayUseRow
 
 
 async def test_a_lease_has_one_holder(registry: Registry) -> None:
@@ -51,5 +56,67 @@ async def test_a_lease_is_no_change(registry: Registry) -> None:
     before = await registry.change_number()
     await registry.acquire_lease("reconcile", "a", 60)
     await registry.release_lease("reconcile", "a")
+    assert await registry.change_number() == before
+    assert await registry.audit() == []
+
+
+async def age(database: AsyncEngine, gateway: str, seconds: float) -> None:
+    """Have the gateway have told its use so long ago."""
+    table = GatewayUseRow.__table__  # type: ignore[attr-defined]
+    told = datetime.now(UTC) - timedelta(seconds=seconds)
+    async with database.begin() as connection:
+        await connection.execute(update(table).where(table.c.gateway == gateway).values(seen_at=told))
+
+
+async def test_gateways_see_the_sum_of_what_others_use(registry: Registry) -> None:
+    """Never their own share, and of each other one only what it told last."""
+    await registry.share_use("a", {"old@1-x": 9.0})
+    await registry.share_use("a", {"one@1-x": 1.0, "two@1-x": 2.0})
+    await registry.share_use("b", {"two@1-x": 3.0})
+    await registry.share_use("c", {"two@1-x": 0.5})
+    assert await registry.others_use("c", 60) == {"one@1-x": 1.0, "two@1-x": 5.0}
+    assert await registry.others_use("a", 60) == {"two@1-x": 3.5}
+    assert await registry.others_use("new", 60) == {"one@1-x": 1.0, "two@1-x": 5.5}
+
+
+async def test_use_that_was_told_too_long_ago_does_not_count(registry: Registry, database: AsyncEngine) -> None:
+    """A gateway that is gone uses nothing; one that tells again counts again."""
+    await registry.share_use("a", {"one@1-x": 1.0})
+    await age(database, "a", 100)
+    assert await registry.others_use("b", 60) == {}
+    assert await registry.others_use("b", 200) == {"one@1-x": 1.0}
+    await registry.share_use("a", {"one@1-x": 4.0})
+    assert await registry.others_use("b", 60) == {"one@1-x": 4.0}
+
+
+async def test_gateways_silent_for_a_day_are_forgotten(registry: Registry, database: AsyncEngine) -> None:
+    """So that the table does not grow with every gateway there ever was."""
+    for gateway, hours in (("gone", 25), ("quiet", 23)):
+        await registry.share_use(gateway, {})
+        await age(database, gateway, hours * 3600)
+    await registry.share_use("a", {})
+    async with database.connect() as connection:
+        kept = await connection.execute(text("SELECT gateway FROM gateway_use ORDER BY gateway"))
+        assert list(kept.scalars()) == ["a", "quiet"]
+
+
+async def test_of_very_many_names_the_most_used_are_shared(registry: Registry) -> None:
+    """A gateway's row stays small."""
+    await registry.share_use("a", {f"n@{number}-x": float(number) for number in range(1500)})
+    seen = await registry.others_use("b", 60)
+    assert seen == {f"n@{number}-x": float(number) for number in range(500, 1500)}
+
+
+async def test_many_gateways_share_their_use_at_once(registry: Registry) -> None:
+    """None waits for another or is refused, whether it told something before or not."""
+    for _ in range(2):
+        await asyncio.gather(*(registry.share_use(f"g{index}", {"one@1-x": 1.0}) for index in range(8)))
+    assert await registry.others_use("g0", 60) == {"one@1-x": 7.0}
+
+
+async def test_shared_use_is_no_change(registry: Registry) -> None:
+    """It is told every few seconds, and must not wake every gateway each time."""
+    before = await registry.change_number()
+    await registry.share_use("a", {"one@1-x": 1.0})
     assert await registry.change_number() == before
     assert await registry.audit() == []

@@ -1,4 +1,4 @@
-"""Canary, shadow and fallback of a deployment; archived versions; scopes, limits and rotation of keys; leases."""
+"""Canary, shadow and fallback; archived versions; scopes, limits and rotation of keys; leases and shared use."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -37,6 +37,12 @@ def upgrade() -> None:
         sa.Column("holder", sa.String(120), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
     )
+    op.create_table(
+        "gateway_use",
+        sa.Column("gateway", sa.String(120), primary_key=True),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("use", sa.JSON(), nullable=False),
+    )
     _upgrade_keys()
 
 
@@ -70,6 +76,7 @@ def downgrade() -> None:
             table.drop_column(column)
         table.drop_column("concurrent_requests")
         table.drop_column("monthly_budget")
+    op.drop_table("gateway_use")
     op.drop_table("leases")
     for name, columns in (
         ("audit", ("before", "after")),

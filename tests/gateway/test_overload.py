@@ -24,7 +24,7 @@ async def test_what_is_over_the_queue_is_refused_at_once(two: RunningGateway) ->
         await two.until_ready()
         two.engine.gap_s = 0.4
         first = [asyncio.create_task(two.chat("support")) for _ in range(4)]
-        await until(lambda: "ostler_requests_queued 2.0" in app.state.metrics.exposition().decode())
+        await until(lambda: app.state.metrics.registry.get_sample_value("ostler_requests_queued") == 2.0)
         refused = await two.chat("support")
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
@@ -60,7 +60,7 @@ async def test_a_hot_adapter_does_not_hold_up_a_cold_one(two: RunningGateway) ->
         two.engine.gap_s = 0.1
         two.engine.bodies.clear()
         hot = [asyncio.create_task(two.chat("support")) for _ in range(10)]
-        await until(lambda: "ostler_requests_queued 9.0" in app.state.metrics.exposition().decode())
+        await until(lambda: app.state.metrics.registry.get_sample_value("ostler_requests_queued") == 9.0)
         assert (await two.chat("cold")).status_code == 200
         await asyncio.gather(*hot)
     order = [body["model"].partition("@")[0] for body in two.engine.bodies]
@@ -145,10 +145,10 @@ async def test_a_client_that_leaves_the_queue_leaves_no_trace(two: RunningGatewa
         await until(lambda: app.state.fleet.replica("engine-0").in_flight == 1)
         two.engine.bodies.clear()
         leaving = [asyncio.create_task(two.chat("support")) for _ in range(5)]
-        await until(lambda: "ostler_requests_queued 5.0" in app.state.metrics.exposition().decode())
+        await until(lambda: app.state.metrics.registry.get_sample_value("ostler_requests_queued") == 5.0)
         for task in leaving:
             task.cancel()
-        await until(lambda: "ostler_requests_queued 0.0" in app.state.metrics.exposition().decode())
+        await until(lambda: app.state.metrics.registry.get_sample_value("ostler_requests_queued") == 0.0)
         assert (await first).status_code == 200
         assert two.engine.bodies == []
         began = time.monotonic()

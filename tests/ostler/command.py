@@ -45,7 +45,9 @@ class Cli:
 
     async def __call__(self, *arguments: str, **variables: str) -> Ran:
         """Run it; `variables` are environment variables, empty ones are left out."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("OSTLER_")}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith("OSTLER_") and name != "COLUMNS"
+        }
         own = {
             "OSTLER_URL": self.gateway.url,
             "OSTLER_API_KEY": self.gateway.key,

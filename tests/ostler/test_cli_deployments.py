@@ -158,17 +158,13 @@ async def test_the_audit_log_tells_why(two: Cli) -> None:
     await two("keys", "rotate", own["id"])
     until = (await two("keys", "list", "--json")).json["data"][0]["previous_valid_until"]
     shown = (await two("audit", COLUMNS="80")).out
-    for words in (
-        "because: it answers better",
-        "because: it does not",
-        "restores revision 1",
-        "shadow version base share 0.5",
-    ):
+    for words in ("because: it answers better", "because: it does not", "restores revision 1"):
         assert words in shown
     whole = " ".join((await two("audit")).out.split())
+    assert "shadow version base share 0.5" in whole
     assert f"works until {datetime.fromisoformat(until).astimezone():%Y-%m-%d %H:%M:%S}" in whole
     digest = (await two("show", "support", "--json")).json["versions"][0]["digest"]
-    assert f"digest {digest[:12]};" in shown
+    assert f"digest {digest[:12]}" in shown
     assert digest[:13] not in shown
     assert max(map(len, shown.splitlines())) <= 80
 

@@ -152,15 +152,7 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
     leadership = Leadership(registry)
     await leadership.claim()
     stack.push_async_callback(leadership.resign)
-
-    recorder = Recorder(database, metrics, size=settings.record_buffer)
-    stack.push_async_callback(recorder.drain, _LAST_RECORDS_S)
-    budgets = Budgets(lambda: spending(database, month_of(time.time())))
-    await budgets.refresh()  # nobody's budget is whole again because a gateway restarts
-    limiter = Limiter(settings.limits_url, budgets, metrics.limits_fallback.inc)
-    stack.push_async_callback(limiter.close)
-    hooks: list[RequestHook] = [metrics, recorder, budgets]
-
+    recorder, budgets, limiter = await _counting(settings, metrics, database, stack)
     fleet = Fleet(
         settings,
         store,
@@ -169,6 +161,44 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
         make_engine=lambda url, base: Engine(url, base, session),
         may_unload=lambda: leadership.holds,
     )
+    hooks: list[RequestHook] = [metrics, recorder, budgets]
+    admission, shadower = _places(settings, directory, metrics, fleet, hooks)
+    stack.push_async_callback(shadower.close)
+    signal = ChangeSignal(database)
+    stack.push_async_callback(signal.aclose)
+
+    state["leadership"] = leadership
+    state["budgets"] = budgets
+    state["fleet"] = fleet
+    state["swapper"] = Swapper(registry, directory, fleet, metrics, patience_s=2 * settings.probe_timeout_s)
+    state["inference"] = Inference(settings, directory, fleet, limiter, admission, shadower, metrics, hooks)
+    endless = (
+        directory.follow(signal, settings.follow_s),
+        fleet.run(),
+        leadership.follow(fleet.heat),
+        recorder.run(),
+        budgets.follow(_BUDGETS_EVERY_S),
+    )
+    await stack.enter_async_context(_running(state, *endless))
+
+
+async def _counting(
+    settings: GatewaySettings, metrics: Metrics, database: AsyncEngine, stack: contextlib.AsyncExitStack
+) -> tuple[Recorder, Budgets, Limiter]:
+    """What is known of requests that are over, and what follows for the next ones."""
+    recorder = Recorder(database, metrics, size=settings.record_buffer)
+    stack.push_async_callback(recorder.drain, _LAST_RECORDS_S)
+    budgets = Budgets(lambda: spending(database, month_of(time.time())))
+    await budgets.refresh()  # nobody's budget is whole again because a gateway restarts
+    limiter = Limiter(settings.limits_url, budgets, metrics.limits_fallback.inc)
+    stack.push_async_callback(limiter.close)
+    return recorder, budgets, limiter
+
+
+def _places(
+    settings: GatewaySettings, directory: Directory, metrics: Metrics, fleet: Fleet, hooks: list[RequestHook]
+) -> tuple[Admission, Shadower]:
+    """Who may be at the engines: clients first, and shadows in what they leave."""
     admission = Admission(
         metrics, places=settings.max_in_flight, queue=settings.max_queued, wait_s=settings.queue_wait_s
     )
@@ -183,26 +213,7 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
         prices=prices(settings),
     )
     admission.on_pressure = fleet.on_pressure = shadower.give_way
-    stack.push_async_callback(shadower.close)
-    signal = ChangeSignal(database)
-    stack.push_async_callback(signal.aclose)
-
-    state["leadership"] = leadership
-    state["budgets"] = budgets
-    state["recorder"] = recorder
-    state["fleet"] = fleet
-    state["swapper"] = Swapper(registry, directory, fleet, metrics, patience_s=2 * settings.probe_timeout_s)
-    state["inference"] = Inference(settings, directory, fleet, limiter, admission, shadower, metrics, hooks)
-    await stack.enter_async_context(
-        _running(
-            state,
-            directory.follow(signal, settings.follow_s),
-            fleet.run(),
-            leadership.follow(fleet.heat),
-            recorder.run(),
-            budgets.follow(_BUDGETS_EVERY_S),
-        )
-    )
+    return admission, shadower
 
 
 @asgi(list(PATHS), copy_scope=False)

@@ -29,8 +29,9 @@ class TimedHeads(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        """A request's first bytes came."""
-        self._expect_head()
+        """A request's first bytes came, maybe while the answer to the one before still goes out."""
+        if self.cycle is None or self.cycle.response_complete:
+            self._expect_head()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:

@@ -22,6 +22,7 @@ from gateway.settings import GatewaySettings, PoolSettings
 from monitors.metrics import Metrics
 from registry.artifacts import ArtifactStore
 from registry.catalog import Version
+from registry.names import parse_pinned
 
 log = logging.getLogger(__name__)
 
@@ -329,9 +330,9 @@ class Fleet:
 
     def _tell_of_breaker(self, name: str, state: State) -> None:
         is_open = state == "open"
-        version = self._directory.catalog.version(name)
-        if version is not None:
-            self._metrics.version_breaker.labels(version.adapter, str(version.number)).set(is_open)
+        pinned = parse_pinned(name)
+        if pinned is not None:
+            self._metrics.version_breaker.labels(pinned.adapter, str(pinned.number)).set(is_open)
         log.log(logging.WARNING if is_open else logging.INFO, "%s %s", name, "fails" if is_open else "serves again")
 
 

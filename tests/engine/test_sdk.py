@@ -101,7 +101,7 @@ async def test_an_engine_that_is_down_is_tried_again(faulty: RunningGateway, sdk
 
 async def test_an_engine_that_fails_is_tried_again(faulty: RunningGateway, sdk: Sdk) -> None:
     """An engine's 500 is the gateway's 502, and the SDK tries again."""
-    faulty.engine.status = 500
+    faulty.engine.refuse_requests.update(name for name in faulty.engine.loaded if name.startswith("support@1"))
     await assert_passes(sdk, faulty, "engine_fails")
 
 

@@ -251,7 +251,7 @@ def asynchronous(target: Target) -> None:
             stream = await client.chat.completions.create(model="support@1", stream=True, **options)
             text = "".join([part.choices[0].delta.content or "" async for part in stream])
             assert text == text_of(answers[0])
-            with pytest.raises(openai.NotFoundError, match="there is: .*support"):
+            with pytest.raises(openai.NotFoundError, match=r"there is: .*support"):
                 await client.chat.completions.create(model="nobody", **options)
 
     asyncio.run(run())

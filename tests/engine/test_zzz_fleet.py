@@ -27,7 +27,7 @@ from tests.postgres import StoppablePostgres
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 ADAPTERS, CALLED, POPULAR = 1000, 200, 20
-WARM_UP, REQUESTS, CLIENTS = 1000, 2500, 16
+WARM_UP, REQUESTS, CLIENTS = 1000, 1500, 16
 OUTAGE_S = 60.0
 FLIPS = 100
 SLOTS = 32

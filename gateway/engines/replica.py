@@ -221,9 +221,9 @@ class Replica:
         self._show()
 
     async def _look(self) -> None:
-        had = self.residency.resident
+        had, asked_at = self.residency.resident, time.monotonic()
         loaded = await self.engine.models()
-        self.residency.saw(loaded, had)
+        self.residency.saw(loaded, had, asked_at)
         if not self._answering or self._in_doubt:
             await self._have_base_answer(loaded)
         before = self.in_flight

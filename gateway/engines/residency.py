@@ -94,6 +94,7 @@ class Residency:
         self._unloads: dict[str, asyncio.Task[None]] = {}
         self._others: dict[str, float] = {}
         """Names that the engine has, but that this gateway has not seen proven, with when each was first seen."""
+        self._left: dict[str, float] = {}
         self._setbacks: dict[str, Setback] = {}
 
     @property
@@ -103,8 +104,8 @@ class Residency:
 
     @property
     def count(self) -> int:
-        """Versions in the engine, those that come and go included."""
-        return len(self._used.keys() | self._others.keys() | self._unloads.keys() | self._loads.keys())
+        """Versions in the engine and those that come; what goes is not waited for, or too much would go."""
+        return len(self._used.keys() | self._others.keys() | self._loads.keys())
 
     @property
     def may_tidy(self) -> bool:
@@ -174,13 +175,15 @@ class Residency:
 
     # What the engine says
 
-    def saw(self, loaded: Mapping[str, str], had: frozenset[str]) -> None:
+    def saw(self, loaded: Mapping[str, str], had: frozenset[str], asked_at: float) -> None:
         """Take note of the engine's list: what it lost of what it `had` when it was asked, and what others loaded."""
         for name in (self._used.keys() & had) - loaded.keys() - self._unloads.keys():
             log.warning("engine %s has lost %s", self.id, name)
             self.forget(name)
         now = time.monotonic()
-        others = loaded.keys() - self._used.keys() - {self._engine.base}
+        # What was unloaded since the engine was asked may still stand in its answer.
+        self._left = {name: left_at for name, left_at in self._left.items() if left_at >= asked_at}
+        others = loaded.keys() - self._used.keys() - self._unloads.keys() - self._left.keys() - {self._engine.base}
         self._others = {name: self._others.get(name, now) for name in others}
 
     def forget(self, name: str) -> None:
@@ -333,6 +336,7 @@ class Residency:
         self._unloads[name] = task
         task.add_done_callback(lambda _: self._unloads.pop(name, None))
         await asyncio.wait({task})
+        self._left[name] = time.monotonic()
         if task.exception() is None:
             self._metrics.unloads.labels(self.id, reason).inc()
             log.info("engine %s unloaded %s (%s)", self.id, name, reason)

@@ -36,7 +36,7 @@ class Two:
     def clients(self, key: str) -> list[httpx.AsyncClient]:
         """A client of each gateway with that key."""
         headers = {"authorization": f"Bearer {key}"}
-        limits = httpx.Limits(max_connections=None)
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=1.0)  # before the server ends idle ones
         urls = (self.first.url, self.url)
         return [httpx.AsyncClient(base_url=url, headers=headers, timeout=60, limits=limits) for url in urls]
 

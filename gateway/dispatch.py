@@ -7,6 +7,7 @@ every replica is left alone for a while, and the deployment's fallback serves in
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 import aiohttp
@@ -104,11 +105,17 @@ class Dispatcher:
         need = _need(exchange, route)
         while not self._fleet.can_serve_now(need):
             try:
-                async with self._fleet.lease(route.version, need, exchange.deadline):
+                async with self._lease(exchange, route, need):
                     return
             except (VersionNotServable, EngineUnavailable) as error:
                 need = self._without(need, error)
                 await asyncio.sleep(_RETRY_PAUSE_S)
+
+    def _lease(self, exchange: Exchange, route: Route, need: Need) -> AbstractAsyncContextManager[Replica]:
+        """A replica that holds the version; a request counts as one use of it, however often it needs one."""
+        counts = not exchange.counted
+        exchange.counted = True
+        return self._fleet.lease(route.version, need, exchange.deadline, counts=counts)
 
     def _without(self, need: Need, error: VersionNotServable | EngineUnavailable) -> Need:
         """The same need after a replica refused the version or went away.
@@ -135,7 +142,7 @@ class Dispatcher:
         need = _need(exchange, route)
         while True:
             try:
-                async with self._fleet.lease(route.version, need, exchange.deadline) as found:
+                async with self._lease(exchange, route, need) as found:
                     exchange.replica = found.id
                     need = replace(need, tried=need.tried | {found.id})
                     if await self._send(outbound, found, route, data, need):

@@ -58,6 +58,8 @@ class Exchange:
     """The replica that the request was sent to last."""
     sends: int = 0
     """How often it was sent to a replica."""
+    counted: bool = False
+    """Whether it counts already as a use of its version."""
     doubted: bool = False
     """Whether it counts already among the failures of its version."""
     lost: int = 0

@@ -135,7 +135,7 @@ class Fleet:
     ) -> AsyncIterator[Replica]:
         """Pick a replica and hold `version` resident on it for the block, waiting for a replica if none answers.
 
-        Use that does not `count`, a shadow's, keeps no version loaded.
+        Use that does not `count` keeps no version loaded: a shadow's, or a request's second.
 
         Raises:
             EngineUnavailable: none answers, and none came back in time; or the one picked went away, and then the

@@ -244,3 +244,18 @@ async def test_two_gateways_with_more_versions_than_slots_fail_nothing(two: Runn
 
             await asyncio.gather(*(ask(http) for http in (two.http, other) for _ in range(3)))
     assert statuses == {200: 240}
+
+
+async def test_a_request_counts_once_as_finding_its_version_or_not(two: RunningGateway) -> None:
+    """The one that waits for the load is a miss and no hit; the next one is a hit."""
+
+    def lookups(outcome: str) -> float:
+        labels = {"adapter": "support", "outcome": outcome}
+        found = two.app.state.metrics.registry.get_sample_value("ostler_residency_lookups_total", labels)
+        return found or 0.0
+
+    before = lookups("hit"), lookups("miss")
+    assert (await two.chat("support@2")).status_code == 200
+    assert (lookups("hit") - before[0], lookups("miss") - before[1]) == (0.0, 1.0)
+    assert (await two.chat("support@2")).status_code == 200
+    assert (lookups("hit") - before[0], lookups("miss") - before[1]) == (1.0, 1.0)

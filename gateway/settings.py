@@ -1,20 +1,13 @@
 """Every setting of the gateway, with its meaning and default: flags over environment over ``ostler.toml``."""
 
 import json
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic_settings import NoDecode
 
-from registry.home import cache_home, data_home
+from monitors.settings import StorageSettings
 
 
 def _host_and_port(value: str) -> str:
@@ -74,17 +67,11 @@ def _check_engines(pool: PoolSettings) -> None:
         raise ValueError(f"engine_dns {error}") from None
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(StorageSettings):
     """What the gateway needs to know. Each is ``OSTLER_<NAME>`` in the environment."""
-
-    model_config = SettingsConfigDict(env_prefix="OSTLER_", toml_file="ostler.toml", extra="ignore", frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    home: Path = Field(default_factory=data_home, description="Folder of the embedded database, artifacts and key.")
-    cache: Path = Field(default_factory=cache_home, description="Folder of unfinished uploads and copied artifacts.")
-    database_url: str = Field("", description="SQLite or PostgreSQL; empty is SQLite in `home`.")
-    artifacts_url: str = Field("", description="Folder or fsspec URL of the artifact store; empty is in `home`.")
 
     base: str = Field("", description="Name of the base model, as clients say it.")
     base_model: str = Field(
@@ -147,7 +134,6 @@ class GatewaySettings(BaseSettings):
     )
     drain_s: float = Field(30.0, ge=0, description="How long a stopping gateway lets running requests finish, seconds.")
     workers: int = Field(1, ge=1, description="Processes of this gateway on its one port.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="From which level to log.")
 
     _check_dns = field_validator("engine_dns")(_host_and_port)
 
@@ -198,25 +184,3 @@ class GatewaySettings(BaseSettings):
         """The pools, the one of the flat settings if none is listed."""
         own = PoolSettings.model_fields
         return self.pools or (PoolSettings(**{name: getattr(self, name) for name in own}),)
-
-    @property
-    def database(self) -> str:
-        """The database's URL, with the default filled in."""
-        return self.database_url or f"sqlite:///{self.home / 'ostler.db'}"
-
-    @property
-    def artifacts(self) -> str:
-        """The artifact store's URL, with the default filled in."""
-        return self.artifacts_url or str(self.home / "artifacts")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the framework's signature
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags first, then the environment, then the file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

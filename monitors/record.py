@@ -5,6 +5,19 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """What was said in a captured request, as bytes that are taken apart later, off the client's time.
+
+    Attributes:
+        prompt: the request's body.
+        answer: the engine's answer: a JSON object, or the events of a stream.
+    """
+
+    prompt: bytes
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRecord:
     """One finished request.
 
@@ -15,7 +28,8 @@ class RequestRecord:
         adapter: the adapter's name; None for the base model, or if nothing was resolved.
         model: the engine name or base model that answered; None if none did.
         version: the version's number; None for the base model.
-        variant: how it was served (`stable`, `canary`, `pinned`, `fallback`, `shadow`, `base`); None if it was not.
+        variant: how it was served (`stable`, `canary`, `pinned`, `fallback`, `shadow`, `base`, or `evaluation` for the
+            monitor's own); None if it was not.
         status: the HTTP status; 499 if the client went away first.
         error: the error's stable word; None if all went well.
         started_at: seconds since the epoch.
@@ -27,6 +41,13 @@ class RequestRecord:
         retries: how often it was sent again to another replica.
         queue_s: how long it waited for its turn.
         cost: what it cost, in the currency of the prices in the settings; None if its tokens are not known.
+        pool: the base model whose engines served it; None if it was not served.
+        session, end_user: pseudonyms (`monitors.names`) of the client's conversation and end user; None if not told.
+        completion_id: the answer's own id, such as ``chatcmpl-...``; None if it has none.
+        finish_reason: why the answer ended (`stop`, `length`, `tool_calls`, ...); None if the engine did not say.
+        overhead_s: the part of `duration_s` that the gateway itself took: neither the engine, nor a queue, nor a load,
+            nor the client's own sending and taking.
+        text: what was said; None unless the request was drawn for capture.
     """
 
     request_id: str
@@ -48,6 +69,13 @@ class RequestRecord:
     retries: int = 0
     queue_s: float = 0.0
     cost: float | None = None
+    pool: str | None = None
+    session: str | None = None
+    end_user: str | None = None
+    completion_id: str | None = None
+    finish_reason: str | None = None
+    overhead_s: float | None = None
+    text: Text | None = None
 
 
 class RequestHook(Protocol):

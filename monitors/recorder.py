@@ -39,7 +39,7 @@ _WRITE_TIMEOUT_S = 30.0
 
 _REQUESTS = RequestRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _SPENDING = SpendingRow.__table__  # type: ignore[attr-defined]
-_FIELDS = tuple(field.name for field in fields(RequestRecord))
+_FIELDS = tuple(field.name for field in fields(RequestRecord) if field.name != "text")
 _SUMS = ("cost", "requests", "prompt_tokens", "completion_tokens")
 _values = attrgetter(*_FIELDS)
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
+from registry.monitoring import Monitoring
 from registry.names import parse_pinned
 
 KEY_INDEX_LENGTH = 16
@@ -95,6 +96,7 @@ class Adapter:
     created_at: datetime
     versions: Mapping[int, Version]
     deployment: Deployment | None
+    monitoring: Monitoring = Monitoring()  # noqa: RUF009 - it is immutable
 
     @property
     def stable(self) -> Version | None:

@@ -14,6 +14,7 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry import mapping, repository
@@ -25,6 +26,7 @@ from registry.keyring import Keys
 from registry.leases import Leases
 from registry.lifecycle import Changed, Deployments
 from registry.lora import CheckedAdapter, check_adapter
+from registry.monitoring import Monitoring, stored_monitoring
 from registry.names import check_adapter_name, check_text, engine_name
 from registry.snapshot import read_catalog
 from registry.tables import AdapterRow, VersionRow
@@ -102,6 +104,25 @@ class Registry(Deployments, Keys, Leases):
         checked = await asyncio.to_thread(check_adapter, folder, spec, trained_on=base is None)
         artifact = await asyncio.to_thread(self.store.put, folder, checked.files, checked.config)
         return await self._register(adapter, spec, checked, artifact, actor=actor, note=note)
+
+    async def set_monitoring(self, adapter: str, monitoring: Monitoring, *, actor: str) -> None:
+        """Say how an adapter is watched, all of it; the same again is no change.
+
+        Raises:
+            NotFound: no such adapter.
+            InvalidValue: a number outside what is allowed.
+        """
+        monitoring.check()
+        async with self._change(actor) as change:
+            row = await repository.adapter_by_name(change.session, adapter)
+            if row is None:
+                raise NotFound(f"there is no adapter {adapter!r}", param="name")
+            before, after = msgspec.to_builtins(stored_monitoring(row.monitoring)), msgspec.to_builtins(monitoring)
+            if before == after:
+                return
+            row.monitoring = after
+            change.session.add(row)
+            change.audit("set_monitoring", f"adapter:{adapter}", before=before, after=after)
 
     async def _register(
         self, name: str, base: BaseSpec, checked: CheckedAdapter, artifact: Artifact, *, actor: str, note: str

@@ -11,6 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from registry import mapping, repository
 from registry.catalog import KEY_INDEX_LENGTH, Adapter, Catalog, Deployment, HeldKey, Version
+from registry.monitoring import stored_monitoring
 from registry.tables import AdapterRow, ApiKeyRow, RevisionRow, VersionRow
 
 _ROWS_AT_ONCE = 250
@@ -29,6 +30,7 @@ async def read_catalog(session: AsyncSession) -> Catalog:
             created_at=row.created_at,
             versions=versions[row.id],
             deployment=deployments.get(row.id),
+            monitoring=stored_monitoring(row.monitoring),
         )
         for row in adapters
     }

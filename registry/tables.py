@@ -66,13 +66,14 @@ def _json(*, nullable: bool) -> Any:
 
 
 class AdapterRow(SQLModel, table=True):
-    """A named capability of one base model."""
+    """A named capability of one base model; `monitoring` is how it is watched, None for the defaults."""
 
     __tablename__ = "adapters"
 
     id: int | None = Field(default=None, primary_key=True)
     name: str = Field(sa_column=Column(String(63), nullable=False, unique=True))
     base: str = Field(sa_column=Column(String(255), nullable=False))
+    monitoring: dict[str, Any] | None = _json(nullable=True)
     created_at: datetime = _created_at()
 
 

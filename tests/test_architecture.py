@@ -19,6 +19,7 @@ ALLOWED = {
     "tuner": {"monitors", "registry"},
     "ostler": {"gateway", "monitors", "registry", "demo"},
     "demo": set(),
+    "benchmarks": {"gateway", "monitors", "registry"},
 }
 # Heavy libraries, and the only places that may import them.
 HEAVY = {
@@ -30,6 +31,11 @@ HEAVY = {
     "bitsandbytes": ("tuner/", "demo/"),
     "evidently": ("monitors/drift.py",),
     "pandas": ("monitors/drift.py", "tuner/"),
+    "pyarrow": ("ostler/commands/", "benchmarks/"),
+    "sklearn": ("monitors/judging/scorers.py", "monitors/drift.py"),
+    "sacrebleu": ("monitors/judging/scorers.py",),
+    "rouge_score": ("monitors/judging/scorers.py",),
+    "py3langid": ("monitors/windows.py",),
     "vllm": ("ostler/engine_plugin.py",),  # which vLLM itself loads
 }
 
@@ -73,7 +79,17 @@ def test_the_gateways_process_imports_no_heavy_library() -> None:
     code = "import sys, ostler.serve, gateway.app; print(' '.join(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in ran.stdout.split()}
-    assert not loaded & {"torch", "vllm", "evidently", "pandas", "transformers", "peft", "alembic"}
+    assert not loaded & {
+        "torch",
+        "vllm",
+        "evidently",
+        "pandas",
+        "transformers",
+        "peft",
+        "alembic",
+        "sklearn",
+        "pyarrow",
+    }
 
 
 def test_a_command_of_the_cli_starts_without_the_server_libraries() -> None:

@@ -1,0 +1,1 @@
+"""Measurements, each a program that writes its results into `benchmarks/results`."""

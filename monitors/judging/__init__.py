@@ -1,0 +1,1 @@
+"""How answers are judged: scores in [0, 1], and tests over them."""

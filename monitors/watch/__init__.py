@@ -1,0 +1,1 @@
+"""The monitor's process: jobs that read what happened, and say what follows."""

@@ -1,0 +1,61 @@
+"""What the monitor found, as Prometheus metrics; each declared once. Labels are bounded by adapters and versions."""
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_VERSION = ("adapter", "version")
+_JOB_SECONDS = (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
+
+
+class MonitorMetrics:
+    """The monitor's metrics. Gauges of quality and drift are set from the database, so a restart shows them again."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        scored, paired = (*_VERSION, "scorer"), (*_VERSION, "scorer", "against")
+        self.score = self._gauge("ostler_quality_score", "Mean score of a version's answers, 0 to 1.", scored)
+        self.score_low = self._gauge("ostler_quality_score_low", "Lower end of that mean's interval.", scored)
+        self.score_high = self._gauge("ostler_quality_score_high", "Upper end of that mean's interval.", scored)
+        self.observations = self._gauge("ostler_quality_observations", "Sessions in that mean.", scored)
+        self.cusum = self._gauge(
+            "ostler_quality_cusum_ratio", "Evidence of a fall below the expected level; an alarm from 1 on.", scored
+        )
+        self.alarm = self._gauge("ostler_quality_alarm", "1 from the alarm of lost quality on.", scored)
+        self.difference = self._gauge(
+            "ostler_quality_difference", "Mean paired difference of scores, against the base or stable.", paired
+        )
+        self.difference_low = self._gauge("ostler_quality_difference_low", "Lower end of its interval.", paired)
+        self.difference_high = self._gauge("ostler_quality_difference_high", "Upper end of its interval.", paired)
+        self.pairs = self._gauge("ostler_quality_pairs", "Sessions in that difference.", paired)
+        self.golden = self._gauge(
+            "ostler_golden_score", "Mean score on the golden set; no version is the base.", scored
+        )
+        self.golden_low = self._gauge("ostler_golden_score_low", "Lower end of its interval.", scored)
+        self.golden_high = self._gauge("ostler_golden_score_high", "Upper end of its interval.", scored)
+        self.drift = self._gauge(
+            "ostler_drift_ratio", "A column's drift over its threshold; drifted above 1.", (*_VERSION, "column")
+        )
+        self.drift_detected = self._gauge("ostler_drift_detected", "1 if the newest window drifted.", _VERSION)
+        self.drift_rows = self._gauge("ostler_drift_window_rows", "Rows of the newest window.", _VERSION)
+        self.drift_enough = self._gauge("ostler_drift_enough_data", "1 if that was enough to judge by.", _VERSION)
+        self.cost_per_thousand = self._gauge(
+            "ostler_cost_per_thousand_requests",
+            "Cost of 1,000 requests over the last day; the variant base is the base model's.",
+            ("adapter", "variant"),
+        )
+        self.decisions = self._gauge(
+            "ostler_decisions", "Decisions so far, from the database.", ("adapter", "kind", "outcome")
+        )
+        self.tuning_jobs = self._gauge("ostler_tuning_jobs", "Tuning jobs by status.", ("status",))
+        self.active = self._gauge("ostler_monitor_active", "1 if this monitor holds the lease.")
+        self.last_run = self._gauge(
+            "ostler_monitor_last_success_timestamp_seconds", "When a job last succeeded.", ("job",)
+        )
+        self.runs = Histogram(
+            "ostler_monitor_job_seconds", "How long jobs take.", ("job",), buckets=_JOB_SECONDS, registry=self.registry
+        )
+        self.failures = Counter("ostler_monitor_failures", "Jobs that failed.", ("job",), registry=self.registry)
+
+    def _gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
+        return Gauge(name, help, labels, registry=self.registry)

@@ -12,10 +12,15 @@ import typer
 
 from ostler import render
 from ostler.client import CommandFailed
-from ostler.commands import adapters, deployments, keys, operators, processes
+from ostler.commands import adapters, decisions, deployments, keys, operators, processes
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
-    "Processes": {"up": processes.up, "gateway": processes.gateway, "migrate": processes.migrate},
+    "Processes": {
+        "up": processes.up,
+        "gateway": processes.gateway,
+        "monitor": processes.monitor,
+        "migrate": processes.migrate,
+    },
     "Adapters": {
         "push": adapters.push,
         "list": adapters.list_adapters,
@@ -31,6 +36,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "rollback": deployments.rollback,
         "history": deployments.history,
     },
+    "Judging": {"decisions": decisions.decisions},
     "Operators": {"replicas": operators.replicas, "audit": operators.audit},
 }
 _KEYS: dict[str, Callable[..., None]] = {

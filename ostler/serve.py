@@ -23,6 +23,8 @@ from gateway.app import base_specs, create_app
 from gateway.settings import GatewaySettings, PoolSettings
 from gateway.shapes import NewKeyShape
 from monitors.metrics import mark_process_dead
+from monitors.settings import MonitorSettings, StorageSettings
+from monitors.watch.app import create_monitor
 from ostler.client import CommandFailed
 from ostler.draining import Grace, serve
 from ostler.leash import MARK_VARIABLE
@@ -33,11 +35,13 @@ from registry.database import SchemaMismatch, check_schema, connect, migrate
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 LOG_FORMAT_OF_SEVERAL = "%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s"
-OTHER_VARIABLES = frozenset({"OSTLER_URL", "OSTLER_API_KEY", MARK_VARIABLE})
+OTHER_VARIABLES = frozenset({MARK_VARIABLE})
 WORKER_APP = "ostler.serve:app_from_environment"
 
+_MONITOR_GRACE = Grace(delay_s=0.0, drain_s=5.0)
+
 logger = logging.getLogger(__name__)
-SettingsKind = TypeVar("SettingsKind", bound=GatewaySettings)
+SettingsKind = TypeVar("SettingsKind", bound=StorageSettings)
 
 
 def read_settings(kind: type[SettingsKind], given: dict[str, Any]) -> SettingsKind:
@@ -64,14 +68,20 @@ def _problem(item: Any) -> str:
 def _require_known_settings() -> None:
     """A misspelled line of ``ostler.toml`` is an error, not a default."""
     lines = TomlConfigSettingsSource(UpSettings)()
-    for name in lines.keys() - UpSettings.model_fields.keys():
-        hint = _hint(name, UpSettings.model_fields)
+    known = _setting_names()
+    for name in lines.keys() - known:
+        hint = _hint(name, known)
         raise CommandFailed(f"ostler.toml: there is no setting {name!r}{hint}", 2)
+
+
+def _setting_names() -> set[str]:
+    """The settings of all processes; one file may hold those of several."""
+    return {*UpSettings.model_fields, *MonitorSettings.model_fields}
 
 
 def warn_of_unknown_variables() -> None:
     """Tell of misspelled variables. It is no error, as other programs may have variables that begin so."""
-    known = OTHER_VARIABLES | {f"OSTLER_{name.upper()}" for name in UpSettings.model_fields}
+    known = OTHER_VARIABLES | {f"OSTLER_{name.upper()}" for name in _setting_names()}
     for name in sorted(os.environ):
         if name.upper().startswith("OSTLER_") and name.upper() not in known:
             sys.stderr.write(f"warning: there is no setting {name}{_hint(name.upper(), known)}\n")
@@ -82,9 +92,9 @@ def _hint(name: str, known: Iterable[str]) -> str:
     return f"; is it {near[0]!r}?" if near else ""
 
 
-def set_up_logging(settings: GatewaySettings) -> None:
+def set_up_logging(settings: StorageSettings, *, workers: int = 1) -> None:
     """Log lines to standard error; our own from the level of the settings, other libraries' from warning."""
-    form = LOG_FORMAT_OF_SEVERAL if settings.workers > 1 else LOG_FORMAT
+    form = LOG_FORMAT_OF_SEVERAL if workers > 1 else LOG_FORMAT
     logging.basicConfig(level=logging.WARNING, format=form, stream=sys.stderr)
     for name in ("gateway", "registry", "monitors", "ostler", "uvicorn"):
         logging.getLogger(name).setLevel(settings.log_level.upper())
@@ -96,7 +106,7 @@ def run_gateway(given: dict[str, Any]) -> int:
     warn_of_unknown_variables()
     require_shared_limits(settings)
     _require_base_models(settings)
-    set_up_logging(settings)
+    set_up_logging(settings, workers=settings.workers)
     require_free_port(settings.host, settings.port)
     asyncio.run(_check_database(settings))
     _allow_many_connections()
@@ -119,7 +129,7 @@ def app_from_environment() -> Litestar:
     """A worker's app, with its settings from the environment. What is wrong with them is one line, not a stack."""
     try:
         settings = read_settings(GatewaySettings, {})
-        set_up_logging(settings)
+        set_up_logging(settings, workers=settings.workers)
         return _make_app(settings)
     except CommandFailed as failed:
         sys.stderr.write(f"{failed}\n")
@@ -171,16 +181,16 @@ def require_shared_limits(settings: GatewaySettings) -> None:
         )
 
 
-def require_free_port(host: str, port: int) -> None:
-    """Find out before anything is started.
+def require_free_port(host: str, port: int, remedy: str = "say --port") -> None:
+    """Find out before anything is started; `remedy` is how to take another.
 
     Raises:
         CommandFailed: it cannot be listened on.
     """
-    listening_socket(host, port).close()
+    listening_socket(host, port, remedy).close()
 
 
-def listening_socket(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int, remedy: str = "say --port") -> socket.socket:
     """A socket of that address, for those who inherit it to listen on.
 
     Raises:
@@ -194,7 +204,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         opened.close()
         raise CommandFailed(
-            f"cannot listen on {host} port {port} ({error.strerror}); another Ostler may run, or say --port"
+            f"cannot listen on {host} port {port} ({error.strerror}); another Ostler may run, or {remedy}"
         ) from None
     return opened
 
@@ -206,6 +216,20 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def run_monitor(given: dict[str, Any]) -> int:
+    """Watch until a signal; the exit code."""
+    settings = read_settings(MonitorSettings, given)
+    warn_of_unknown_variables()
+    set_up_logging(settings)
+    require_free_port(settings.monitor_host, settings.monitor_port, "set OSTLER_MONITOR_PORT")
+    asyncio.run(_check_database(settings))
+    try:
+        app = create_monitor(settings)
+    except ValueError as error:
+        raise CommandFailed(str(error), 2) from None
+    return serve(app, _MONITOR_GRACE, host=settings.monitor_host, port=settings.monitor_port)
+
+
 def run_migrate() -> int:
     """Bring the schema up to date; the exit code."""
     settings = read_settings(GatewaySettings, {})
@@ -214,7 +238,7 @@ def run_migrate() -> int:
     return 0
 
 
-async def migrate_database(settings: GatewaySettings) -> None:
+async def migrate_database(settings: StorageSettings) -> None:
     """Bring the schema up to date.
 
     Raises:
@@ -229,7 +253,7 @@ async def migrate_database(settings: GatewaySettings) -> None:
         await engine.dispose()
 
 
-async def _check_database(settings: GatewaySettings) -> None:
+async def _check_database(settings: StorageSettings) -> None:
     engine = _engine(settings)
     try:
         await check_schema(engine)
@@ -241,7 +265,7 @@ async def _check_database(settings: GatewaySettings) -> None:
         await engine.dispose()
 
 
-def _engine(settings: GatewaySettings) -> Any:
+def _engine(settings: StorageSettings) -> Any:
     try:
         return connect(settings.database)
     except ValueError as error:

@@ -40,6 +40,9 @@ class UpSettings(GatewaySettings):
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1, description="Share of the GPU's memory to use.")
     engine_threads: int | None = Field(None, ge=1, description="Threads of the engine on the CPU.")
     engine_args: str = Field("", description="More arguments for vLLM, as one string.")
+    monitor_port: int = Field(
+        8081, ge=0, le=HIGHEST_PORT, description="Port of the monitor's metrics, on loopback; 0 takes a free one."
+    )
     drain_delay_s: float = Field(0.0, ge=0, description="As the gateway's; nobody balances load on one machine.")
 
     @model_validator(mode="before")

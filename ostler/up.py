@@ -35,6 +35,9 @@ from ostler.supervisor import AlreadyRunning, ChildEvent, ChildFailed, ChildSpec
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_EVERY_S = 0.5
 _STILL_STARTING_EVERY_S = 15.0
+_MONITOR_NICENESS = 10
+"""It stands back for the gateway and the engines' callers where the cores are busy."""
+LOOPBACK = "127.0.0.1"
 
 
 def run_up(given: dict[str, Any]) -> int:
@@ -52,6 +55,7 @@ def run_up(given: dict[str, Any]) -> int:
         with claim(settings.run_folder):
             leash.end_leftovers(settings.run_folder)  # what an earlier run left when it was killed may hold our port
             require_free_port(settings.host, settings.port)
+            require_free_port(LOOPBACK, settings.monitor_port, "set OSTLER_MONITOR_PORT")
             return asyncio.run(_Up(_with_ports(settings)).run())
     except (EngineCommandError, AlreadyRunning, ValueError) as error:
         raise CommandFailed(str(error)) from None
@@ -65,10 +69,11 @@ def run_up(given: dict[str, Any]) -> int:
 
 def _with_ports(settings: UpSettings) -> UpSettings:
     """The settings with free ports where they leave them open, and with the addresses that follow from them."""
-    port, *free = _free_ports(1 + settings.replicas)
+    port, monitor_port, *free = _free_ports(2 + settings.replicas)
     fixed = range(settings.engine_port, settings.engine_port + settings.replicas)
     engines = [f"http://127.0.0.1:{each}" for each in (fixed if settings.engine_port else free)]
-    return settings.model_copy(update={"port": settings.port or port, "engine_url": ",".join(engines)})
+    ports = {"port": settings.port or port, "monitor_port": settings.monitor_port or monitor_port}
+    return settings.model_copy(update={**ports, "engine_url": ",".join(engines)})
 
 
 class _Up:
@@ -83,7 +88,7 @@ class _Up:
         """Set up, start, serve, stop."""
         settings = self._settings
         build = installed_build()
-        specs = [*self._engines(build), self._gateway()]
+        specs = [*self._engines(build), self._gateway(), self._monitor()]
         await migrate_database(settings)
         async with local_registry(settings, *base_specs(settings)) as registry:
             new_key = await ensure_admin_key(registry, settings.key_file)
@@ -132,6 +137,21 @@ class _Up:
             stop_grace_s=Grace(settings.drain_delay_s, settings.drain_s).longest_s + 5.0,
         )
 
+    def _monitor(self) -> ChildSpec:
+        settings = self._settings
+        # The key is this machine's, whatever the caller's own environment says of other gateways.
+        where = {"OSTLER_URL": self._address, "OSTLER_API_KEY": ""}
+        return ChildSpec(
+            name="monitor",
+            command=Command(
+                (sys.executable, "-m", "ostler", "monitor"),
+                gateway_environment(settings) | where | {"OSTLER_MONITOR_PORT": str(settings.monitor_port)},
+                niceness=_MONITOR_NICENESS,
+            ),
+            log_path=settings.logs / "monitor.log",
+            is_healthy=_answers(f"http://{LOOPBACK}:{settings.monitor_port}/livez"),
+        )
+
     @property
     def _address(self) -> str:
         listens = self._settings.host
@@ -175,6 +195,7 @@ class _Up:
             "",
             f"  OpenAI endpoint  {self._address}/v1",
             f"  API key          {shown}",
+            f"  Metrics          {self._address}/metrics and http://{LOOPBACK}:{settings.monitor_port}/metrics",
             "",
             "Try it:",
             "",

@@ -89,6 +89,8 @@ class MonitorLoop:
             log.info("this monitor is %s", "active" if active else "standing by")
         self.is_active = active
         self._metrics.active.set(active)
+        if not active:
+            self._metrics.forget_findings()
 
     async def _work(self) -> None:
         """Run the jobs until the lease is lost."""

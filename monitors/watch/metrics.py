@@ -13,6 +13,7 @@ class MonitorMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._findings: list[Gauge] = []
         scored, paired = (*_VERSION, "scorer"), (*_VERSION, "scorer", "against")
         self.score = self._gauge("ostler_quality_score", "Mean score of a version's answers, 0 to 1.", scored)
         self.score_low = self._gauge("ostler_quality_score_low", "Lower end of that mean's interval.", scored)
@@ -57,5 +58,13 @@ class MonitorMetrics:
         )
         self.failures = Counter("ostler_monitor_failures", "Jobs that failed.", ("job",), registry=self.registry)
 
+    def forget_findings(self) -> None:
+        """Let all that was found disappear: another monitor shows it from now on."""
+        for gauge in self._findings:
+            gauge.clear()
+
     def _gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
-        return Gauge(name, help, labels, registry=self.registry)
+        gauge = Gauge(name, help, labels, registry=self.registry)
+        if labels:
+            self._findings.append(gauge)
+        return gauge

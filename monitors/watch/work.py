@@ -45,6 +45,6 @@ class Job(Protocol):
     name: str
     every_s: float
 
-    async def run(self, catalog: Catalog, now: datetime) -> None:
+    async def run(self, catalog: Catalog, now: datetime, /) -> None:
         """Do what is due now."""
         ...

@@ -66,6 +66,21 @@ def gateway(
     raise typer.Exit(run_gateway(_said(given)))
 
 
+def monitor(
+    host: Annotated[
+        str | None, typer.Option(help="Address of its /livez, /readyz and /metrics.", show_default="127.0.0.1")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port of these.", show_default="8081")] = None,
+    gateway_url: Annotated[
+        str | None, typer.Option("--url", help="The gateway's address.", show_default="http://127.0.0.1:8080")
+    ] = None,
+) -> None:
+    """Start a monitor: it scores, measures drift and cost, and raises alarms. Further ones stand by."""
+    from ostler.serve import run_monitor
+
+    raise typer.Exit(run_monitor(_said({"monitor_host": host, "monitor_port": port, "url": gateway_url})))
+
+
 def migrate() -> None:
     """Bring the database's schema to what this version needs."""
     from ostler.serve import run_migrate

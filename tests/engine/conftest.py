@@ -38,11 +38,17 @@ class Up:
     settings: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
+    monitor_port: int = field(default_factory=free_port)
 
     @property
     def url(self) -> str:
         """The gateway's address."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def monitor_url(self) -> str:
+        """The monitor's own address."""
+        return f"http://127.0.0.1:{self.monitor_port}"
 
     @property
     def engine_url(self) -> str:
@@ -68,6 +74,7 @@ class Up:
             "OSTLER_PORT": str(self.port),
             "OSTLER_ENGINE_PORT": str(self.engine_port),
             "OSTLER_ENGINE_SLOTS": "8",
+            "OSTLER_MONITOR_PORT": str(self.monitor_port),
             "OSTLER_URL": self.url,
             **self.settings,
         }

@@ -1,4 +1,4 @@
-"""Two real vLLM replicas, PostgreSQL, two gateways and 1,000 adapters. Runs last: it stops the other tests' engine."""
+"""Two real vLLM replicas, PostgreSQL, two gateways and many adapters. Runs last: it stops the other tests' engine."""
 
 import asyncio
 import contextlib
@@ -26,9 +26,11 @@ from tests.postgres import StoppablePostgres
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
-ADAPTERS, CALLED, POPULAR = 1000, 200, 20
-WARM_UP, REQUESTS, CLIENTS = 1000, 1500, 16
-OUTAGE_S = 60.0
+FULL_SIZE = bool(os.environ.get("FULL_SIZE"))
+"""The whole thousand takes ten minutes more; what is shown is the same."""
+ADAPTERS, CALLED, POPULAR = (1000, 200, 20) if FULL_SIZE else (200, 120, 20)
+WARM_UP, REQUESTS, CLIENTS = (1000, 1500, 16) if FULL_SIZE else (400, 600, 16)
+OUTAGE_S = 60.0 if FULL_SIZE else 20.0
 FLIPS = 100
 SLOTS = 32
 
@@ -332,8 +334,8 @@ def _end(status: int, text: str) -> str:
     return "other"
 
 
-async def test_a_thousand_adapters(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
-    """200 of 1,000 are called by Zipf's law, with 32 slots a replica: none fails, and the popular are resident."""
+async def test_many_more_adapters_than_slots(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    """Some are called, by Zipf's law, with 32 slots a replica: none fails, and the popular are resident."""
     began = time.monotonic()
     async with fleet.session() as session:
         await _each(range(ADAPTERS), lambda number: _push(session, number), 4)

@@ -21,19 +21,25 @@ from gateway.admin import CONTROLLERS, sweep_uploads
 from gateway.directory import Directory
 from gateway.engines.engine import Engine
 from gateway.engines.fleet import Fleet
-from gateway.inference import PATHS, Inference, prices
+from gateway.feedback import give_feedback
+from gateway.inference import PATHS, Inference
 from gateway.leadership import Leadership
 from gateway.limits.admission import Admission
 from gateway.limits.budgets import Budgets
 from gateway.limits.limiter import Limiter
+from gateway.pricing import Prices
+from gateway.priority import LowPriority
 from gateway.schema import openapi_config
 from gateway.settings import GatewaySettings, PoolSettings
 from gateway.shadow import Shadower
 from gateway.swap import Swapper
+from gateway.tracing import Tracer
 from gateway.web import RequestIds, admin_guard, provide_actor, render_error
 from monitors.metrics import Metrics
+from monitors.rates import newest_rates
 from monitors.record import RequestHook
-from monitors.recorder import Recorder, month_of, spending
+from monitors.recorder import Recorder
+from monitors.usage import month_of, spending
 from registry.artifacts import ArtifactStore
 from registry.base_model import BaseSpec, read_config
 from registry.database import check_schema, connect
@@ -48,10 +54,13 @@ _OPERATIONS = (
     operations.metrics,
     operations.list_models,
     operations.show_model,
+    give_feedback,
 )
 _LAST_RECORDS_S = 5.0
+_LAST_TRACES_S = 5.0
 _BUDGETS_EVERY_S = 5.0
 """More than the recorder's pause between batches, see `Budgets`."""
+_RATES_EVERY_S = 5.0
 _ENGINE_KEEPALIVE_S = 4.0
 """Below vLLM's own 5 s, so that no request goes out on a connection that the engine is just closing."""
 
@@ -103,7 +112,9 @@ def create_app(settings: GatewaySettings) -> Litestar:
     registry = Registry(database, store, base_specs(settings))
     metrics = Metrics()
     directory = Directory(registry, metrics)
-    state = State({"settings": settings, "registry": registry, "directory": directory, "metrics": metrics})
+    state = State({"settings": settings, "database": database, "registry": registry})
+    state.update({"directory": directory, "metrics": metrics})
+    state["tracer"] = Tracer(settings.otlp_endpoint, settings.otlp_sample_ratio) if settings.otlp_endpoint else None
     state["draining"] = False
 
     @contextlib.asynccontextmanager
@@ -130,7 +141,7 @@ def create_app(settings: GatewaySettings) -> Litestar:
         ],
         dependencies={
             name: Provide(_FromState(name), sync_to_thread=False)
-            for name in ("settings", "registry", "directory", "metrics", "budgets", "fleet", "swapper")
+            for name in ("settings", "database", "registry", "directory", "metrics", "budgets", "fleet", "swapper")
         },
         exception_handlers={Exception: render_error},
         lifespan=[lifespan],
@@ -146,13 +157,16 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
     registry: Registry = state["registry"]
     directory: Directory = state["directory"]
     metrics: Metrics = state["metrics"]
+    tracer: Tracer | None = state["tracer"]
 
+    if tracer is not None:
+        stack.push_async_callback(tracer.close, _LAST_TRACES_S)
     connections = aiohttp.TCPConnector(limit=0, keepalive_timeout=_ENGINE_KEEPALIVE_S)
     session = await stack.enter_async_context(aiohttp.ClientSession(connector=connections, auto_decompress=False))
     leadership = Leadership(registry)
     await leadership.claim()
     stack.push_async_callback(leadership.resign)
-    recorder, budgets, limiter = await _counting(settings, metrics, database, stack)
+    recorder, budgets, prices, limiter = await _counting(settings, metrics, database, stack)
     fleet = Fleet(
         settings,
         store,
@@ -162,7 +176,8 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
         may_unload=lambda: leadership.holds,
     )
     hooks: list[RequestHook] = [metrics, recorder, budgets]
-    admission, shadower = _places(settings, directory, metrics, fleet, hooks)
+    low_priority = LowPriority()
+    admission, shadower = _places(settings, directory, metrics, fleet, prices, hooks, low_priority)
     stack.push_async_callback(shadower.close)
     signal = ChangeSignal(database)
     stack.push_async_callback(signal.aclose)
@@ -171,32 +186,44 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
     state["budgets"] = budgets
     state["fleet"] = fleet
     state["swapper"] = Swapper(registry, directory, fleet, metrics, patience_s=2 * settings.probe_timeout_s)
-    state["inference"] = Inference(settings, directory, fleet, limiter, admission, shadower, metrics, hooks)
+    state["inference"] = Inference(
+        settings, directory, fleet, limiter, admission, shadower, metrics, prices, hooks, low_priority, tracer
+    )
     endless = (
         directory.follow(signal, settings.follow_s),
         fleet.run(),
         leadership.follow(fleet.heat),
         recorder.run(),
         budgets.follow(_BUDGETS_EVERY_S),
+        prices.follow(_RATES_EVERY_S),
     )
     await stack.enter_async_context(_running(state, *endless))
 
 
 async def _counting(
     settings: GatewaySettings, metrics: Metrics, database: AsyncEngine, stack: contextlib.AsyncExitStack
-) -> tuple[Recorder, Budgets, Limiter]:
+) -> tuple[Recorder, Budgets, Prices, Limiter]:
     """What is known of requests that are over, and what follows for the next ones."""
-    recorder = Recorder(database, metrics, size=settings.record_buffer)
+    recorder = Recorder(database, metrics, size=settings.record_buffer, redactor=settings.redactor)
     stack.push_async_callback(recorder.drain, _LAST_RECORDS_S)
     budgets = Budgets(lambda: spending(database, month_of(time.time())))
     await budgets.refresh()  # nobody's budget is whole again because a gateway restarts
+    pricing = settings.pricings(pool.base for pool in settings.all_pools)
+    prices = Prices(pricing, lambda pools: newest_rates(database, pools))
+    await prices.refresh()
     limiter = Limiter(settings.limits_url, budgets, metrics.limits_fallback.inc)
     stack.push_async_callback(limiter.close)
-    return recorder, budgets, limiter
+    return recorder, budgets, prices, limiter
 
 
 def _places(
-    settings: GatewaySettings, directory: Directory, metrics: Metrics, fleet: Fleet, hooks: list[RequestHook]
+    settings: GatewaySettings,
+    directory: Directory,
+    metrics: Metrics,
+    fleet: Fleet,
+    prices: Prices,
+    hooks: list[RequestHook],
+    low_priority: LowPriority,
 ) -> tuple[Admission, Shadower]:
     """Who may be at the engines: clients first, and shadows in what they leave."""
     admission = Admission(
@@ -210,7 +237,8 @@ def _places(
         is_busy=lambda: admission.queued > 0 or fleet.is_busy(),
         places=settings.shadow_concurrency,
         timeout_s=settings.request_timeout_s,
-        prices=prices(settings),
+        prices=prices,
+        low_priority=low_priority,
     )
     admission.on_pressure = fleet.on_pressure = shadower.give_way
     return admission, shadower

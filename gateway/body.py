@@ -1,6 +1,7 @@
 """A client's JSON body, read one level deep: what the gateway must know is taken out, the rest stays as it came."""
 
 import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from gateway.errors import BodyTooLarge, InvalidRequest
 
 _NOT_COPIED = frozenset({"stream", "stream_options", "priority"})
 _SESSION_FIELDS = ("prompt_cache_key", "safety_identifier", "user")
+_USER_FIELDS = ("user", "safety_identifier")
 _shallow = msgspec.json.Decoder(dict[str, msgspec.Raw])
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises over bytes that are no JSON, or nested too deeply to be read."""
@@ -35,11 +37,15 @@ class Body:
 
     def session(self) -> str | None:
         """What the client says its conversation is: the first of OpenAI's fields for it that is a plain string."""
-        for name in _SESSION_FIELDS:
+        return _first_text(self.fields, _SESSION_FIELDS)
+
+    def end_user(self) -> str | None:
+        """Whom the client says it asks for, in OpenAI's fields for it or in Anthropic's."""
+        found = _first_text(self.fields, _USER_FIELDS)
+        if found is None and "metadata" in self.fields:
             with contextlib.suppress(msgspec.ValidationError, *NOT_JSON):
-                if name in self.fields and (found := msgspec.json.decode(self.fields[name], type=str)):
-                    return found
-        return None
+                return _first_text(_shallow.decode(self.fields["metadata"]), ("user_id",))
+        return found
 
     def check_priority(self) -> None:
         """Hold the engine's scheduling priority to what a client may ask for; lower is earlier, 0 is usual.
@@ -127,6 +133,15 @@ def decode(raw: bytes) -> Body:
             f"the field 'model' is not valid JSON: {error}", param="model", code="invalid_json"
         ) from None
     return Body(fields, model, _boolean(fields, "stream", "stream"))
+
+
+def _first_text(fields: Mapping[str, msgspec.Raw], names: Iterable[str]) -> str | None:
+    """The first of these fields that is a string, and not an empty one."""
+    for name in names:
+        with contextlib.suppress(msgspec.ValidationError, *NOT_JSON):
+            if name in fields and (found := msgspec.json.decode(fields[name], type=str)):
+                return found
+    return None
 
 
 def _boolean(fields: dict[str, msgspec.Raw], name: str, param: str) -> bool:

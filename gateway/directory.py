@@ -87,3 +87,4 @@ class Directory:
             warm.update(adapter.versions[number].engine_name for number in adapter.deployment.warm)
         self.deployed, self.warm = frozenset(deployed), frozenset(warm - deployed)
         self.catalog = catalog
+        self._metrics.show_deployments(catalog.adapters.values())

@@ -6,7 +6,7 @@ every replica is left alone for a while, and the deployment's fallback serves in
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
@@ -17,9 +17,10 @@ from gateway.engines.engine import EngineDown, lacks_model
 from gateway.engines.fleet import Fleet
 from gateway.engines.picking import Need
 from gateway.engines.replica import Replica
-from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
+from gateway.errors import DeadlineExceeded, EngineUnavailable, Overloaded, VersionNotServable
 from gateway.exchange import Exchange
 from gateway.limits.admission import Admission, RetryBudget
+from gateway.priority import PRIORITY_HEADER, LowPriority
 from gateway.relay import Send, relay, whole
 from gateway.routing import Route
 from monitors.metrics import Metrics
@@ -38,14 +39,12 @@ class Outbound:
     """A request as it goes to the engines; only the model's name depends on which version serves it.
 
     Attributes:
-        model: what the client asked for.
         keep_usage: whether the client gets the event that tells the tokens of a stream.
     """
 
     exchange: Exchange
-    model: str
     body: Body
-    headers: Mapping[str, str]
+    headers: dict[str, str]
     keep_usage: bool
     send: Send
 
@@ -57,6 +56,7 @@ class Dispatcher:
         resolve: finds the route of a request anew, after a version turned out to fail.
         retry_ratio: the share of requests that may be sent again.
         retry_reserve: how many may be at once, as when a replica with many requests dies.
+        low_priority: what evaluations ask the engines for.
     """
 
     def __init__(
@@ -68,11 +68,13 @@ class Dispatcher:
         *,
         retry_ratio: float,
         retry_reserve: float,
+        low_priority: LowPriority,
     ) -> None:
         self._fleet = fleet
         self._admission = admission
         self._metrics = metrics
         self._resolve = resolve
+        self._low_priority = low_priority
         self._retries = RetryBudget(retry_ratio, retry_reserve)
 
     async def answer(self, outbound: Outbound) -> None:
@@ -88,7 +90,9 @@ class Dispatcher:
             route = exchange.route
             try:
                 await self._until_it_can_be_served(exchange, route)
-                async with self._admission.place(exchange.route.adapter or "", exchange.deadline) as waited:
+                self._let_clients_go_first(exchange)
+                place = self._admission.place(exchange.route.adapter or "", exchange.deadline)
+                async with exchange.waits.for_entry(place) as waited:
                     exchange.queue_s += waited
                     await self._until_answered(outbound, route)
                 return
@@ -96,9 +100,19 @@ class Dispatcher:
                 assert route.version is not None
                 self._fleet.breakers.failed(route.version.engine_name, certain=True)
                 try:
-                    exchange.route = self._resolve(exchange, outbound.model)
+                    exchange.route = self._resolve(exchange, exchange.model)
                 except EngineUnavailable:  # nothing to fall back on; why it is so says more
                     raise _as_unavailable(refused) from refused
+
+    def _let_clients_go_first(self, exchange: Exchange) -> None:
+        """Turn away what no client waits for, while clients' requests wait or are about to.
+
+        Raises:
+            Overloaded
+        """
+        if exchange.evaluates and (self._admission.is_full or self._fleet.is_busy()):
+            self._metrics.rejected.labels("clients_first").inc()
+            raise Overloaded("clients' requests come before evaluations, and some wait", retry_after_s=_RETRY_AFTER_S)
 
     async def _until_it_can_be_served(self, exchange: Exchange, route: Route) -> None:
         """Wait for a replica, and for the version's load, without a place: others could use it meanwhile."""
@@ -109,13 +123,13 @@ class Dispatcher:
                     return
             except (VersionNotServable, EngineUnavailable) as error:
                 need = self._without(need, error)
-                await asyncio.sleep(_RETRY_PAUSE_S)
+                await self._pause(exchange)
 
     def _lease(self, exchange: Exchange, route: Route, need: Need) -> AbstractAsyncContextManager[Replica]:
         """A replica that holds the version; a request counts as one use of it, however often it needs one."""
         counts = not exchange.counted
         exchange.counted = True
-        return self._fleet.lease(route.version, need, exchange.deadline, counts=counts)
+        return exchange.waits.for_entry(self._fleet.lease(route.version, need, exchange.deadline, counts=counts))
 
     def _without(self, need: Need, error: VersionNotServable | EngineUnavailable) -> Need:
         """The same need after a replica refused the version or went away.
@@ -150,7 +164,7 @@ class Dispatcher:
             except (VersionNotServable, EngineUnavailable) as error:
                 need = self._without(need, error)
             if not self._fleet.has_untried(need):
-                await asyncio.sleep(_RETRY_PAUSE_S)
+                await self._pause(exchange)
 
     async def _send(self, outbound: Outbound, replica: Replica, route: Route, data: bytes, need: Need) -> bool:
         """One try on one replica; whether it is over.
@@ -161,24 +175,58 @@ class Dispatcher:
         exchange = outbound.exchange
         exchange.sends += 1
         try:
-            answer = await replica.engine.forward(exchange.path, data, outbound.headers, max(0.001, exchange.left_s))
+            with exchange.trace.send(replica.id, route.model, outbound.headers) as sent:
+                with exchange.waits:
+                    left_s = max(0.001, exchange.left_s)
+                    answer = await replica.engine.forward(exchange.path, data, sent.headers, left_s)
+                sent.answered(answer.status)
+                async with answer:
+                    return await self._take(outbound, replica, route, answer, need)
         except EngineDown as down:
             self._after_no_answer(exchange, replica, down)
             return False
-        async with answer:
-            try:
-                if answer.status == 404 and await self._has_lost(exchange, replica, route, answer):
-                    return False  # it was surely not served, so nothing is repeated
-                if answer.status < 500 or await replica.engine.is_healthy():
-                    if self._judged_worth_another(exchange, replica, route, answer, need):
-                        return False
-                    await relay(exchange, answer, outbound.keep_usage, outbound.send)
-                    return True
-            except EngineDown:
-                # Only a whole answer that never came ends here; a stream that broke was told to the client.
-                log.info("request %s is sent again: the engine broke off", exchange.request_id)
-            self._after_no_answer(exchange, replica, EngineDown(sent=True))
+
+    async def _take(
+        self, outbound: Outbound, replica: Replica, route: Route, answer: aiohttp.ClientResponse, need: Need
+    ) -> bool:
+        """Relay what the engine answers, unless it is worth another try.
+
+        Raises:
+            EngineDown: no answer came, of which the client would know.
+        """
+        exchange = outbound.exchange
+        try:
+            if answer.status == 404 and await self._has_lost(exchange, replica, route, answer):
+                return False  # it was surely not served, so nothing is repeated
+            if answer.status == 400 and await self._refused_priority(outbound, answer):
+                return False
+            if answer.status < 500 or await self._is_healthy(exchange, replica):
+                if self._judged_worth_another(exchange, replica, route, answer, need):
+                    return False
+                await relay(exchange, answer, outbound.keep_usage, outbound.send)
+                return True
+        except EngineDown:
+            # Only a whole answer that never came ends here; a stream that broke was told to the client.
+            log.info("request %s is sent again: the engine broke off", exchange.request_id)
+        raise EngineDown(sent=True)
+
+    async def _is_healthy(self, exchange: Exchange, replica: Replica) -> bool:
+        with exchange.waits:
+            return await replica.engine.is_healthy()
+
+    async def _refused_priority(self, outbound: Outbound, answer: aiohttp.ClientResponse) -> bool:
+        """Whether an engine refused the low priority that we asked for, which it is then sent again without."""
+        exchange = outbound.exchange
+        if not exchange.evaluates:
             return False
+        if not self._low_priority.was_refused(outbound.headers, await whole(exchange, answer)):
+            return False
+        outbound.headers.pop(PRIORITY_HEADER, None)
+        return True
+
+    async def _pause(self, exchange: Exchange) -> None:
+        with exchange.waits:
+            await asyncio.sleep(_RETRY_PAUSE_S)
 
     def _judged_worth_another(
         self, exchange: Exchange, replica: Replica, route: Route, answer: aiohttp.ClientResponse, need: Need

@@ -6,10 +6,16 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from gateway.answer import Answer
+from gateway.capture import Capture
 from gateway.errors import GatewayError
 from gateway.limits.limiter import Grant
+from gateway.pricing import Prices
 from gateway.routing import Route
+from gateway.tracing import UNTRACED, Trace
 from gateway.usage import Usage
+from gateway.waiting import Waits
+from monitors.names import pseudonym
 from monitors.record import RequestHook, RequestRecord
 from registry.catalog import ApiKey
 from registry.errors import RegistryError
@@ -25,20 +31,6 @@ def request_id(offered: str | None) -> str:
     return "req-" + secrets.token_hex(12)
 
 
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """Money per million tokens."""
-
-    prompt: float = 0.0
-    completion: float = 0.0
-
-    def cost(self, usage: Usage) -> float | None:
-        """What a request cost; None if its tokens are not known."""
-        if usage.prompt_tokens is None and usage.completion_tokens is None:
-            return None
-        return ((usage.prompt_tokens or 0) * self.prompt + (usage.completion_tokens or 0) * self.completion) / 1e6
-
-
 @dataclass(slots=True)
 class Exchange:
     """A request being served. `finish` may be called from every way out; the first call counts."""
@@ -47,13 +39,21 @@ class Exchange:
     request_id: str
     deadline: float
     hooks: Iterable[RequestHook]
+    prices: Prices
     began: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.time)
-    prices: Prices = Prices()
     key: ApiKey | None = None
     grant: Grant | None = None
     route: Route | None = None
+    model: str = ""
+    """What the client asked for."""
     session: str = ""
+    """What a canary's split is by."""
+    named_session: str | None = None
+    """The session, if the client has named one."""
+    end_user: str | None = None
+    evaluates: bool = False
+    """Whether it is one of the monitor's own, which come after clients'."""
     replica: str | None = None
     """The replica that the request was sent to last."""
     sends: int = 0
@@ -68,13 +68,17 @@ class Exchange:
     broken: int = 0
     """How many engines broke off after it was sent to them."""
     queue_s: float = 0.0
+    waits: Waits = field(default_factory=Waits)
+    trace: Trace = UNTRACED
+    capture: Capture | None = None
+    """What keeps its text, if it was drawn for that."""
     status: int = CLIENT_GONE_STATUS
     error: str | None = None
     first_byte: float | None = None
     answered: bool = False
     """Whether the status has gone out, so that an error can no longer be told by it."""
     streamed: bool = False
-    usage: Usage = field(default_factory=Usage)
+    answer: Answer = field(default_factory=Answer)
     finished: bool = False
 
     @property
@@ -109,6 +113,22 @@ class Exchange:
         record = self._record(clock())
         for hook in self.hooks:
             hook(record)
+        self.trace.end(record, self.model)
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens that it used."""
+        return self.answer.usage
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is a shadow, which no client waits for."""
+        return self.route is not None and self.route.variant == "shadow"
+
+    @property
+    def is_well_answered(self) -> bool:
+        """Whether the client got a whole answer, and no error."""
+        return self.status == 200 and self.error is None
 
     @property
     def tokens(self) -> int | None:
@@ -137,5 +157,12 @@ class Exchange:
             replica=self.replica,
             retries=max(0, self.sends - 1),
             queue_s=self.queue_s,
-            cost=self.prices.cost(self.usage),
+            cost=self.prices.cost(self.route.pool if self.route else None, self.usage),
+            pool=self.route.pool if self.route else None,
+            session=pseudonym(self.named_session) if self.named_session else None,
+            end_user=pseudonym(self.end_user) if self.end_user else None,
+            completion_id=self.answer.completion_id,
+            finish_reason=self.answer.finish_reason,
+            overhead_s=max(0.0, now - self.began - self.waits.seconds) if not self.is_copy else None,
+            text=self.capture.text if self.capture and self.is_well_answered else None,
         )

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.auth import authenticate, require
-from gateway.body import ClientGone, decode, read_bytes
+from gateway.body import Body, ClientGone, decode, read_bytes
+from gateway.capture import Capture, is_drawn
 from gateway.directory import Directory
 from gateway.dispatch import Dispatcher, Outbound
 from gateway.engines.fleet import Fleet
@@ -21,22 +22,26 @@ from gateway.errors import (
     BodyTooSlow,
     BudgetExceeded,
     DeadlineExceeded,
+    Forbidden,
     GatewayError,
     GatewayStopping,
     InvalidRequest,
     MethodNotAllowed,
     RateLimited,
 )
-from gateway.exchange import Exchange, Prices, request_id
+from gateway.exchange import Exchange, request_id
 from gateway.limits.admission import Admission
 from gateway.limits.limiter import FREE, Limiter
+from gateway.pricing import Prices
+from gateway.priority import LowPriority
 from gateway.relay import cut_off, send_error, taken_within, while_client_waits
-from gateway.routing import Route, resolve
+from gateway.routing import Route, resolve, resolve_evaluation
 from gateway.settings import GatewaySettings
 from gateway.shadow import Shadower
+from gateway.tracing import Tracer
 from monitors.metrics import Metrics
 from monitors.record import RequestHook
-from registry.catalog import Scope
+from registry.catalog import ApiKey, Scope
 from registry.errors import RegistryError
 
 log = logging.getLogger(__name__)
@@ -44,6 +49,8 @@ log = logging.getLogger(__name__)
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 TIMEOUT_HEADER = "x-ostler-timeout-s"
 SESSION_HEADER = "x-session-id"
+PURPOSE_HEADER = "x-ostler-purpose"
+EVALUATION = "evaluation"
 _PATHS_WITH_STREAM_OPTIONS = frozenset({"/v1/chat/completions", "/v1/completions"})
 _FORWARDED_HEADERS = ("traceparent", "tracestate", "anthropic-version", "anthropic-beta")
 _GRACE_S = 1.0
@@ -54,6 +61,8 @@ class Inference:
 
     Args:
         hooks: hear of every request when it is over.
+        low_priority: what evaluations ask the engines for.
+        tracer: None if there are no traces.
     """
 
     def __init__(
@@ -65,7 +74,10 @@ class Inference:
         admission: Admission,
         shadower: Shadower,
         metrics: Metrics,
+        prices: Prices,
         hooks: Sequence[RequestHook],
+        low_priority: LowPriority,
+        tracer: Tracer | None,
     ) -> None:
         self._settings = settings
         self._directory = directory
@@ -74,6 +86,7 @@ class Inference:
         self._shadower = shadower
         self._metrics = metrics
         self._hooks = hooks
+        self._too_large = metrics.captures_dropped.labels("too_large")
         self._bases = frozenset(pool.base for pool in settings.all_pools)
         self._dispatcher = Dispatcher(
             fleet,
@@ -82,8 +95,11 @@ class Inference:
             self._resolve,
             retry_ratio=settings.retry_ratio,
             retry_reserve=float(settings.max_in_flight),
+            low_priority=low_priority,
         )
-        self._prices = prices(settings)
+        self._low_priority = low_priority
+        self._tracer = tracer
+        self._prices = prices
         self._ending: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -96,6 +112,8 @@ class Inference:
             hooks=self._hooks,
             prices=self._prices,
         )
+        if self._tracer is not None:
+            exchange.trace = self._tracer.begin(scope["method"], exchange.path, exchange.started_at, headers)
         self._metrics.in_flight.inc()
         try:
             await self._serve(exchange, scope["method"], headers, receive, send)
@@ -128,19 +146,24 @@ class Inference:
         exchange.key = authenticate(self._directory.catalog, headers)
         require(exchange.key, Scope.INFERENCE)
         exchange.deadline = min(exchange.deadline, exchange.began + _timeout_s(headers))
+        exchange.evaluates = _evaluates(headers, exchange.key)
         await self._admit(exchange)
         raw = await self._read(exchange, headers, receive)
         exchange.body_bytes = len(raw)
         body = decode(raw)
         body.check_priority()
-        exchange.session = headers.get(SESSION_HEADER) or body.session() or exchange.request_id
+        _take_names(exchange, body, headers)
         exchange.route = self._resolve(exchange, body.model)
+        if is_drawn(exchange.request_id, exchange.route.capture):
+            exchange.capture = Capture(raw, self._settings.capture_bytes, self._too_large.inc)
         keep_usage = True
         if body.stream and exchange.path in _PATHS_WITH_STREAM_OPTIONS:
             keep_usage = body.request_usage()
-        send = taken_within(send, self._settings.stall_timeout_s)
+        send = taken_within(send, self._settings.stall_timeout_s, exchange.waits)
         onward = _onward_headers(exchange, headers)
-        work = self._dispatcher.answer(Outbound(exchange, body.model, body, onward, keep_usage, send))
+        if exchange.evaluates:
+            onward.update(self._low_priority.headers)
+        work = self._dispatcher.answer(Outbound(exchange, body, onward, keep_usage, send))
         try:
             # Later than the engine's own time-out: this one ends the wait for a client that does not read.
             async with asyncio.timeout(exchange.left_s + _GRACE_S):
@@ -166,20 +189,43 @@ class Inference:
 
     def _resolve(self, exchange: Exchange, model: str) -> Route:
         assert exchange.key is not None
-        allows = self._fleet.breakers.allows
-        return resolve(self._directory.catalog, self._bases, exchange.key, model, exchange.session, allows)
+        catalog, allows = self._directory.catalog, self._fleet.breakers.allows
+        if exchange.evaluates:
+            return resolve_evaluation(catalog, self._bases, exchange.key, model, allows)
+        return resolve(catalog, self._bases, exchange.key, model, exchange.session, allows)
 
     async def _read(self, exchange: Exchange, headers: Mapping[str, str], receive: Any) -> bytes:
         try:
-            async with asyncio.timeout(min(exchange.left_s, self._settings.body_timeout_s)):
-                return await read_bytes(receive, headers.get("content-length"), self._settings.max_body_bytes)
+            with exchange.waits:
+                async with asyncio.timeout(min(exchange.left_s, self._settings.body_timeout_s)):
+                    return await read_bytes(receive, headers.get("content-length"), self._settings.max_body_bytes)
         except TimeoutError:
             raise BodyTooSlow("the body did not come in time") from None
 
 
-def prices(settings: GatewaySettings) -> Prices:
-    """The prices that the settings say."""
-    return Prices(settings.price_per_million_prompt_tokens, settings.price_per_million_completion_tokens)
+def _evaluates(headers: Mapping[str, str], key: ApiKey) -> bool:
+    """Whether it is one of the monitor's own requests, which are counted apart.
+
+    Raises:
+        InvalidRequest: it has another purpose, and there is none.
+        Forbidden: the key is not an admin's.
+    """
+    purpose = headers.get(PURPOSE_HEADER)
+    if purpose is None:
+        return False
+    if purpose != EVALUATION:
+        raise InvalidRequest(f"the header {PURPOSE_HEADER} may only be '{EVALUATION}'", param=PURPOSE_HEADER)
+    if not key.may(Scope.ADMIN):
+        raise Forbidden(f"the header {PURPOSE_HEADER} needs an API key with the scope '{Scope.ADMIN.value}'")
+    return True
+
+
+def _take_names(exchange: Exchange, body: Body, headers: Mapping[str, str]) -> None:
+    """Note what the client asks for, and what it calls its conversation and its end user."""
+    exchange.model = body.model
+    exchange.named_session = headers.get(SESSION_HEADER) or body.session()
+    exchange.session = exchange.named_session or exchange.request_id
+    exchange.end_user = body.end_user()
 
 
 def _timeout_s(headers: Mapping[str, str]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from gateway.answer import StreamedAnswer, read_whole
 from gateway.body import ClientGone
 from gateway.engines.engine import EngineDown, explain
 from gateway.errors import (
@@ -20,17 +21,19 @@ from gateway.errors import (
     error_headers,
 )
 from gateway.exchange import Exchange
-from gateway.usage import BYTES_A_TOKEN, TAIL_BYTES, Usage, UsageFilter, find_usage
+from gateway.usage import UsageFilter
+from gateway.waiting import Waits
 from registry.errors import RegistryError
 
-_EVENT = b"data:"
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-def taken_within(send: Send, seconds: float) -> Send:
+def taken_within(send: Send, seconds: float, waits: Waits) -> Send:
     """`send`, but a client that takes nothing for so long is gone: it must not hold an engine's place.
+
+    That the client takes it is a wait.
 
     Raises (when called):
         ClientGone
@@ -38,8 +41,9 @@ def taken_within(send: Send, seconds: float) -> Send:
 
     async def send_in_time(message: Message) -> None:
         try:
-            async with asyncio.timeout(seconds):
-                await send(message)
+            with waits:
+                async with asyncio.timeout(seconds):
+                    await send(message)
         except TimeoutError:
             raise ClientGone from None
 
@@ -87,7 +91,9 @@ async def relay(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: 
         raise _refused(exchange, answer.status, await whole(exchange, answer))
     else:
         content = await whole(exchange, answer)
-        exchange.usage = find_usage(content)
+        exchange.answer = read_whole(exchange.path, content)
+        if exchange.capture is not None:
+            exchange.capture.keep(content)
         content_type = answer.headers.get("content-type", "application/json").encode()
         exchange.status = answer.status
         headers = [(b"content-type", content_type), *exchange.headers()]
@@ -101,7 +107,8 @@ async def whole(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
         EngineDown
     """
     try:
-        content = await answer.read()
+        with exchange.waits:
+            content = await answer.read()
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         raise EngineDown(sent=True) from error
     exchange.first_byte = time.monotonic()
@@ -129,30 +136,35 @@ async def _relay_stream(exchange: Exchange, answer: aiohttp.ClientResponse, keep
         *exchange.headers(),
     ]
     hide = None if keep_usage else UsageFilter()
-    tail = b""
+    seen = StreamedAnswer(exchange.path, exchange.body_bytes)
     try:
-        first = await answer.content.readany()
+        chunk = await _next(exchange, answer)
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         raise EngineDown(sent=True) from error
     exchange.first_byte = time.monotonic()
     exchange.answered = exchange.streamed = True
     exchange.status = answer.status
+    exchange.answer = seen
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    chunk, events = first, 0
     try:
         while chunk:
-            tail = (tail + chunk)[-TAIL_BYTES:]
-            events += chunk.count(_EVENT)
-            exchange.usage = Usage(exchange.body_bytes // BYTES_A_TOKEN, events)  # until the engine says better
+            seen.feed(chunk)
+            if exchange.capture is not None:
+                exchange.capture.keep(chunk)
             if visible := chunk if hide is None else hide.feed(chunk):
                 await send({"type": "http.response.body", "body": visible, "more_body": True})
-            chunk = await answer.content.readany()
+            chunk = await _next(exchange, answer)
     except (aiohttp.ClientError, TimeoutError, ConnectionError):
         await _end_broken_stream(exchange, send)
         return
-    found = find_usage(tail)
-    exchange.usage = found if found != Usage() else exchange.usage
+    seen.end()
     await send({"type": "http.response.body", "body": hide.rest() if hide else b"", "more_body": False})
+
+
+async def _next(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
+    """The next bytes of a stream, as many as are there; none at its end."""
+    with exchange.waits:
+        return await answer.content.readany()
 
 
 async def cut_off(exchange: Exchange, error: GatewayError, send: Send) -> None:

@@ -1,7 +1,7 @@
 """What a client's `model` means: which adapter, which version, and as what it is served."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.engines.placement import fraction
@@ -9,7 +9,7 @@ from gateway.errors import EngineUnavailable, ModelNotFound
 from registry.catalog import Adapter, ApiKey, Catalog, Shadow, Version
 from registry.names import parse_pinned
 
-Variant = Literal["stable", "canary", "pinned", "fallback", "shadow", "base"]
+Variant = Literal["stable", "canary", "pinned", "fallback", "shadow", "base", "evaluation"]
 Allows = Callable[[str], bool]
 _NAMES_SHOWN = 20
 
@@ -23,6 +23,7 @@ class Route:
         pool: the base model's name; its replicas can serve it.
         version: None for the base model.
         shadow: what gets a copy, if the request is drawn for it.
+        capture: the share of requests whose text is kept.
     """
 
     model: str
@@ -31,6 +32,7 @@ class Route:
     adapter: str | None
     version: Version | None
     shadow: Shadow | None = None
+    capture: float = 0.0
 
 
 def resolve(
@@ -63,7 +65,30 @@ def resolve(
         raise not_found(catalog, bases, key, model)
     if not allows(version.engine_name):
         raise _failing(model)
-    return Route(version.engine_name, catalog.adapters[version.adapter].base, "pinned", version.adapter, version)
+    adapter = catalog.adapters[version.adapter]
+    return _exactly(adapter, version, "pinned", adapter.monitoring.capture)
+
+
+def resolve_evaluation(
+    catalog: Catalog, bases: frozenset[str], key: ApiKey, model: str, allows: Allows = lambda _: True
+) -> Route:
+    """Find what `model` names for one of the monitor's own requests.
+
+    A bare adapter is its stable version and nothing else: what it measures must be what it names.
+
+    Raises:
+        ModelNotFound, EngineUnavailable: as in `resolve`.
+    """
+    adapter = catalog.adapters.get(model)
+    if adapter is not None and adapter.stable is not None and key.may_use(model):
+        if not allows(adapter.stable.engine_name):
+            raise _failing(model)
+        return _exactly(adapter, adapter.stable, "evaluation")
+    return replace(resolve(catalog, bases, key, model, "", allows), variant="evaluation", capture=0.0)
+
+
+def _exactly(adapter: Adapter, version: Version, variant: Variant, capture: float = 0.0) -> Route:
+    return Route(version.engine_name, adapter.base, variant, adapter.name, version, capture=capture)
 
 
 def _deployed(adapter: Adapter, session: str, allows: Allows) -> Route:
@@ -74,12 +99,12 @@ def _deployed(adapter: Adapter, session: str, allows: Allows) -> Route:
             f"'{adapter.name}@1'",
             param="model",
         )
-    shadow = adapter.deployment.shadow
+    shadow, capture = adapter.deployment.shadow, adapter.monitoring.capture
     for variant, version in _offers(adapter, session):
         if version is None:
-            return Route(adapter.base, adapter.base, variant, adapter.name, None, shadow)
+            return Route(adapter.base, adapter.base, variant, adapter.name, None, shadow, capture)
         if allows(version.engine_name):
-            return Route(version.engine_name, adapter.base, variant, adapter.name, version, shadow)
+            return Route(version.engine_name, adapter.base, variant, adapter.name, version, shadow, capture)
     raise _failing(adapter.name)
 
 

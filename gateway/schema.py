@@ -10,6 +10,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
 from gateway.admin import BODIES
+from gateway.feedback import NewFeedback
 from gateway.refusals import OF_INFERENCE, REFUSALS
 
 _INFERENCE = {
@@ -18,7 +19,12 @@ _INFERENCE = {
     "/v1/responses": "OpenAI's Responses API",
     "/v1/messages": "Anthropic's Messages API",
 }
-_BODY_MAY_BE_MISSING = ("/admin/v1/adapters/{name}/rollback", "/admin/v1/keys/{key_id}/rotate")
+_BODY_MAY_BE_MISSING = (
+    "/admin/v1/adapters/{name}/rollback",
+    "/admin/v1/adapters/{name}/evaluations",
+    "/admin/v1/keys/{key_id}/rotate",
+)
+_UPLOADS = ("/admin/v1/adapters/{name}/versions", "/admin/v1/adapters/{name}/golden-sets")
 
 
 class SchemaPlugin(JsonRenderPlugin):
@@ -29,13 +35,13 @@ class SchemaPlugin(JsonRenderPlugin):
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """The generated document with what the framework cannot know: exact bodies, uploads, inference endpoints."""
-        upload = {"schema": {"type": "string", "format": "binary"}}
-        push = openapi_schema["paths"]["/admin/v1/adapters/{name}/versions"]["post"]
-        push["requestBody"] = {"required": True, "content": {"application/octet-stream": upload}}
+        upload = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        for path in _UPLOADS:
+            openapi_schema["paths"][path]["post"]["requestBody"] = {"required": True, "content": upload}
         for path in _BODY_MAY_BE_MISSING:
             openapi_schema["paths"][path]["post"]["requestBody"]["required"] = False
         # As the decoder itself describes what it takes; the framework leaves out bounds and unknown fields.
-        _, bodies = msgspec.json.schema_components(BODIES, ref_template="#/components/schemas/{name}")
+        _, bodies = msgspec.json.schema_components((*BODIES, NewFeedback), ref_template="#/components/schemas/{name}")
         openapi_schema["components"]["schemas"].update(bodies)
         paths = {path: {"post": _operation(path, summary)} for path, summary in _INFERENCE.items()}
         return super().render(request, {**openapi_schema, "paths": {**paths, **openapi_schema["paths"]}})

@@ -1,12 +1,15 @@
 """Every setting of the gateway, with its meaning and default: flags over environment over ``ostler.toml``."""
 
-import json
-from typing import Annotated, Any
+from functools import cached_property
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 from pydantic_settings import NoDecode
 
+from monitors.phones import REGIONS, PhoneFinder
+from monitors.pricing import PricedPool, PricedSettings
+from monitors.redaction import KINDS, Redactor
 from monitors.settings import StorageSettings
 
 
@@ -25,6 +28,10 @@ def _address(url: str) -> str:
     return url.rstrip("/")
 
 
+def _words(listed: str) -> list[str]:
+    return [word.strip() for word in listed.split(",") if word.strip()]
+
+
 def _require_host(url: str) -> None:
     try:
         parts = urlsplit(url)
@@ -35,12 +42,11 @@ def _require_host(url: str) -> None:
         raise ValueError("must be an address like http://HOST:PORT")
 
 
-class PoolSettings(BaseModel):
+class PoolSettings(PricedPool):
     """The engines of one base model; see the settings of the same names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base: str = Field(min_length=1)
     base_model: str = ""
     engine_url: str = ""
     engine_dns: str = ""
@@ -67,7 +73,7 @@ def _check_engines(pool: PoolSettings) -> None:
         raise ValueError(f"engine_dns {error}") from None
 
 
-class GatewaySettings(StorageSettings):
+class GatewaySettings(StorageSettings, PricedSettings):
     """What the gateway needs to know. Each is ``OSTLER_<NAME>`` in the environment."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -112,9 +118,25 @@ class GatewaySettings(StorageSettings):
     limits_url: str = Field(
         "", description="Where limits are counted: redis://HOST:PORT for several gateways; empty is in memory."
     )
-    price_per_million_prompt_tokens: float = Field(0.0, ge=0, description="What a key's budget is charged.")
-    price_per_million_completion_tokens: float = Field(0.0, ge=0, description="What a key's budget is charged.")
+    feedback_wait_s: float = Field(
+        4.0, ge=0, le=30, description="How long feedback waits until its request is recorded, seconds."
+    )
     record_buffer: int = Field(100_000, ge=1, description="Request records kept while the database is away.")
+    redact: str = Field(
+        ",".join(KINDS), description="What is taken out of text before it is stored; empty takes out nothing."
+    )
+    phone_regions: str = Field(
+        ",".join(REGIONS), description="Countries whose phone numbers are found without a country code, too."
+    )
+    capture_bytes: int = Field(
+        256 << 10, ge=1024, description="Largest prompt and answer together that are kept where capture is on, bytes."
+    )
+    otlp_endpoint: str = Field(
+        "", description="Address of an OpenTelemetry collector (OTLP over HTTP) for traces; empty makes none."
+    )
+    otlp_sample_ratio: float = Field(
+        1.0, ge=0, le=1, description="Share of requests traced, of those that continue no client's trace."
+    )
 
     engine_wait_s: float = Field(
         30.0, ge=0, description="How long a request waits for an engine that is down, seconds."
@@ -142,6 +164,11 @@ class GatewaySettings(StorageSettings):
     def _http(cls, value: str) -> str:
         return ",".join(_address(one) for one in value.split(","))
 
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _collector(cls, value: str) -> str:
+        return _address(value) if value else value
+
     @field_validator("limits_url")
     @classmethod
     def _redis(cls, value: str) -> str:
@@ -153,17 +180,6 @@ class GatewaySettings(StorageSettings):
             except ValueError:  # its words hold a part of the URL, which can be one of a password
                 raise ValueError("must be redis://HOST:PORT, rediss://HOST:PORT or unix://SOCKET") from None
         return value
-
-    @field_validator("pools", mode="before")
-    @classmethod
-    def _read_json(cls, value: Any) -> Any:
-        """From the environment it comes as a string."""
-        try:
-            return json.loads(value or "[]") if isinstance(value, str) else value
-        except ValueError:
-            raise ValueError(
-                'OSTLER_POOLS must be a list in JSON, such as [{"base": "NAME", "engine_url": "http://HOST:PORT"}]'
-            ) from None
 
     @field_validator("pools")
     @classmethod
@@ -178,6 +194,23 @@ class GatewaySettings(StorageSettings):
             except ValueError as error:
                 raise ValueError(f"the pool of {pool.base!r} is wrong: {error}") from None
         return pools
+
+    @field_validator("redact")
+    @classmethod
+    def _check_redact(cls, value: str) -> str:
+        Redactor(_words(value))
+        return value
+
+    @field_validator("phone_regions")
+    @classmethod
+    def _check_regions(cls, value: str) -> str:
+        PhoneFinder(_words(value))
+        return value
+
+    @cached_property
+    def redactor(self) -> Redactor:
+        """What takes out of text what must not be stored."""
+        return Redactor(_words(self.redact), _words(self.phone_regions))
 
     @property
     def all_pools(self) -> tuple[PoolSettings, ...]:

@@ -11,24 +11,23 @@ from collections.abc import Callable, Sequence
 
 import aiohttp
 
+from gateway.answer import read_whole
 from gateway.body import Body
-from gateway.engines.engine import EngineDown, explain
+from gateway.capture import is_drawn
+from gateway.engines.engine import EngineDown
 from gateway.engines.fleet import Fleet
 from gateway.engines.picking import Need
-from gateway.engines.placement import fraction
 from gateway.errors import GatewayError
-from gateway.exchange import Exchange, Prices
+from gateway.exchange import Exchange
+from gateway.pricing import Prices
+from gateway.priority import LowPriority
 from gateway.routing import Route
-from gateway.usage import find_usage
 from monitors.metrics import Metrics
 from monitors.record import RequestHook
 from registry.catalog import Catalog
 
 log = logging.getLogger(__name__)
 
-PRIORITY_HEADER = "x-vllm-priority"
-LOW_PRIORITY = "10"
-"""Clients may ask for 0 to 9, where lower is earlier."""
 _ENDED_BEFORE_IT_BEGAN = 499
 _CANCELLED = "shadow_cancelled"
 
@@ -41,6 +40,7 @@ class Shadower:
         is_busy: whether requests wait anywhere.
         places: how many copies may run at once.
         timeout_s: the longest that one may take.
+        low_priority: what they ask the engines for.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Shadower:
         places: int,
         timeout_s: float,
         prices: Prices,
+        low_priority: LowPriority,
     ) -> None:
         self._fleet = fleet
         self._metrics = metrics
@@ -64,14 +65,14 @@ class Shadower:
         self._timeout_s = timeout_s
         self._prices = prices
         self._running: set[asyncio.Task[None]] = set()
-        self._takes_priority: bool = True
+        self._low_priority = low_priority
 
     def offer(self, exchange: Exchange, body: Body) -> None:
         """Copy a request that was answered, if it is drawn and there is room."""
         route = exchange.route
-        if route is None or route.shadow is None or exchange.error is not None or exchange.status != 200:
+        if route is None or route.shadow is None or not exchange.is_well_answered:
             return
-        if fraction("shadow", exchange.request_id) >= route.shadow.share:
+        if not is_drawn(exchange.request_id, route.shadow.share):
             return
         target = self._target(route)
         if target is None or target.model == route.model:
@@ -118,6 +119,9 @@ class Shadower:
             prices=self._prices,
             route=route,
             session=original.session,
+            named_session=original.named_session,
+            end_user=original.end_user,
+            capture=original.capture.of_copy() if original.capture else None,
             status=_ENDED_BEFORE_IT_BEGAN,
             error=_CANCELLED,
         )
@@ -139,19 +143,18 @@ class Shadower:
         need = Need(route.pool, name, copy.request_id, copy.session)
         async with self._fleet.lease(route.version, need, copy.deadline, counts=False) as replica:
             copy.replica, copy.sends = replica.id, 1
-            headers = {"content-type": "application/json", "accept-encoding": "identity"}
-            if self._takes_priority:
-                headers[PRIORITY_HEADER] = LOW_PRIORITY
+            headers = {"content-type": "application/json", "accept-encoding": "identity", **self._low_priority.headers}
             async with await replica.engine.forward(copy.path, body, headers, max(0.001, copy.left_s)) as answer:
                 content = await answer.read()
             copy.status, copy.first_byte = answer.status, time.monotonic()
             if answer.status == 200:
-                copy.usage, copy.error = find_usage(content), None
+                copy.answer, copy.error = read_whole(copy.path, content), None
+                if copy.capture is not None:
+                    copy.capture.keep(content)
                 return
             copy.error = "engine_error"
-            if answer.status == 400 and "priority" in explain(content)[0].lower() and self._takes_priority:
-                self._takes_priority = False
-                log.warning("the engine takes no priorities (--scheduling-policy priority); shadows run without")
+            if answer.status == 400:
+                self._low_priority.was_refused(headers, content)
 
 
 def _outcome(error: str | None) -> str:

@@ -4,14 +4,15 @@ With ``PROMETHEUS_MULTIPROC_DIR`` in the environment before this module is first
 numbers in files of that folder, and each tells those of all. The folder must be empty when the first process starts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from monitors.exposition import CONTENT_TYPE, Exposition, is_of_several_processes, mark_process_dead
 from monitors.record import RequestRecord
+from registry.catalog import Adapter
 
 __all__ = ["CONTENT_TYPE", "Metrics", "mark_process_dead"]
 
@@ -20,7 +21,9 @@ _LABELS = ("adapter", "version", "variant")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 # Those that every version has are few: a thousand adapters have a thousand times as many series.
 _REQUEST_SECONDS = (0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-_FIRST_BYTE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+_FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+_TOKEN_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_OVERHEAD_SECONDS = (0.0001, 0.0002, 0.0004, 0.0006, 0.001, 0.0015, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
 _SWAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 
 Merge = Literal["livesum", "livemin", "livemax", "livemostrecent"]
@@ -33,20 +36,24 @@ class _Series:
 
     requests: Counter
     duration: Histogram
-    first_byte: Histogram
-    prompt_tokens: Counter
-    completion_tokens: Counter
+    first_token: Histogram
+    per_token: Histogram
+    input_tokens: Counter
+    output_tokens: Counter
     cost: Counter
 
     def count(self, record: RequestRecord) -> None:
         self.requests.inc()
         self.duration.observe(record.duration_s)
-        if record.first_byte_s is not None:
-            self.first_byte.observe(record.first_byte_s)
+        if record.streamed and record.first_byte_s is not None:
+            self.first_token.observe(record.first_byte_s)
+            tokens = record.completion_tokens or 0
+            if tokens > 1 and record.error is None:
+                self.per_token.observe((record.duration_s - record.first_byte_s) / (tokens - 1))
         if record.prompt_tokens:
-            self.prompt_tokens.inc(record.prompt_tokens)
+            self.input_tokens.inc(record.prompt_tokens)
         if record.completion_tokens:
-            self.completion_tokens.inc(record.completion_tokens)
+            self.output_tokens.inc(record.completion_tokens)
         if record.cost:
             self.cost.inc(record.cost)
 
@@ -72,16 +79,24 @@ class Metrics:
         self._duration = self._histogram(
             "ostler_request_duration_seconds", "From a request's arrival to its last byte.", _LABELS, _REQUEST_SECONDS
         )
-        self._first_byte = self._histogram(
-            "ostler_time_to_first_byte_seconds",
-            "From a request's arrival to the engine's first byte.",
+        self._first_token = self._histogram(
+            "ostler_time_to_first_token_seconds",
+            "From a streamed request's arrival to the engine's first event.",
             _LABELS,
-            _FIRST_BYTE_SECONDS,
+            _FIRST_TOKEN_SECONDS,
         )
-        self._tokens = self._counter("ostler_tokens", "Tokens, as the engine counted them.", (*_LABELS, "type"))
+        self._per_token = self._histogram(
+            "ostler_time_per_output_token_seconds",
+            "Time of each token after the first, in streams that ended well.",
+            _LABELS,
+            _TOKEN_SECONDS,
+        )
+        self._tokens = self._counter(
+            "ostler_tokens", "Tokens, as the engine counted them.", (*_LABELS, "gen_ai_token_type")
+        )
         self._cost = self._counter("ostler_cost", "What requests cost, in the currency of the set prices.", _LABELS)
         self._broken = self._counter(
-            "ostler_streams_broken", "Streams that ended early, after their status 200.", (*_LABELS, "reason")
+            "ostler_streams_broken", "Streams that ended early, after their status 200.", (*_LABELS, "error_type")
         )
         self.retries = self._counter("ostler_retries", "Requests sent again to another replica.", ("reason",))
         self.rejected = self._counter(
@@ -92,6 +107,11 @@ class Metrics:
         self.in_flight = self._gauge("ostler_requests_in_flight", "Requests being served.", merge="livesum")
         self.requests_queued = self._gauge("ostler_requests_queued", "Requests that wait for a place.", merge="livesum")
         self.queue = self._histogram("ostler_queue_seconds", "Time that requests which had to queue waited.")
+        self.overhead = self._histogram(
+            "ostler_gateway_overhead_seconds",
+            "The gateway's own part of a request's time, without engine, queue, load and client.",
+            buckets=_OVERHEAD_SECONDS,
+        )
         self.limits_fallback = self._counter(
             "ostler_limits_fallback", "Limits counted in this process alone, as the shared counter was away."
         )
@@ -131,6 +151,12 @@ class Metrics:
             "Requests by whether their replica had the version loaded (hit) or had to load it (miss).",
             ("adapter", "outcome"),
         )
+        self.revision = self._gauge("ostler_deployment_revision", "The deployment's revision.", ("adapter",))
+        self.weight = self._gauge(
+            "ostler_deployment_weight", "Share of the sessions that the version gets, 0 to 1.", _LABELS
+        )
+        self._weights: dict[tuple[str, str, str], float] = {}
+        self._revisions: dict[tuple[str], int] = {}
 
     def _declare_background(self) -> None:
         self.shadow = self._counter("ostler_shadow_requests", "Shadow requests, ended.", ("adapter", "outcome"))
@@ -139,6 +165,10 @@ class Metrics:
         self.records_dropped = self._counter("ostler_records_dropped", "Request records lost.", ("reason",))
         self.records_buffered = self._gauge(
             "ostler_records_buffered", "Request records that wait to be written.", merge="livesum"
+        )
+        self.captures_written = self._counter("ostler_captures_written", "Prompts with their answers written.")
+        self.captures_dropped = self._counter(
+            "ostler_captures_dropped", "Prompts with their answers that were to be kept and were not.", ("reason",)
         )
         self.database_reachable = self._gauge(
             "ostler_database_reachable", "1 if every process reaches the database.", merge="livemin"
@@ -165,6 +195,8 @@ class Metrics:
         series.count(record)
         if record.queue_s > 0:
             self.queue.observe(record.queue_s)
+        if record.overhead_s is not None:
+            self.overhead.observe(record.overhead_s)
         if record.streamed and record.error is not None:
             self._broken.labels(*_labels(key), record.error).inc()
 
@@ -173,11 +205,28 @@ class Metrics:
         return _Series(
             self._requests.labels(*labels, str(key[3])),
             self._duration.labels(*labels),
-            self._first_byte.labels(*labels),
-            self._tokens.labels(*labels, "prompt"),
-            self._tokens.labels(*labels, "completion"),
+            self._first_token.labels(*labels),
+            self._per_token.labels(*labels),
+            self._tokens.labels(*labels, "input"),
+            self._tokens.labels(*labels, "output"),
             self._cost.labels(*labels),
         )
+
+    def show_deployments(self, adapters: Iterable[Adapter]) -> None:
+        """Tell what each deployment points at now; what none points at any more disappears, as below."""
+        revisions: dict[tuple[str], int] = {}
+        weights: dict[tuple[str, str, str], float] = {}
+        for adapter in adapters:
+            if (deployment := adapter.deployment) is None:
+                continue
+            revisions[(adapter.name,)] = deployment.revision
+            canary = deployment.canary
+            weights[adapter.name, str(deployment.stable), "stable"] = 1.0 - (canary.weight if canary else 0.0)
+            if canary is not None:
+                weights[adapter.name, str(canary.version), "canary"] = canary.weight
+        _show_changes(self.revision, self._revisions, revisions)
+        _show_changes(self.weight, self._weights, weights)
+        self._revisions, self._weights = revisions, weights
 
     def forget_version(self, adapter: str, version: int) -> None:
         """Let the series of a version that serves no more disappear; with several processes they stay, as below."""
@@ -186,8 +235,8 @@ class Metrics:
             return
         for key in [key for key in self._series if key[:2] == (adapter, version)]:
             del self._series[key]
-        of_requests = (self._requests, self._duration, self._first_byte, self._tokens, self._cost, self._broken)
-        for metric in (*of_requests, self.version_breaker):
+        of_requests = (self._requests, self._duration, self._first_token, self._per_token, self._tokens, self._cost)
+        for metric in (*of_requests, self._broken, self.version_breaker):
             metric.remove_by_labels({"adapter": adapter, "version": str(version)})
 
     def forget_replica(self, id: str) -> None:
@@ -217,3 +266,17 @@ class Metrics:
 def _labels(key: _SeriesKey) -> tuple[str, str, str]:
     adapter, version, variant, _status = key
     return adapter or "", "" if version is None else str(version), variant or ""
+
+
+_Labels = TypeVar("_Labels", bound=tuple[str, ...])
+
+
+def _show_changes(gauge: Gauge, before: Mapping[_Labels, float], now: Mapping[_Labels, float]) -> None:
+    """Set what is new or another number, and let what is gone disappear, or stand at 0 with several processes."""
+    for labels, value in now.items():
+        if before.get(labels) != value:
+            gauge.labels(*labels).set(value)
+    for gone in before.keys() - now.keys():
+        gauge.labels(*gone).set(0)
+        if not is_of_several_processes():
+            gauge.remove(*gone)

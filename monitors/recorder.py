@@ -1,8 +1,11 @@
-"""Writes finished requests into the database, in batches, each exactly once, and adds up what keys spend.
+"""Writes finished requests into the database, in batches, each exactly once, with what they used and what was said.
 
 A request only puts its record into a list in memory. A task of its own takes batches from the front of that list and
-writes each in one transaction. A batch whose outcome is not known, because the connection broke at its commit, is
-looked for by the id of its first row before it is written again.
+writes each in one transaction: rows, sums of usage, and captured text. A batch whose outcome is not known, because the
+connection broke at its commit, is looked for by the id of its first row before it is written again.
+
+A request that gets no row, because too many wait or because it had no valid key, is added to sums in memory, which go
+along with the next batch. So usage counts every request, as the metrics do.
 """
 
 import asyncio
@@ -11,20 +14,22 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import delete, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from monitors.capture import Captured, capture, stamped
 from monitors.metrics import Metrics
 from monitors.record import RequestRecord
-from monitors.tables import RequestRow, SpendingRow
+from monitors.redaction import Redactor
+from monitors.tables import CaptureRow, MonitorWindowRow, RequestRow
+from monitors.usage import MOST_SUMS, Sums
+from registry.database import writing
 
 log = logging.getLogger(__name__)
 
@@ -37,39 +42,41 @@ _LONGEST_PAUSE_S = 3.0
 _WRITE_TIMEOUT_S = 30.0
 """A database that takes longer is treated as away; a connection to a machine that vanished would hang for minutes."""
 
+MOST_TEXT_BYTES = 64 << 20
+"""Captured text that may wait in memory; further requests are recorded without theirs."""
+MARKER = "recorder"
+"""The job under which batches without a row are noted in `monitor_windows`, by which they are found again."""
+
 _REQUESTS = RequestRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
-_SPENDING = SpendingRow.__table__  # type: ignore[attr-defined]
+_CAPTURES = CaptureRow.__table__  # type: ignore[attr-defined]
+_MARKS = MonitorWindowRow.__table__  # type: ignore[attr-defined]
 _FIELDS = tuple(field.name for field in fields(RequestRecord) if field.name != "text")
-_SUMS = ("cost", "requests", "prompt_tokens", "completion_tokens")
 _values = attrgetter(*_FIELDS)
-
-
-def month_of(moment: float) -> str:
-    """The month (UTC) of a moment in seconds since the epoch, such as ``2026-11``."""
-    return _month_of_hour(int(moment // 3600))
-
-
-@lru_cache(maxsize=64)
-def _month_of_hour(hour: int) -> str:
-    """Months begin with an hour, so the many requests of one hour need one look at the calendar."""
-    return f"{datetime.fromtimestamp(hour * 3600, UTC):%Y-%m}"
-
-
-async def spending(engine: AsyncEngine, month: str) -> dict[str, float]:
-    """What each key has spent in a month, by the key's id; keys without a request in it are left out."""
-    async with engine.connect() as connection:
-        columns = _SPENDING.c
-        found = await connection.execute(select(columns.key_id, columns.cost).where(columns.month == month))
-        return {row.key_id: row.cost for row in found}
 
 
 @dataclass(slots=True)
 class _Batch:
-    """Records that are written together; `first` is the number of the first, `tried` whether it may be written."""
+    """What is written together.
+
+    Attributes:
+        first: the number of the first record; a batch without any has a number of its own.
+        records: may be none.
+        owed: sums of requests that get no row.
+        captured: what was said, once it has been taken apart.
+        tried: whether it may be written already.
+    """
 
     first: int
     records: Sequence[RequestRecord]
+    owed: Sums = field(default_factory=Sums)
+    captured: Captured | None = None
     tried: bool = False
+
+    @property
+    def captures(self) -> dict[int, dict[str, Any]]:
+        """The rows of what was said, by the numbers of their records."""
+        rows = self.captured.rows if self.captured else {}
+        return {number: rows[number] for number in range(self.first, self.first + len(self.records)) if number in rows}
 
 
 class Recorder:
@@ -83,6 +90,8 @@ class Recorder:
         metrics: where written, dropped and waiting records are counted.
         size: how many records may wait.
         batch_rows, batch_s: a batch is written when so many records wait, or after so long.
+        text_bytes: how much captured text may wait, bytes.
+        redactor: takes out of it what must not be stored.
     """
 
     def __init__(
@@ -93,32 +102,52 @@ class Recorder:
         size: int,
         batch_rows: int = BATCH_ROWS,
         batch_s: float = BATCH_S,
+        text_bytes: int = MOST_TEXT_BYTES,
+        redactor: Redactor | None = None,
     ) -> None:
         self.engine = engine
         self.metrics = metrics
         self.size = size
         self.batch_rows = batch_rows
         self.batch_s = batch_s
+        self.text_bytes = text_bytes
+        self.redactor = redactor or Redactor()
         self._name = secrets.token_hex(8)  # with the record's number it makes the row's id
         self._taken = 0
         self._waiting: deque[RequestRecord] = deque()
         self._batches: deque[_Batch] = deque()  # begun, in order: one, or the pieces of one that was refused
         self._writing: asyncio.Task[None] | None = None  # always of the first batch
         self._held = 0
+        self._held_text = 0  # bytes
+        self._owed = Sums(most=MOST_SUMS)
         self._enough = asyncio.Event()
         self._pause_s = 0.0
 
     def __call__(self, record: RequestRecord) -> None:
-        """Keep a finished request until it is written; one of a stranger is not, for anyone could fill the disk so."""
+        """Keep a finished request until it is written; of a stranger only the sums, or anyone could fill the disk."""
         if record.key_id is None and record.variant != "shadow":
+            self._owe(record)
             return
         if self._held >= self.size:
             self.metrics.records_dropped.labels("buffer_full").inc()
+            self._owe(record)
             return
-        self._waiting.append(record)
+        self._waiting.append(self._with_room_for_text(record))
         self._held += 1
         if self._held >= self.batch_rows:
             self._enough.set()
+
+    def _owe(self, record: RequestRecord) -> None:
+        if not self._owed.add(record):
+            self.metrics.records_dropped.labels("usage_full").inc()
+
+    def _with_room_for_text(self, record: RequestRecord) -> RequestRecord:
+        size = _text_size(record)
+        if self._held_text + size > self.text_bytes:
+            self.metrics.captures_dropped.labels("buffer_full").inc()
+            return replace(record, text=None)
+        self._held_text += size
+        return record
 
     async def run(self) -> None:
         """Write for ever. It may be cancelled at any moment and run again: no record is lost or written twice."""
@@ -134,11 +163,11 @@ class Recorder:
         """Write what is left, once `run` has been cancelled; the number of records given up, which are counted."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._held:
+                while self._held or self._owed or self._batches:
                     await self._write_through(self._held)
         lost = self._held
-        if lost:
-            log.warning("the database did not take the last %d request records; they are lost", lost)
+        if lost or self._owed or self._batches:
+            log.warning("the database did not take the last %d request records, nor the last sums of usage", lost)
             self.metrics.records_dropped.labels("shutdown").inc(lost)
             self._give_up()
         return lost
@@ -149,6 +178,8 @@ class Recorder:
             self._writing = None
         self._batches.clear()
         self._waiting.clear()
+        self._owed = Sums(most=MOST_SUMS)
+        self._held_text = 0
         self._let_go(self._held)
 
     def _let_go(self, records: int) -> None:
@@ -157,16 +188,28 @@ class Recorder:
 
     async def _write_through(self, records: int) -> None:
         """Write so many records, however long that takes; those that come meanwhile wait for the next round."""
-        while records > 0:
+        if self._owed and not self._batches:
+            self._begin()
+        while records > 0 or self._batches:
             self.metrics.records_buffered.set(self._held)
             records -= await self._try(self._next_batch())
 
     def _next_batch(self) -> _Batch:
         if not self._batches:
-            records = [self._waiting.popleft() for _ in range(min(self.batch_rows, len(self._waiting)))]
-            self._batches.append(_Batch(self._taken, records))
-            self._taken += len(records)
+            self._begin()
         return self._batches[0]
+
+    def _begin(self) -> None:
+        """Begin a batch with what waits, and with what is owed."""
+        records = [self._waiting.popleft() for _ in range(min(self.batch_rows, len(self._waiting)))]
+        self._batches.append(_Batch(self._number(len(records)), records, self._owed))
+        self._owed = Sums(most=MOST_SUMS)
+
+    def _number(self, records: int) -> int:
+        """The number of the first of so many records; a batch without any takes one, too."""
+        first = self._taken
+        self._taken += max(1, records)
+        return first
 
     async def _try(self, batch: _Batch) -> int:
         """Try to write a batch; the number of records that are done with. It stays the next one if that fails."""
@@ -181,6 +224,7 @@ class Recorder:
             log.info("the database takes request records again; %d wait", self._held)
             self._pause_s = 0.0
         self.metrics.records_written.inc(len(batch.records))
+        self.metrics.captures_written.inc(len(batch.captures))
         return self._done_with(batch)
 
     async def _write_undisturbed(self, batch: _Batch) -> None:
@@ -194,6 +238,7 @@ class Recorder:
 
     def _done_with(self, batch: _Batch) -> int:
         self._batches.popleft()
+        self._held_text -= sum(map(_text_size, batch.records))
         self._let_go(len(batch.records))
         return len(batch.records)
 
@@ -205,28 +250,70 @@ class Recorder:
         await asyncio.sleep(self._pause_s)
 
     def _split(self, batch: _Batch) -> int:
-        """Halve a batch with a record that no database row can hold, or drop the record once it stands alone."""
-        if len(batch.records) == 1:
+        """Take apart a batch of which the database refuses something, until that stands alone, and drop that."""
+        pieces = self._pieces(batch)
+        if not pieces:
             log.warning("a request record cannot be written; it is dropped")
-            self.metrics.records_dropped.labels("refused").inc()
+            self.metrics.records_dropped.labels("refused").inc(len(batch.records))
             return self._done_with(batch)
-        middle = len(batch.records) // 2
         self._batches.popleft()
-        self._batches.appendleft(_Batch(batch.first + middle, batch.records[middle:]))
-        self._batches.appendleft(_Batch(batch.first, batch.records[:middle]))
+        self._batches.extendleft(reversed(pieces))
         return 0
+
+    def _pieces(self, batch: _Batch) -> list[_Batch]:
+        first, records, captured = batch.first, batch.records, batch.captured
+        if batch.owed and records:
+            return [_Batch(self._number(0), (), batch.owed), _Batch(first, records, captured=captured)]
+        if len(records) > 1:
+            middle = len(records) // 2
+            halves = ((first, records[:middle]), (first + middle, records[middle:]))
+            return [_Batch(number, half, captured=captured) for number, half in halves]
+        if batch.captures:
+            self.metrics.captures_dropped.labels("refused").inc()
+            return [_Batch(first, records, captured=Captured())]
+        return []
 
     async def _write(self, batch: _Batch) -> None:
         """Write a batch in one transaction, unless an earlier try of it got through."""
         tried, batch.tried = batch.tried, True
+        if batch.captured is None:
+            batch.captured = await self._capture(batch)
         async with asyncio.timeout(_WRITE_TIMEOUT_S):
-            if tried and await self._is_written(self._id(batch.first)):
+            if tried and await self._is_written(batch):
                 return
-            async with self.engine.begin() as connection:
-                for start in range(0, len(batch.records), _ROWS_AT_ONCE):
-                    records = batch.records[start : start + _ROWS_AT_ONCE]
-                    await connection.execute(_REQUESTS.insert(), self._rows(batch.first + start, records))
-                await _add_spending(connection, batch.records)
+            async with writing(self.engine) as connection:
+                await self._write_rows(connection, batch)
+                # The sums come last: other gateways wait for these rows.
+                sums = Sums(batch.records)
+                sums.merge(batch.owed)
+                await sums.write(connection)
+
+    async def _capture(self, batch: _Batch) -> Captured:
+        """Take apart what was said, in a thread: it takes about a millisecond for each request that was drawn."""
+        drawn = [(number, record) for number, record in enumerate(batch.records, batch.first) if record.text]
+        if not drawn:
+            return Captured()
+        captured = await asyncio.to_thread(capture, drawn, self.redactor)
+        for reason, count in captured.dropped.items():
+            self.metrics.captures_dropped.labels(reason).inc(count)
+        return captured
+
+    async def _write_rows(self, connection: AsyncConnection, batch: _Batch) -> None:
+        if not batch.records:
+            await self._mark(connection, batch)
+        for start in range(0, len(batch.records), _ROWS_AT_ONCE):
+            records = batch.records[start : start + _ROWS_AT_ONCE]
+            await connection.execute(_REQUESTS.insert(), self._rows(batch.first + start, records))
+        now = datetime.now(UTC)
+        captures = [stamped(row, self._id(number), now) for number, row in batch.captures.items()]
+        for start in range(0, len(captures), _ROWS_AT_ONCE):
+            await connection.execute(_CAPTURES.insert(), captures[start : start + _ROWS_AT_ONCE])
+
+    async def _mark(self, connection: AsyncConnection, batch: _Batch) -> None:
+        """Leave a row by which a batch without any is found; the one of the batch before has served."""
+        await connection.execute(delete(_MARKS).where(_MARKS.c.job == MARKER, _MARKS.c.subject == self._name))
+        mark = {"job": MARKER, "subject": self._name, "window": self._id(batch.first)}
+        await connection.execute(_MARKS.insert(), {**mark, "outcome": "", "created_at": datetime.now(UTC)})
 
     def _rows(self, first: int, records: Iterable[RequestRecord]) -> list[dict[str, Any]]:
         rows = []
@@ -240,36 +327,18 @@ class Recorder:
     def _id(self, number: int) -> str:
         return f"{self._name}{number:016x}"
 
-    async def _is_written(self, id: str) -> bool:
-        """Whether a row is there. If its transaction is still under way, the same id is refused and asked for again."""
+    async def _is_written(self, batch: _Batch) -> bool:
+        """Whether its first row is there. If its transaction is still under way, the same row is refused meanwhile."""
+        name = self._id(batch.first)
+        query = select(_REQUESTS.c.id).where(_REQUESTS.c.id == name)
+        if not batch.records:
+            query = select(_MARKS.c.window).where(_MARKS.c.job == MARKER, _MARKS.c.window == name)
         async with self.engine.connect() as connection:
-            return (await connection.execute(select(_REQUESTS.c.id).where(_REQUESTS.c.id == id))).first() is not None
+            return (await connection.execute(query)).first() is not None
 
 
-async def _add_spending(connection: AsyncConnection, records: Iterable[RequestRecord]) -> None:
-    """Add the records to the sums of their keys and months."""
-    rows = _sums(records)
-    if not rows:
-        return
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement: Any = insert(_SPENDING)
-    sums = {name: _SPENDING.c[name] + statement.excluded[name] for name in _SUMS}
-    await connection.execute(statement.on_conflict_do_update(index_elements=["key_id", "month"], set_=sums), rows)
-
-
-def _sums(records: Iterable[RequestRecord]) -> list[dict[str, Any]]:
-    """One row per key and month, in one order for all writers: they lock these rows, and must not cross."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for record in records:
-        if record.key_id is None:
-            continue
-        place = (record.key_id, month_of(record.started_at))
-        row = rows.setdefault(place, {"key_id": place[0], "month": place[1], **dict.fromkeys(_SUMS, 0)})
-        row["cost"] += record.cost or 0.0
-        row["requests"] += 1
-        row["prompt_tokens"] += record.prompt_tokens or 0
-        row["completion_tokens"] += record.completion_tokens or 0
-    return [rows[place] for place in sorted(rows)]
+def _text_size(record: RequestRecord) -> int:
+    return len(record.text.prompt) + len(record.text.answer) if record.text else 0
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from monitors.pricing import PricedSettings
 from registry.home import cache_home, data_home
 
 
@@ -43,7 +44,7 @@ class StorageSettings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
-class MonitorSettings(StorageSettings):
+class MonitorSettings(StorageSettings, PricedSettings):
     """What the monitor needs to know. Each is ``OSTLER_<NAME>`` in the environment."""
 
     url: str = Field("http://127.0.0.1:8080", description="The gateway's address.")
@@ -58,6 +59,9 @@ class MonitorSettings(StorageSettings):
     embeddings_api_key: str = Field("", description="Its API key.", repr=False)
     score_every_s: float = Field(5.0, gt=0, description="Pause between looks for answers to score, seconds.")
     evaluation_concurrency: int = Field(2, ge=1, description="The monitor's own requests at the gateway at once.")
+    likelihood_per_minute: int = Field(
+        30, ge=0, description="Captured answers whose likelihood is asked for, in a minute; 0 asks for none."
+    )
     request_log_days: float = Field(90.0, gt=0, description="How long the request log is kept, days.")
 
     @field_validator("url", "judge_url", "embeddings_url")

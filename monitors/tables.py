@@ -281,14 +281,16 @@ class GoldenSetRow(SQLModel, table=True):
 class GoldenRunRow(SQLModel, table=True):
     """One run of a golden set against one model; kept for ever.
 
-    `version` is 0 for the base model; `state` is ``queued``, ``running``, ``done`` or ``failed``; `results` has for
-    each scorer the number of rows, the mean and its interval, `items` each row's score in the set's order.
+    Runs of one `batch` were asked for together, and are held against its base. `version` is 0 for the base model;
+    `state` is ``queued``, ``running``, ``done`` or ``failed``; `results` has for each scorer the number of rows, the
+    mean and its interval, `items` each row's scores in the set's order.
     """
 
     __tablename__ = "golden_runs"
     __table_args__ = (Index(None, "adapter", "created_at"),)
 
     id: str = _key(String(32))
+    batch: str = Field(sa_column=Column(String(32), nullable=False, index=True))
     adapter: str = Field(sa_column=Column(String(63), nullable=False))
     golden_set: int
     digest: str = Field(sa_column=Column(String(64), nullable=False))

@@ -12,7 +12,21 @@ import typer
 
 from ostler import render
 from ostler.client import CommandFailed
-from ostler.commands import adapters, decisions, deployments, keys, operators, processes
+from ostler.commands import (
+    adapters,
+    costs,
+    decisions,
+    deployments,
+    drift,
+    feedback,
+    golden,
+    keys,
+    monitoring,
+    operators,
+    processes,
+    quality,
+    requests,
+)
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Processes": {
@@ -36,7 +50,21 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "rollback": deployments.rollback,
         "history": deployments.history,
     },
-    "Judging": {"decisions": decisions.decisions},
+    "Judging": {
+        "monitoring": monitoring.monitoring,
+        "quality": quality.quality,
+        "drift": drift.drift,
+        "decisions": decisions.decisions,
+        "evaluate": golden.evaluate,
+        "evaluations": golden.evaluations,
+    },
+    "Requests": {
+        "requests": requests.requests,
+        "usage": requests.usage,
+        "costs": costs.costs,
+        "export": requests.export,
+        "forget": requests.forget,
+    },
     "Operators": {"replicas": operators.replicas, "audit": operators.audit},
 }
 _KEYS: dict[str, Callable[..., None]] = {
@@ -46,6 +74,8 @@ _KEYS: dict[str, Callable[..., None]] = {
     "rotate": keys.rotate,
     "revoke": keys.revoke,
 }
+_FEEDBACK: dict[str, Callable[..., None]] = {"add": feedback.add, "list": feedback.list_feedback}
+_GOLDEN: dict[str, Callable[..., None]] = {"push": golden.push, "list": golden.list_sets}
 
 app = typer.Typer(
     name="ostler",
@@ -54,12 +84,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+feedback_app = typer.Typer(help="Say how good an answer was, and list what was said.", no_args_is_help=True)
+golden_app = typer.Typer(help="Freeze and list golden sets: what a version must know.", no_args_is_help=True)
 keys_app = typer.Typer(help="Make, change and revoke API keys.", no_args_is_help=True)
 for panel, commands in _PANELS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
 for name, command in _KEYS.items():
     keys_app.command(name)(command)
+for name, command in _FEEDBACK.items():
+    feedback_app.command(name)(command)
+for name, command in _GOLDEN.items():
+    golden_app.command(name)(command)
+app.add_typer(feedback_app, name="feedback", rich_help_panel="Judging")
+app.add_typer(golden_app, name="golden", rich_help_panel="Judging")
 app.add_typer(keys_app, name="keys", rich_help_panel="Operators")
 
 

@@ -65,6 +65,21 @@ class AdminClient:
         Raises:
             CommandFailed
         """
+        response = self._send(method, path, **arguments)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise CommandFailed(f"what answers at {self.url} is not an Ostler gateway", 3) from error
+
+    def download(self, path: str) -> bytes:
+        """The content of an answer that is not JSON.
+
+        Raises:
+            CommandFailed
+        """
+        return self._send("GET", path).content
+
+    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.InvalidURL as error:
@@ -75,10 +90,7 @@ class AdminClient:
             ) from error
         if response.is_error:
             raise CommandFailed(_refusal(response), status=response.status_code)
-        try:
-            return response.json()
-        except ValueError as error:
-            raise CommandFailed(f"what answers at {self.url} is not an Ostler gateway", 3) from error
+        return response
 
     def push(self, source: Path, adapter: str, *, base: str | None, note: str) -> Any:
         """Send a PEFT folder, or an archive of one, as a version of `adapter`."""

@@ -1,8 +1,9 @@
-"""The artifact store: each version's files under the SHA-256 of their canonical content, behind fsspec.
+"""The artifact store: files that never change, under the SHA-256 of their canonical content, behind fsspec.
 
-An artifact is a folder ``sha256/<digest>/`` with the adapter's files and a ``manifest.json`` that names each file
-with its SHA-256 and size. The digest is the manifest's own SHA-256, so it covers every byte. On a local disk the folder
-appears in one rename; in an object store the manifest is written last. Either way, what lacks a manifest is not there.
+An artifact is a folder ``sha256/<digest>/`` with files, such as an adapter's or a golden set's, and a
+``manifest.json`` that names each file with its SHA-256 and size. The digest is the manifest's own SHA-256, so it covers
+every byte. On a local disk the folder appears in one rename; in an object store the manifest is written last. Either
+way, what lacks a manifest is not there.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ def canonical_json(value: object) -> bytes:
 
 
 class ArtifactStore:
-    """Adapter files by digest.
+    """Files by digest.
 
     Args:
         url: a folder, or any URL that fsspec knows (``s3://bucket/prefix``).
@@ -65,12 +66,18 @@ class ArtifactStore:
             for name in files:
                 shutil.copyfile(folder / name, staged / name)
             (staged / CONFIG).write_bytes(canonical_json(config))
-            manifest = _describe(staged)
-            artifact = Artifact(_digest(manifest), sum(entry["size"] for entry in manifest["files"].values()))
-            (staged / MANIFEST).write_bytes(canonical_json(manifest))
-            if not self._fs.exists(self._path(artifact.digest, MANIFEST)):
-                self._publish(staged, artifact.digest, manifest)
-            return artifact
+            return self._keep(staged)
+
+    def put_files(self, files: Mapping[str, bytes]) -> Artifact:
+        """Store files by their names, whatever they are; again is no second copy.
+
+        Raises:
+            StoreFailure: the store could not be written; nothing of it can be seen.
+        """
+        with self._workspace() as staged, store_failures("be written"):
+            for name, content in files.items():
+                (staged / name).write_bytes(content)
+            return self._keep(staged)
 
     def fetch(self, digest: str) -> Path:
         """The folder on this machine with the artifact's files, held against the digest each time.
@@ -84,6 +91,19 @@ class ArtifactStore:
                 self._download(digest, folder)
             _verify(folder, digest)
         return folder
+
+    def remove(self, digest: str) -> None:
+        """Delete content that nothing refers to any more, such as an old report; none there is none to delete.
+
+        Raises:
+            StoreFailure: the store could not be written.
+        """
+        with store_failures("be written"):
+            for name in (MANIFEST, ""):  # what lacks a manifest is not there, however far this comes
+                if self._fs.exists(self._path(digest, name)):
+                    self._fs.rm(self._path(digest, name), recursive=True)
+            if not self._local:
+                shutil.rmtree(self._cache / "sha256" / digest, ignore_errors=True)
 
     def sweep(self) -> None:
         """Delete what interrupted work left behind more than an hour ago."""
@@ -108,6 +128,15 @@ class ArtifactStore:
 
     def _path(self, digest: str, *names: str) -> str:
         return "/".join((self._root, "sha256", digest, *names))
+
+    def _keep(self, staged: Path) -> Artifact:
+        """Give finished files their manifest and their place."""
+        manifest = _describe(staged)
+        artifact = Artifact(_digest(manifest), sum(entry["size"] for entry in manifest["files"].values()))
+        (staged / MANIFEST).write_bytes(canonical_json(manifest))
+        if not self._fs.exists(self._path(artifact.digest, MANIFEST)):
+            self._publish(staged, artifact.digest, manifest)
+        return artifact
 
     def _publish(self, staged: Path, digest: str, manifest: Mapping[str, Any]) -> None:
         if not self._local:

@@ -2,18 +2,20 @@
 
 import contextlib
 import sqlite3
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 SCHEMA_VERSION = "0004"
 """The newest migration; here so that a gateway can check it without loading Alembic. A test holds the two together."""
 
+_WRITES = "ostler_writes"
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _BUSY_TIMEOUT_MS = 10_000
 # PostgreSQL that is away, or hangs, must fail a call within seconds: a gateway has better to do than wait for it.
@@ -65,6 +67,17 @@ def _connect_postgresql(url: URL) -> AsyncEngine:
     return engine
 
 
+@contextlib.asynccontextmanager
+async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A transaction that writes, after it may have read.
+
+    SQLite has one writer at a time. A transaction waits for its turn where it begins to write, but fails there if it
+    has read what another one changed since; so this one waits before it reads.
+    """
+    async with engine.execution_options(**{_WRITES: True}).begin() as connection:
+        yield connection
+
+
 def connect_alone(engine: AsyncEngine, purpose: str) -> AsyncEngine:
     """An engine for the same PostgreSQL without a pool and a limit on statements, for what is long by its nature.
 
@@ -94,7 +107,8 @@ async def _open_postgresql(*args: Any, **kwargs: Any) -> Any:
 
 def _begin_sqlite(connection: Connection) -> None:
     """Begin in words: left to itself the driver begins at the first write, and reads before it see no one state."""
-    connection.exec_driver_sql("BEGIN")
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _discard_open(connection: Any, record: ConnectionPoolEntry) -> None:

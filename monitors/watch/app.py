@@ -87,7 +87,7 @@ def create_monitor(settings: MonitorSettings) -> Litestar:
                 settings=settings,
                 scratch=_scratch(settings),
             )
-            app.state["loop"] = loop = MonitorLoop(registry, registry.catalog, found, all_jobs(workshop, registry))
+            app.state["loop"] = loop = MonitorLoop(registry, registry.catalog, found, all_jobs(workshop))
             task = asyncio.create_task(loop.run())
             task.add_done_callback(functools.partial(_tell_of_an_end, app.state))
             try:

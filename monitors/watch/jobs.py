@@ -3,9 +3,16 @@
 from datetime import datetime
 
 from monitors.decisions import decision_counts
+from monitors.drift_job import DriftJob
+from monitors.judging.comparing import JudgingJob
+from monitors.judging.evaluation import EvaluationJob
+from monitors.judging.likelihood_job import LikelihoodJob
+from monitors.judging.quality import QualityJob
+from monitors.judging.scoring import ScoringJob
+from monitors.watch.costs import CostJob, ReplicaTimeJob
+from monitors.watch.retention import RetentionJob
 from monitors.watch.work import Job, Workshop
 from registry.catalog import Catalog
-from registry.registry import Registry
 
 TUNING_STATES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 
@@ -28,6 +35,17 @@ class CountingJob:
             metrics.decisions.labels(*labels).set(count)
 
 
-def all_jobs(workshop: Workshop, registry: Registry) -> tuple[Job, ...]:
-    """The jobs, in the order in which they first run."""
-    return (CountingJob(workshop),)
+def all_jobs(workshop: Workshop) -> tuple[Job, ...]:
+    """Every job; each runs at its own pace, beside the others."""
+    return (
+        ReplicaTimeJob(workshop),
+        CostJob(workshop),
+        ScoringJob(workshop),
+        JudgingJob(workshop),
+        QualityJob(workshop),
+        EvaluationJob(workshop),
+        LikelihoodJob(workshop),
+        DriftJob(workshop),
+        RetentionJob(workshop.database, workshop.settings.request_log_days),
+        CountingJob(workshop),
+    )

@@ -17,6 +17,27 @@ async def test_changes_by_another_gateway_are_followed(gateway: RunningGateway) 
     assert response.json()["model"].startswith("support@2-")
 
 
+async def test_what_is_deployed_is_told(gateway: RunningGateway) -> None:
+    """As a metric, after the gateway's own changes and after those of others."""
+    await gateway.push("support", 1.0)
+    await gateway.push("support", 2.0)
+    await gateway.promote("support", 1)
+    metrics = gateway.app.state.metrics.registry
+
+    def told(version: str, variant: str) -> float | None:
+        labels = {"adapter": "support", "version": version, "variant": variant}
+        found: float | None = metrics.get_sample_value("ostler_deployment_weight", labels)
+        return found
+
+    assert (told("1", "stable"), metrics.get_sample_value("ostler_deployment_revision", {"adapter": "support"})) == (
+        1,
+        1,
+    )
+    await gateway.registry.promote("support", 2, actor="another gateway")
+    await until(lambda: told("2", "stable") == 1.0)
+    assert told("1", "stable") is None
+
+
 @pytest.mark.parametrize("failure", [OSError("away"), KeyError("a bug")])
 async def test_following_goes_on_after_a_failure(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch, failure: Exception

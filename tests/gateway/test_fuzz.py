@@ -26,6 +26,7 @@ ADMIN_CALLS = [
     ("GET", "/admin/v1/adapters"),
     ("GET", "/admin/v1/adapters/support/history"),
     ("GET", "/admin/v1/audit"),
+    ("PATCH", "/admin/v1/adapters/support/monitoring"),
 ]
 MODELS = st.sampled_from(["support", "support@1", "support@2", "support@9", "tiny", "", "a\0b", "support@1-00000000"])
 TEXT = st.text(max_size=20)

@@ -313,7 +313,7 @@ async def test_metrics_count_what_was_served(support: RunningGateway) -> None:
         shown = (await scraper.get(support.url + "/metrics")).text
     assert 'ostler_requests_total{adapter="support",status="200",variant="stable",version="1"} 1.0' in shown
     assert 'ostler_requests_total{adapter="",status="404",variant="",version=""} 1.0' in shown
-    assert 'ostler_tokens_total{adapter="support",type="prompt",variant="stable",version="1"} 7.0' in shown
+    assert 'ostler_tokens_total{adapter="support",gen_ai_token_type="input",variant="stable",version="1"} 7.0' in shown
 
 
 async def test_models_lists_deployments_versions_and_the_base(support: RunningGateway) -> None:

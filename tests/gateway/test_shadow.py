@@ -366,10 +366,10 @@ async def test_a_fault_of_the_gateways_own_is_recorded_as_that(
 ) -> None:
     """And is in the log; the client was served."""
 
-    def broken(_: bytes) -> None:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("gateway.shadow.find_usage", broken)
+    monkeypatch.setattr("gateway.shadow.read_whole", broken)
     await stage.ask()
     record = await stage.shadow_record()
     assert (record.status, record.error) == (500, "internal_error")
@@ -386,6 +386,19 @@ async def test_an_engine_without_priorities_is_asked_without(stage: Stage) -> No
         await until(lambda count=count: len(stage.shadow_records()) == count)  # type: ignore[misc]
         assert "x-vllm-priority" not in stage.engine.headers[-1]
         assert stage.shadow_records()[-1].status == 200
+
+
+async def test_an_evaluation_is_answered_without_priorities(stage: Stage) -> None:
+    """The first is sent again without, those after it ask for none: to shadows and evaluations it is one engine."""
+    stage.engine.takes_priority = False
+    for arrivals in (2, 3):
+        response = await stage.gateway.http.post(
+            CHAT, json={"model": "support", "messages": []}, headers={"x-ostler-purpose": "evaluation"}
+        )
+        assert (response.status_code, response.headers["x-ostler-variant"]) == (200, "evaluation")
+        assert stage.arrivals(stage.name(1)) == arrivals
+    await stage.ask()
+    assert (await stage.shadow_record()).status == 200
 
 
 async def test_other_refusals_leave_the_priority(stage: Stage) -> None:

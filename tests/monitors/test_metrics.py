@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitors.metrics import Metrics, mark_process_dead
+from registry.catalog import Adapter, Canary, Deployment
 from tests.monitors.conftest import count
 from tests.monitors.records import record
 
@@ -35,7 +37,8 @@ def test_labels_are_bounded() -> None:
     """Never keys, users, sessions or requests."""
     metrics = Metrics()
     declared = {label for metric in vars(metrics).values() for label in getattr(metric, "_labelnames", ())}
-    assert declared == {"adapter", "version", "variant", "status", "type", "replica", "reason", "outcome", "action"}
+    of_versions = {"adapter", "version", "variant", "status", "gen_ai_token_type", "error_type"}
+    assert declared == of_versions | {"replica", "reason", "outcome", "action"}
 
 
 def test_a_request_is_counted_in_every_metric_of_requests() -> None:
@@ -47,12 +50,68 @@ def test_a_request_is_counted_in_every_metric_of_requests() -> None:
     assert count(own, "ostler_requests_total", **SUPPORT, status="200") == 1
     assert count(own, "ostler_requests_total", **SUPPORT, status="499") == 1
     assert count(own, "ostler_request_duration_seconds_count", **SUPPORT) == 2
-    assert count(own, "ostler_time_to_first_byte_seconds_count", **SUPPORT) == 1
-    assert count(own, "ostler_tokens_total", **SUPPORT, type="prompt") == 20
-    assert count(own, "ostler_tokens_total", **SUPPORT, type="completion") == 5
+    assert count(own, "ostler_time_to_first_token_seconds_count", **SUPPORT) == 1
+    assert count(own, "ostler_tokens_total", **SUPPORT, gen_ai_token_type="input") == 20
+    assert count(own, "ostler_tokens_total", **SUPPORT, gen_ai_token_type="output") == 5
     assert count(own, "ostler_cost_total", **SUPPORT) == 0.5
     assert count(own, "ostler_queue_seconds_count") == 1
     assert count(own, "ostler_queue_seconds_sum") == 0.25
+    assert count(own, "ostler_gateway_overhead_seconds_count") == 0
+
+
+def test_the_times_of_tokens_are_those_of_streams() -> None:
+    """The first of each stream, and each further one of those that ended well; whole answers have neither."""
+    metrics = Metrics()
+    metrics(record(duration_s=2.1, first_byte_s=0.1, completion_tokens=5))
+    metrics(record(streamed=False))
+    metrics(record(completion_tokens=1))
+    metrics(record(completion_tokens=None))
+    metrics(record(error="client_gone"))
+    own = metrics.registry
+    assert count(own, "ostler_time_to_first_token_seconds_count", **SUPPORT) == 4
+    assert count(own, "ostler_time_to_first_token_seconds_sum", **SUPPORT) == pytest.approx(0.4)
+    assert count(own, "ostler_time_per_output_token_seconds_count", **SUPPORT) == 1
+    assert count(own, "ostler_time_per_output_token_seconds_sum", **SUPPORT) == pytest.approx(0.5)
+
+
+def test_the_gateways_own_time_is_told_finely() -> None:
+    """From a tenth of a millisecond on; a shadow has none."""
+    metrics = Metrics()
+    for overhead_s in (0.00005, 0.0003, None):
+        metrics(record(overhead_s=overhead_s))
+    assert count(metrics.registry, "ostler_gateway_overhead_seconds_bucket", le="0.0001") == 1
+    assert count(metrics.registry, "ostler_gateway_overhead_seconds_bucket", le="0.0004") == 2
+    assert count(metrics.registry, "ostler_gateway_overhead_seconds_count") == 2
+
+
+def adapter(name: str, deployment: Deployment | None) -> Adapter:
+    """An adapter of which only the deployment is looked at."""
+    return Adapter(name, "tiny", datetime.now(UTC), {}, deployment)
+
+
+def weight(metrics: Metrics, version: str, variant: str) -> float | None:
+    """The share of the sessions that a version gets; None if it is not told."""
+    labels = {"adapter": "support", "version": version, "variant": variant}
+    return metrics.registry.get_sample_value("ostler_deployment_weight", labels)
+
+
+def test_deployments_are_told_and_forgotten() -> None:
+    """Their revision, and what share each version gets; what none points at any more is gone."""
+    metrics = Metrics()
+    metrics.show_deployments([adapter("support", Deployment(3, 1, canary=Canary(2, 0.25))), adapter("new", None)])
+    assert count(metrics.registry, "ostler_deployment_revision", adapter="support") == 3
+    assert (weight(metrics, "1", "stable"), weight(metrics, "2", "canary")) == (0.75, 0.25)
+    assert 'adapter="new"' not in metrics.exposition().decode()
+    metrics.show_deployments([adapter("support", Deployment(4, 2))])
+    assert count(metrics.registry, "ostler_deployment_revision", adapter="support") == 4
+    assert (weight(metrics, "2", "stable"), weight(metrics, "1", "stable"), weight(metrics, "2", "canary")) == (
+        1,
+        None,
+        None,
+    )
+    metrics.show_deployments([])
+    assert metrics.registry.get_sample_value("ostler_deployment_revision", {"adapter": "support"}) is None
+    assert weight(metrics, "2", "stable") is None
 
 
 def test_requests_count_in_series_of_their_own() -> None:
@@ -83,8 +142,8 @@ def test_streams_that_broke_are_counted_by_reason() -> None:
     metrics(record(error="engine_error"))
     metrics(record(error="deadline_exceeded"))
     broken = "ostler_streams_broken_total"
-    assert count(metrics.registry, broken, **SUPPORT, reason="engine_error") == 2
-    assert count(metrics.registry, broken, **SUPPORT, reason="deadline_exceeded") == 1
+    assert count(metrics.registry, broken, **SUPPORT, error_type="engine_error") == 2
+    assert count(metrics.registry, broken, **SUPPORT, error_type="deadline_exceeded") == 1
     assert metrics.exposition().decode().count(broken + "{") == 2
 
 
@@ -131,8 +190,12 @@ def test_a_dead_process_is_nothing_to_a_gateway_of_one() -> None:
 
 WORKER = """
 import sys
+from datetime import UTC, datetime
+import monitors.exposition
 from monitors.metrics import Metrics, mark_process_dead
+from registry.catalog import Adapter, Canary, Deployment
 from tests.monitors.records import record
+monitors.exposition._FRESH_S = 0.0
 metrics, number = Metrics(), int(sys.argv[1])
 for _ in range(number):
     metrics(record())
@@ -148,6 +211,10 @@ for line in sys.stdin:
         metrics.forget_replica(argument)
     if word == "archive":
         metrics.forget_version("support", 2)
+    if word == "deploy":
+        revision, stable, canary, share = argument.split()
+        deployment = Deployment(int(revision), int(stable), canary=Canary(int(canary), float(share)))
+        metrics.show_deployments([Adapter("support", "tiny", datetime.now(UTC), {}, deployment)])
     if word == "dead":
         mark_process_dead(int(argument))
     sys.stdout.write(metrics.exposition().decode() + "END\\n")
@@ -238,3 +305,18 @@ def test_a_version_forgotten_by_all_processes_keeps_its_counts(workers: tuple[Wo
     told = [worker.tell("archive") for worker in workers][-1]
     assert told["ostler_version_breaker_open{adapter=support,version=2}"] == 0
     assert told[f"ostler_cost_total{{{LABELS}}}"] == 2.5
+
+
+def test_deployments_are_told_once_however_many_processes_see_them(workers: tuple[Worker, Worker]) -> None:
+    """The newest look counts, and what all have forgotten stands at 0, as the library cannot remove a series."""
+    first, second = workers
+    first.tell("deploy 3 1 2 0.25")
+    told = second.tell("deploy 3 1 2 0.25")
+    name = "ostler_deployment_weight{adapter=support,variant=%s,version=%s}"
+    assert told["ostler_deployment_revision{adapter=support}"] == 3
+    assert (told[name % ("stable", 1)], told[name % ("canary", 2)]) == (0.75, 0.25)
+    first.tell("deploy 4 2 3 0.5")
+    told = second.tell("deploy 4 2 3 0.5")
+    assert told["ostler_deployment_revision{adapter=support}"] == 4
+    assert (told[name % ("stable", 2)], told[name % ("canary", 3)]) == (0.5, 0.5)
+    assert (told[name % ("stable", 1)], told[name % ("canary", 2)]) == (0, 0)

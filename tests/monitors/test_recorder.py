@@ -14,8 +14,9 @@ from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from monitors.metrics import Metrics
-from monitors.recorder import Recorder, month_of, spending
+from monitors.recorder import Recorder
 from monitors.tables import RequestRow
+from monitors.usage import month_of, spending
 from registry.database import connect, migrate
 from tests.conftest import until
 from tests.monitors.conftest import RecorderMaker, count, running, sums, written

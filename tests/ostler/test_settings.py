@@ -237,7 +237,7 @@ def test_lines_of_several_workers_say_whose_they_are(workers: int, has: bool) ->
     """By the process id, which a single process does not need."""
     code = (
         "import logging, sys; from gateway.settings import GatewaySettings; from ostler.serve import set_up_logging;"
-        "set_up_logging(GatewaySettings(workers=int(sys.argv[1]))); logging.getLogger('gateway').info('hello')"
+        "set_up_logging(GatewaySettings(), workers=int(sys.argv[1])); logging.getLogger('gateway').info('hello')"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(workers)], stderr=subprocess.PIPE, text=True) as process:
         _, told = process.communicate()

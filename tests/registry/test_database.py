@@ -1,5 +1,6 @@
 """Migrations and the database itself, on SQLite and on PostgreSQL."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlmodel import SQLModel
 
 import monitors.tables  # noqa: F401 - the recorder's tables come by the same migrations
 import registry.database
-from registry.database import SCHEMA_VERSION, SchemaMismatch, check_schema, connect, migrate
+from registry.database import SCHEMA_VERSION, SchemaMismatch, check_schema, connect, migrate, writing
 
 
 def test_the_schema_version_is_the_newest_migration() -> None:
@@ -77,3 +78,18 @@ async def test_sqlite_writes_ahead_and_durably(tmp_path: Path) -> None:
         assert (await connection.execute(text("PRAGMA synchronous"))).scalar() == 2
         assert (await connection.execute(text("PRAGMA foreign_keys"))).scalar() == 1
     await engine.dispose()
+
+
+async def test_transactions_that_read_before_they_write_do_not_fail_each_other(database: AsyncEngine) -> None:
+    """On SQLite each waits for its turn before it reads, instead of failing where it writes."""
+
+    async def raise_it() -> None:
+        async with writing(database) as connection:
+            value = (await connection.execute(text("SELECT value FROM change_counter"))).scalar_one()
+            await asyncio.sleep(0.01)
+            await connection.execute(text("UPDATE change_counter SET value = value + 1"))
+            assert value >= 0
+
+    await asyncio.gather(*(raise_it() for _ in range(8)))
+    async with database.connect() as connection:
+        assert (await connection.execute(text("SELECT value FROM change_counter"))).scalar_one() == 8

@@ -103,6 +103,11 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("adapter", "version", "scorer", "against", name="pk_evidence"),
     )
+    _create_what_is_judged()
+    _widen_what_is_there()
+
+
+def _create_what_is_judged() -> None:
     op.create_table(
         "feedback",
         sa.Column("id", sa.String(length=32), nullable=False),
@@ -133,6 +138,7 @@ def upgrade() -> None:
     op.create_table(
         "golden_runs",
         sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("batch", sa.String(length=32), nullable=False),
         sa.Column("adapter", sa.String(length=63), nullable=False),
         sa.Column("golden_set", sa.Integer(), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
@@ -151,6 +157,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("golden_runs") as table:
         table.create_index("ix_golden_runs_adapter_created_at", ["adapter", "created_at"], unique=False)
+        table.create_index("ix_golden_runs_batch", ["batch"], unique=False)
         table.create_index("ix_golden_runs_state", ["state"], unique=False)
 
     op.create_table(
@@ -250,6 +257,9 @@ def upgrade() -> None:
         sa.Column("cost", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("hour", "key_id", "pool", "adapter", "version", "variant", name="pk_usage_hours"),
     )
+
+
+def _widen_what_is_there() -> None:
     with op.batch_alter_table("adapters") as table:
         table.add_column(sa.Column("monitoring", sa.JSON(), nullable=True))
 

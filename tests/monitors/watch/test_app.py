@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from litestar import Litestar
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from monitors.decisions import Decision, decisions, record_decision
@@ -26,7 +26,7 @@ def monitor_settings(tmp_path: Path, database_url: str) -> MonitorSettings:
 
 
 @contextlib.asynccontextmanager
-async def client_of(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(app: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a monitor that runs."""
     async with (
         app.lifespan(),

@@ -127,7 +127,7 @@ async def test_without_the_database_a_monitor_works_on_until_its_lease_is_over(r
         async def away(*_arguments: object) -> bool:
             raise ConnectionError("away")
 
-        loop._leases.acquire_lease = away  # type: ignore[method-assign]
+        loop._leases.acquire_lease = away  # type: ignore[method-assign,assignment]
         await until(lambda: not loop.reaches_database)
         assert loop.is_active
         await until(lambda: not loop.is_active)

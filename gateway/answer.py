@@ -1,0 +1,145 @@
+"""What the gateway learns of an engine's answer from its bytes: its id, its tokens and why it ended.
+
+Looked for where vLLM puts them, at the head and at the end; what lies between is not read. In JSON that came from a
+model's words, quotes have backslashes and there are no line breaks, so such words are never taken for these.
+"""
+
+import re
+from dataclasses import dataclass
+
+import msgspec
+
+from gateway.body import NOT_JSON
+from gateway.usage import BYTES_A_TOKEN, TAIL_BYTES, Usage, find_usage
+
+MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
+_HEAD_BYTES = 512
+_EVENT = b"data:"
+_FINISH_REASON = b'"finish_reason":'
+_STOP_REASON = b'"stop_reason":'
+_INCOMPLETE = b'"incomplete_details":'
+_LAST_EVENT = b"event: response.completed\n"
+_WORD = re.compile(rb' ?"(\w{1,40})"')
+_REASON = re.compile(rb' ?(?:(null)|\{"reason": ?"(\w{1,40})")')
+_ID = rb'"id": ?"([^"\\]{1,160})"'
+_WHOLE_ID = re.compile(rb"\s*\{" + _ID)
+_STREAMED_ID = re.compile(rb'^data: ?\{(?:"type": ?"[\w.]+", ?)?(?:"(?:message|response)": ?\{)?' + _ID, re.MULTILINE)
+_AS_OPENAI_SAYS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "tool_use": "tool_calls",
+}
+
+
+@dataclass(slots=True)
+class Answer:
+    """What is known of an answer.
+
+    Attributes:
+        completion_id: its own id.
+        finish_reason: why it ended, in the words of chat completions, whatever the endpoint calls it.
+        usage: its tokens.
+    """
+
+    completion_id: str | None = None
+    finish_reason: str | None = None
+    usage: Usage = Usage()  # noqa: RUF009 - it is immutable
+
+
+class _StopReason(msgspec.Struct):
+    stop_reason: str | None = None
+
+
+_message = msgspec.json.Decoder(_StopReason)
+
+
+def read_whole(path: str, content: bytes) -> Answer:
+    """What an answer in one piece says, on the endpoint of that path."""
+    found = _WHOLE_ID.match(content)
+    return Answer(_text(found[1]) if found else None, _whole_finish(path, content), find_usage(content))
+
+
+def _whole_finish(path: str, content: bytes) -> str | None:
+    if path == RESPONSES:
+        return _responses_finish(content[:_HEAD_BYTES])
+    if path == MESSAGES:
+        return _message_finish(content)
+    return _last_word(content, _FINISH_REASON)
+
+
+class StreamedAnswer(Answer):
+    """Follows a stream as its bytes come.
+
+    Until the engine has said its count, the tokens are as many as there were events, and the prompt's a guess.
+
+    Args:
+        path: the endpoint.
+        body_bytes: the length of the request's body.
+    """
+
+    def __init__(self, path: str, body_bytes: int) -> None:
+        super().__init__()
+        self._path = path
+        self._prompt_tokens = body_bytes // BYTES_A_TOKEN
+        self._events = 0
+        self._seen = 0
+        self._tail = b""
+        self._completed = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take note of the next bytes."""
+        window = self._tail + chunk
+        if self.completion_id is None and self._seen < _HEAD_BYTES:
+            found = _STREAMED_ID.search(window[:_HEAD_BYTES])
+            self.completion_id = _text(found[1]) if found else None
+        if self._path == RESPONSES and (at := window.rfind(_LAST_EVENT)) >= 0:
+            self._completed = window[at : at + _HEAD_BYTES]  # its end is far from here: it repeats the whole answer
+        self._seen += len(chunk)
+        self._tail = window[-TAIL_BYTES:]
+        self._events += chunk.count(_EVENT)
+        self.usage = Usage(self._prompt_tokens, self._events)
+
+    def end(self) -> None:
+        """The stream ended as it should: read what stands at its end."""
+        found = find_usage(self._tail)
+        self.usage = found if found != Usage() else self.usage
+        if self._path == RESPONSES:
+            self.finish_reason = _responses_finish(self._completed)
+        else:
+            self.finish_reason = _last_word(self._tail, _STOP_REASON if self._path == MESSAGES else _FINISH_REASON)
+
+
+def _last_word(content: bytes, mark: bytes) -> str | None:
+    """The word that stands where `mark` does last; None if that is no word."""
+    at = content.rfind(mark)
+    found = _WORD.match(content, at + len(mark)) if at >= 0 else None
+    return _as_openai(found[1]) if found else None
+
+
+def _responses_finish(head: bytes) -> str | None:
+    """The first `incomplete_details`: it stands before all text, and has a reason if the answer was cut short."""
+    at = head.find(_INCOMPLETE)
+    found = _REASON.match(head, at + len(_INCOMPLETE)) if at >= 0 else None
+    if found is None:
+        return None
+    return "stop" if found[1] else _as_openai(found[2])
+
+
+def _message_finish(content: bytes) -> str | None:
+    """Decoded, for a tool's input is a model's own JSON, and may have any key."""
+    try:
+        reason = _message.decode(content).stop_reason
+    except (msgspec.ValidationError, *NOT_JSON):
+        return None
+    return None if reason is None else _AS_OPENAI_SAYS.get(reason, reason[:40])
+
+
+def _as_openai(word: bytes) -> str:
+    said = _text(word)
+    return _AS_OPENAI_SAYS.get(said, said)
+
+
+def _text(found: bytes) -> str:
+    return found.decode("utf-8", "replace")

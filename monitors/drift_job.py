@@ -1,0 +1,232 @@
+"""The monitor's job that looks for drift: which versions are due, one after the other, each in a child process."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from monitors import drift_runs
+from monitors.calibration import per_look
+from monitors.drift_child import ChildFailed, Judged, judge_apart, sweep
+from monitors.drift_runs import Calibration, DriftRun
+from monitors.drift_task import Task
+from monitors.embeddings import embed_both
+from monitors.watch.client import GatewayClient, GatewayRefused
+from monitors.watch.work import Workshop
+from monitors.windows import (
+    Columns,
+    Embeddings,
+    Window,
+    bounded,
+    columns_of,
+    fingerprint,
+    missing_rows,
+    newest_arrival,
+    prompts_of,
+    read_window,
+)
+from registry.catalog import Adapter, Catalog
+from registry.database import writing
+from registry.errors import StoreFailure
+from registry.monitoring import DriftRule
+
+log = logging.getLogger(__name__)
+
+REPORT = "report.html"
+REPORTS_KEPT = 5
+FIRST_REQUESTS, TRAINING_PROMPTS = "first requests", "training prompts"
+_EMBEDDING_CALLS = 2
+
+TrainingPrompts = Callable[[str, int], Awaitable[Sequence[str]]]
+Judge = Callable[[Task], Awaitable[Judged]]
+
+
+async def no_training_prompts(_adapter: str, _version: int) -> Sequence[str]:
+    """For versions of which nobody knows what they were trained on."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look is about, and what it found so far."""
+
+    adapter: str
+    version: int
+    rule: DriftRule
+    window: Window
+    columns: Columns
+    reference: str
+
+    def run(self, outcome: drift_runs.Outcome, missing: str | None, **found: Any) -> DriftRun:
+        """The look as it is stored."""
+        end = self.window.end
+        assert end is not None, "a version without requests is not looked at"
+        return DriftRun(
+            adapter=self.adapter,
+            version=self.version,
+            window_start=self.window.start,
+            window_end=end,
+            rows=len(self.window.requests.current),
+            reference_rows=len(self.window.requests.reference),
+            reference=self.reference,
+            outcome=outcome,
+            missing=missing,
+            **found,
+        )
+
+
+class DriftJob:
+    """Looks at every deployed version that is due, and at those that somebody asked for.
+
+    A window is looked at once: what a look found and the mark that it is done are one transaction. After a pause
+    only the newest window is looked at.
+
+    Args:
+        workshop: what jobs work with.
+        training_prompts: the prompts that a version was trained on, empty if they are not known.
+        judge: does a look's computing; the child process is the default.
+    """
+
+    name = drift_runs.JOB
+    every_s = 15.0
+
+    def __init__(
+        self, workshop: Workshop, training_prompts: TrainingPrompts = no_training_prompts, judge: Judge | None = None
+    ) -> None:
+        self._workshop = workshop
+        self._training_prompts = training_prompts
+        self._judge = judge or (lambda task: judge_apart(task, workshop.scratch))
+
+    async def run(self, catalog: Catalog, now: datetime) -> None:
+        """Look at what is due, and show the newest looks."""
+        await asyncio.to_thread(sweep, self._workshop.scratch)
+        async with self._workshop.database.connect() as connection:
+            last = await drift_runs.last_looks(connection)
+        for adapter in catalog.adapters.values():
+            await self._look_at(adapter, last, now)
+        await self._show(catalog)
+
+    async def _look_at(self, adapter: Adapter, last: Mapping[tuple[str, int], datetime], now: datetime) -> None:
+        async with self._workshop.database.connect() as connection:
+            asked = await drift_runs.asked_for(connection, adapter.name)
+        rule = bounded(adapter.monitoring.drift)
+        for version in _served_versions(adapter):
+            if asked or _is_due(last.get((adapter.name, version)), rule, now):
+                await self._look(adapter.name, version, rule, now)
+        if asked:
+            async with writing(self._workshop.database) as connection:
+                await drift_runs.answer_look(connection, adapter.name, asked)
+
+    async def _look(self, adapter: str, version: int, rule: DriftRule, now: datetime) -> None:
+        """Look at the newest window, unless there is none that is new."""
+        async with self._workshop.database.connect() as connection:
+            end = await newest_arrival(connection, adapter, version)
+            if end is None or await drift_runs.is_done(connection, adapter, version, end):
+                return
+            window = await read_window(connection, adapter, version, rule)
+        look = await self._gather(adapter, version, rule, window)
+        run, calibration = await self._judged(look)
+        async with writing(self._workshop.database) as connection:
+            if await drift_runs.store_run(connection, run, _rule(look), calibration, now):
+                dropped = await drift_runs.drop_reports(connection, adapter, REPORTS_KEPT)
+            else:
+                dropped = await drift_runs.unheld(connection, {run.report} if run.report else set())
+        for digest in dropped:
+            await asyncio.to_thread(self._workshop.store.remove, digest)
+        log.info("drift of %s@%d: %s", adapter, version, run.outcome)
+
+    async def _gather(self, adapter: str, version: int, rule: DriftRule, window: Window) -> _Look:
+        """The columns that can be judged, and what lacks of the others."""
+        prompts = await self._training_prompts(adapter, version)
+        if (few := missing_rows(window, rule)) is not None:
+            return _Look(adapter, version, rule, window, Columns(missing={"requests": few}), FIRST_REQUESTS)
+        embeddings, refused = await self._embeddings(*prompts_of(window, prompts))
+        columns = await asyncio.to_thread(columns_of, window, rule, prompts, embeddings)
+        if refused is not None:
+            columns = Columns(columns.judged, {**columns.missing, "embedding": refused})
+        return _Look(adapter, version, rule, window, columns, TRAINING_PROMPTS if prompts else FIRST_REQUESTS)
+
+    async def _embeddings(self, reference: list[str], current: list[str]) -> tuple[Embeddings | None, str | None]:
+        """The prompts' vectors where an endpoint is set, or why there are none."""
+        settings = self._workshop.settings
+        if not (settings.embeddings_url and settings.embeddings_model):
+            return None, None
+        client = GatewayClient(
+            settings.embeddings_url, settings.embeddings_api_key, concurrency=_EMBEDDING_CALLS, purpose=""
+        )
+        try:
+            async with client:
+                return await embed_both(client, settings.embeddings_model, reference, current), None
+        except GatewayRefused as refused:
+            return None, f"the endpoint of embeddings failed: {refused}"
+
+    async def _judged(self, look: _Look) -> tuple[DriftRun, Calibration | None]:
+        """What the child finds, and the distributions for the next look; what lacks where it was not asked."""
+        missing = "; ".join(f"{name}: {lacks}" for name, lacks in look.columns.missing.items()) or None
+        if not look.columns.judged:
+            return look.run("not_enough_data", missing), None
+        mark = await asyncio.to_thread(fingerprint, look.columns)
+        try:
+            judged = await self._judge(await self._task(look, mark))
+            report = await asyncio.to_thread(self._workshop.store.put_files, {REPORT: judged.report})
+        except (ChildFailed, StoreFailure) as failed:
+            log.warning("drift of %s@%d could not be computed: %s", look.adapter, look.version, failed)
+            return look.run("failed", str(failed)), None
+        verdicts = tuple(msgspec.to_builtins(verdict) for verdict in judged.result.columns)
+        outcome: drift_runs.Outcome = "drift" if any(each["drifted"] for each in verdicts) else "no_drift"
+        run = look.run(outcome, missing, columns=verdicts, report=report.digest)
+        return run, Calibration(look.rule.window_rows, mark, judged.result.nulls)
+
+    async def _task(self, look: _Look, mark: str) -> Task:
+        async with self._workshop.database.connect() as connection:
+            nulls = await drift_runs.calibration_of(connection, look.adapter, look.version, look.rule.window_rows, mark)
+        seed = int(mark[:12], 16)  # the same reference has the same thresholds
+        return Task(list(look.columns.judged), _alpha(look.rule), seed, dict(nulls))
+
+    async def _show(self, catalog: Catalog) -> None:
+        """Set the gauges of the versions that are served, and of no others, from the database."""
+        async with self._workshop.database.connect() as connection:
+            runs = await drift_runs.newest_runs(connection)
+        metrics = self._workshop.metrics
+        for gauge in (metrics.drift, metrics.drift_detected, metrics.drift_rows, metrics.drift_enough):
+            gauge.clear()
+        served = {
+            (adapter.name, version) for adapter in catalog.adapters.values() for version in _served_versions(adapter)
+        }
+        for run in runs:
+            if (run.adapter, run.version) not in served:
+                continue
+            labels = (run.adapter, str(run.version))
+            metrics.drift_detected.labels(*labels).set(run.outcome == "drift")
+            metrics.drift_enough.labels(*labels).set(run.outcome in ("drift", "no_drift"))
+            metrics.drift_rows.labels(*labels).set(run.rows)
+            for column in run.columns or ():
+                metrics.drift.labels(*labels, column["name"]).set(column["statistic"] / column["threshold"])
+
+
+def _served_versions(adapter: Adapter) -> list[int]:
+    """The versions that clients get; a shadow's answers are nobody's traffic."""
+    deployment = adapter.deployment
+    if deployment is None:
+        return []
+    return [deployment.stable, *([deployment.canary.version] if deployment.canary else [])]
+
+
+def _is_due(last: datetime | None, rule: DriftRule, now: datetime) -> bool:
+    return rule.every_h > 0 and (last is None or now - last >= timedelta(hours=rule.every_h))
+
+
+def _alpha(rule: DriftRule) -> float:
+    """Of one look; where looks come only when asked for, the rate is that of one a week."""
+    return per_look(rule.false_alarms_per_week, rule.every_h or 7 * 24)
+
+
+def _rule(look: _Look) -> str:
+    return (
+        f"at most {look.rule.false_alarms_per_week:g} false alarms a week, {_alpha(look.rule):.2g} a look over "
+        f"{len(look.columns.judged)} columns (Holm), thresholds by bootstrap of {look.reference}"
+    )

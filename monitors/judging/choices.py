@@ -1,0 +1,61 @@
+"""Which scorers an adapter may be watched with, and with which options. Light: the gateway checks with it."""
+
+from typing import Annotated
+
+import msgspec
+
+from monitors.judging.scorers import SCORERS, check_choice
+from registry.errors import InvalidValue
+from registry.monitoring import Monitoring, ScorerChoice
+
+FEEDBACK = "feedback"
+"""What clients and people said of an answer: scored for every adapter, without being chosen."""
+JUDGE = "judge"
+LIVE = sorted([JUDGE, *(name for name, scorer in SCORERS.items() if "mean_logprob" not in scorer.needs)])
+"""What may be chosen for live traffic; how likely a reference is, is asked for golden sets alone."""
+
+
+class JudgeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The LLM judge's options.
+
+    Attributes:
+        share: the share of captured pairs that it is asked about; each is two requests.
+        criteria: what counts for this adapter, in words.
+    """
+
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    criteria: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+
+
+def judge_options(choice: ScorerChoice) -> JudgeOptions:
+    """The options of a chosen judge.
+
+    Raises:
+        InvalidValue
+    """
+    try:
+        return msgspec.convert(choice.options, JudgeOptions)
+    except msgspec.ValidationError as error:
+        raise InvalidValue(f"options of the scorer {JUDGE}: {error}", param="scorers") from None
+
+
+def check_choices(monitoring: Monitoring) -> None:
+    """Raise InvalidValue, saying what is wrong, unless every scorer exists, once, and takes its options."""
+    names = [choice.scorer for choice in monitoring.scorers]
+    for choice in monitoring.scorers:
+        if choice.scorer == FEEDBACK:
+            raise InvalidValue("what clients say is always scored and need not be chosen", param="scorers")
+        if choice.scorer == JUDGE:
+            judge_options(choice)
+            continue
+        _require_known(choice.scorer, LIVE, "scorers")
+        check_choice(choice)
+    if len(set(names)) < len(names):
+        raise InvalidValue("a scorer may be chosen once, for its scores go by its name", param="scorers")
+    _require_known(monitoring.quality.scorer, [FEEDBACK, *names], "quality.scorer")
+
+
+def _require_known(name: str, known: list[str], param: str) -> None:
+    if name not in known:
+        which = "for this adapter there are" if param == "quality.scorer" else "there are"
+        raise InvalidValue(f"there is no scorer {name!r}; {which}: {', '.join(sorted(known))}", param=param)

@@ -1,0 +1,65 @@
+"""What a test has established, as a decision in plain words with its numbers."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from monitors.decisions import Decision
+from monitors.judging.pairing import BASE
+from registry.monitoring import QualityRule
+
+Finding = Literal["alarm", "better", "worse"]
+KIND = "quality"
+
+
+def decision(
+    adapter: str,
+    version: int,
+    scorer: str,
+    against: str,
+    finding: Finding,
+    summary: Mapping[str, Any],
+    rule: QualityRule,
+) -> Decision:
+    """The decision that a finding is; `summary` are the test's numbers, `against` what it held the version against."""
+    inputs = {"scorer": scorer, "against": against, **summary}
+    if finding == "alarm":
+        watch = summary["watch"]
+        return Decision(adapter, version, KIND, "alarm", _alarm_rule(scorer, watch), _fell(scorer, summary), inputs)
+    other = BASE if against == BASE else "stable"
+    outcome = f"{finding}_than_{other}"
+    words = _compared(finding, scorer, "the base model" if against == BASE else against, summary)
+    return Decision(adapter, version, KIND, outcome, _comparison_rule(finding, scorer, rule.alpha), words, inputs)
+
+
+def _alarm_rule(scorer: str, watch: Mapping[str, Any]) -> str:
+    return (
+        f"e-CUSUM of the scores by {scorer}: an alarm once the evidence that their mean is below "
+        f"{watch['level'] - watch['drop']:.3f} (level {watch['level']:.3f}, drop {watch['drop']:g}) reaches "
+        f"{watch['alarm_every']}, so that false alarms are at least that many observations apart on average"
+    )
+
+
+def _fell(scorer: str, summary: Mapping[str, Any]) -> str:
+    watch = summary["watch"]
+    return (
+        f"Quality was lost: by {scorer} the newest sessions score {summary['recent']:.3f} on average where "
+        f"{watch['level']:.3f} is expected and a fall of {watch['drop']:g} matters. Over all "
+        f"{summary['observations']} sessions the mean is {summary['mean']:.3f} "
+        f"({summary['low']:.3f} to {summary['high']:.3f})."
+    )
+
+
+def _comparison_rule(finding: Finding, scorer: str, alpha: float) -> str:
+    side = "at most" if finding == "better" else "at least"
+    return (
+        f"betting test of the paired differences by {scorer} against 'the mean is {side} 0', one observation per "
+        f"session: established once the evidence reaches {1 / alpha:g}, which errs with probability {alpha:g} at most"
+    )
+
+
+def _compared(finding: Finding, scorer: str, other: str, summary: Mapping[str, Any]) -> str:
+    return (
+        f"It is {finding} than {other}: by {scorer} its answers score {summary['mean']:+.3f} beside the other's to the "
+        f"same requests ({summary['low']:+.3f} to {summary['high']:+.3f}), over {summary['observations']} sessions; "
+        f"the evidence is {summary['evidence_' + finding]:.4g}, and {summary['evidence_needed']:g} was needed."
+    )

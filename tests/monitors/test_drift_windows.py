@@ -1,0 +1,169 @@
+"""What a look compares: which requests, which columns, and what is said of those that cannot be judged."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from monitors.windows import (
+    Columns,
+    Sample,
+    Window,
+    bounded,
+    columns_of,
+    fingerprint,
+    language,
+    missing_rows,
+    prompt_text,
+    read_window,
+)
+from registry.monitoring import DriftRule
+from tests.monitors.traffic import RULE, serve
+
+NAMES = ["prompt_tokens", "completion_tokens", "finish_reason", "mean_logprob", "refusal", "language", "prompt"]
+
+
+async def window_of(database: AsyncEngine, rule: DriftRule = RULE) -> Window:
+    """The window of version 2."""
+    async with database.connect() as connection:
+        return await read_window(connection, "support", 2, rule)
+
+
+def sizes(columns: Columns) -> dict[str, tuple[int, int]]:
+    """How many values each column has in the reference and in the window."""
+    return {values.name: (len(values.reference), len(values.current)) for values in columns.judged}
+
+
+async def test_the_reference_is_the_first_requests_and_the_window_the_newest(database: AsyncEngine) -> None:
+    """They do not meet, what lies between belongs to neither, and only what the version served for clients counts."""
+    await serve(database, 100, prompt_tokens=1)
+    await serve(database, 30, 100, prompt_tokens=2)
+    await serve(database, 50, 130, prompt_tokens=3, variant="canary")
+    others: tuple[dict[str, Any], ...] = (
+        {"status": 500},
+        {"error": "stream_broken"},
+        {"variant": "shadow"},
+        {"version": 1},
+        {"adapter": "other"},
+    )
+    for number, fields in enumerate(others):
+        await serve(database, 20, 1000 + 100 * number, prompt_tokens=9, **fields)
+        await serve(database, 20, 2000 + 100 * number, captured=False, prompt_tokens=9, **fields)
+    window = await window_of(database)
+    assert missing_rows(window, RULE) is None
+    assert window.requests.both("prompt_tokens") == ([1] * 100, [3] * 50)
+    found = columns_of(window, RULE)
+    assert [values.name for values in found.judged] == NAMES
+    assert sizes(found) == dict.fromkeys(NAMES, (100, 50))
+    assert window.start is not None
+    assert window.end is not None
+    assert (window.end - window.start).total_seconds() == 49 * 60
+
+
+async def test_too_few_requests_are_said_in_words(database: AsyncEngine) -> None:
+    """How many there are, how many are needed, and what for."""
+    assert (await window_of(database)).end is None
+    await serve(database, 149)
+    window = await window_of(database)
+    words = "149 of 150 requests: 100 for the reference and 50 for a window after it"
+    assert missing_rows(window, RULE) == words
+    assert window.end is not None
+
+
+async def test_without_captures_the_numbers_are_judged_alone(database: AsyncEngine) -> None:
+    """And the others say that it is captured requests that they lack."""
+    await serve(database, 150, captured=False)
+    found = columns_of(await window_of(database), RULE)
+    assert [values.name for values in found.judged] == NAMES[:3]
+    assert found.missing.keys() == set(NAMES[3:])
+    assert found.missing["prompt"].startswith("0 of 150 captured requests")
+
+
+async def test_a_column_without_values_is_said_to_be(database: AsyncEngine) -> None:
+    """Empty ones, ones of nothing but null, and prompts that are all the same; the others are judged all the same."""
+    await serve(database, 150, mean_logprob=None, answer=None, prompt="yes", finish_reason=None)
+    found = columns_of(await window_of(database), RULE)
+    assert [values.name for values in found.judged] == ["prompt_tokens", "completion_tokens", "language"]
+    assert found.missing["mean_logprob"] == "0 values in the window, where at least 20 are needed"
+    assert "all rows of the reference are the same" in found.missing["prompt"]
+
+
+def sample(reference: list[Any], current: list[Any]) -> Window:
+    """A window whose captures have these log probabilities."""
+    first, newest = (
+        [{"mean_logprob": each, "refusal": "no", "prompt": f"{i % 7}"} for i, each in enumerate(side)]
+        for side in (reference, current)
+    )
+    return Window(Sample(), Sample(first, newest, found=1000))
+
+
+def test_unknown_values_are_left_out_and_windows_come_in_steps() -> None:
+    """So that a window of which a little more or less is known has the thresholds of the one before."""
+    rule = DriftRule(window_rows=200, reference_rows=300)
+    for known, kept in ((200, 200), (199, 190), (191, 190), (31, 30)):
+        unknown = [None, float("nan")] * 100
+        window = sample([*[-0.5] * 100, *unknown], [*range(known), *unknown[: 200 - known]])
+        (values,) = [each for each in columns_of(window, rule).judged if each.name == "mean_logprob"]
+        assert len(values.reference) == 100
+        assert values.current == list(range(known))[-kept:]
+
+
+def test_training_prompts_are_the_reference_where_there_are_any() -> None:
+    """Of prompts and languages; the other columns have the first requests still."""
+    trained = [f"please help me with my broken router number {i}, thank you very much" for i in range(60)]
+    found = {each.name: each for each in columns_of(sample([-0.5] * 100, [-0.5] * 50), RULE, trained).judged}
+    assert found["prompt"].reference == trained
+    assert set(found["language"].reference) == {"en"}
+    assert len(found["refusal"].reference) == 100
+
+
+def test_a_reference_with_other_values_has_another_fingerprint() -> None:
+    """The window's values do not matter to it."""
+    one, two, other = (
+        columns_of(sample(reference, current), RULE)
+        for reference, current in (([-0.5] * 60, [-1] * 50), ([-0.5] * 60, [-2] * 50), ([-0.6] * 60, [-1] * 50))
+    )
+    assert fingerprint(one) == fingerprint(two) != fingerprint(other)
+
+
+def test_no_more_rows_are_taken_than_fit() -> None:
+    """Whatever the settings say."""
+    large = msgspec.structs.replace(RULE, window_rows=100_000, reference_rows=1_000_000)
+    assert (bounded(large).window_rows, bounded(large).reference_rows) == (5000, 5000)
+    assert bounded(RULE) == RULE
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("a text", "a text"),
+        ([{"role": "system", "content": "be nice"}, {"role": "user", "content": "hello"}], "hello"),
+        ([{"role": "user", "content": "old"}, {"role": "assistant"}, {"role": "user", "content": "new"}], "new"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}, {"text": "b"}]}], "a\nb"),
+        ([{"role": "user", "content": None}], ""),
+        ([{"role": "system", "content": "be nice"}], ""),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_what_is_new_in_a_prompt_is_its_last_message(prompt: Any, text: str) -> None:
+    """For a system prompt is the same for all, and a conversation has said the rest before."""
+    assert prompt_text(prompt) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("I want my money back for the router that I bought", "en"),
+        ("ich möchte mein Geld für den Router zurück", "de"),
+        ("hi", "LATIN"),
+        ("привет", "CYRILLIC"),
+        ("退款", "CJK"),
+        ("12345 ?!", "NONE"),
+        ("", "NONE"),
+    ],
+)
+def test_language_or_script(text: str, found: str) -> None:
+    """A few letters have no language that could be told, but a script."""
+    assert language(text) == found

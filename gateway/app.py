@@ -35,11 +35,11 @@ from gateway.shadow import Shadower
 from gateway.swap import Swapper
 from gateway.tracing import Tracer
 from gateway.web import RequestIds, admin_guard, provide_actor, render_error
+from monitors.log.recorder import Recorder
+from monitors.log.usage import month_of, spending
 from monitors.metrics import Metrics
-from monitors.rates import newest_rates
+from monitors.money.rates import newest_rates
 from monitors.record import RequestHook
-from monitors.recorder import Recorder
-from monitors.usage import month_of, spending
 from registry.artifacts import ArtifactStore
 from registry.base_model import BaseSpec, read_config
 from registry.database import check_schema, connect

@@ -15,7 +15,7 @@ from gateway.routing import Route
 from gateway.tracing import UNTRACED, Trace
 from gateway.usage import Usage
 from gateway.waiting import Waits
-from monitors.names import pseudonym
+from monitors.privacy.names import pseudonym
 from monitors.record import RequestHook, RequestRecord
 from registry.catalog import ApiKey
 from registry.errors import RegistryError

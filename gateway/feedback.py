@@ -22,7 +22,7 @@ from gateway.json_body import StrictRequest
 from gateway.refusals import refusals
 from gateway.settings import GatewaySettings
 from gateway.web import key_guard
-from monitors.feedback import (
+from monitors.log.feedback import (
     Answered,
     Reference,
     Said,
@@ -32,7 +32,7 @@ from monitors.feedback import (
     feedback_of_client,
     find_answered,
 )
-from monitors.redaction import Redactor
+from monitors.privacy.redaction import Redactor
 from registry.catalog import ApiKey, Scope
 from registry.errors import Conflict, NotFound
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from gateway.usage import Usage
-from monitors.pricing import Pricing
+from monitors.money.pricing import Pricing
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ Rates = Mapping[str, float]
 class Prices:
     """Says what a request cost.
 
-    Where engines are paid by the hour that is known once the hour is over, see `monitors.rates`. Until then it is told
+    Where engines are paid by the hour that is known once the hour is over (`monitors.money.rates`). Until then it is told
     by the newest rates; before the first there is no cost.
 
     Args:

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, field_validator
 from pydantic_settings import NoDecode
 
-from monitors.phones import REGIONS, PhoneFinder
-from monitors.pricing import PricedPool, PricedSettings
-from monitors.redaction import KINDS, Redactor
+from monitors.money.pricing import PricedPool, PricedSettings
+from monitors.privacy.phones import REGIONS, PhoneFinder
+from monitors.privacy.redaction import KINDS, Redactor
 from monitors.settings import StorageSettings
 
 

@@ -42,7 +42,7 @@ class RequestRecord:
         queue_s: how long it waited for its turn.
         cost: what it cost, in the currency of the prices in the settings; None if its tokens are not known.
         pool: the base model whose engines served it; None if it was not served.
-        session, end_user: pseudonyms (`monitors.names`) of the client's conversation and end user; None if not told.
+        session, end_user: pseudonyms (`monitors.privacy.names`) of the conversation and the end user; None if not told.
         completion_id: the answer's own id, such as ``chatcmpl-...``; None if it has none.
         finish_reason: why the answer ended (`stop`, `length`, `tool_calls`, ...); None if the engine did not say.
         overhead_s: the part of `duration_s` that the gateway itself took: neither the engine, nor a queue, nor a load,

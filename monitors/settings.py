@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from monitors.pricing import PricedSettings
+from monitors.money.pricing import PricedSettings
 from registry.home import cache_home, data_home
 
 

@@ -14,7 +14,7 @@ from gateway.admin.moments import Since, Until, moment
 from gateway.errors import InvalidRequest
 from gateway.refusals import refusals
 from gateway.shapes import Page
-from monitors.costs import By, Cost, Per, Span, costs
+from monitors.money.costs import By, Cost, Per, Span, costs
 
 _DAYS_SHOWN = 30
 _MONTHS_SHOWN = 12

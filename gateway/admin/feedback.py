@@ -12,7 +12,7 @@ from gateway.admin.moments import Since, moment
 from gateway.feedback import FeedbackShape, feedback_shape
 from gateway.refusals import refusals
 from gateway.shapes import Page
-from monitors.feedback import list_feedback
+from monitors.log.feedback import list_feedback
 
 
 class FeedbackController(Controller):

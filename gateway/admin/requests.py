@@ -17,9 +17,9 @@ from gateway.admin.fields import NO_NUL
 from gateway.admin.moments import Since, Until, moment
 from gateway.errors import InvalidRequest
 from gateway.refusals import refusals
-from monitors.names import pseudonym
-from monitors.request_log import Place, Wanted, captures, forget, place_of, requests
-from monitors.usage_report import PARTS, SUMS, Part, Period, usage
+from monitors.log.request_log import Place, Wanted, captures, forget, place_of, requests
+from monitors.log.usage_report import PARTS, SUMS, Part, Period, usage
+from monitors.privacy.names import pseudonym
 from registry.registry import Registry
 
 _CURSOR = r"^[0-9]{1,18}\.[0-9a-f]{1,32}$"

@@ -19,7 +19,6 @@ from sqlalchemy import Row, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from monitors.feedback import value_of
 from monitors.judging.backlog import Backlog
 from monitors.judging.choices import FEEDBACK, JUDGE
 from monitors.judging.pairing import (
@@ -32,6 +31,7 @@ from monitors.judging.pairing import (
     write_observations,
 )
 from monitors.judging.scorers import SCORERS, Sample, score
+from monitors.log.feedback import value_of
 from monitors.tables import CaptureRow, FeedbackRow, ScoreRow
 from monitors.watch.work import Workshop
 from registry.catalog import Catalog

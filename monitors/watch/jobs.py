@@ -9,8 +9,8 @@ from monitors.judging.evaluation import EvaluationJob
 from monitors.judging.likelihood_job import LikelihoodJob
 from monitors.judging.quality import QualityJob
 from monitors.judging.scoring import ScoringJob
-from monitors.watch.costs import CostJob, ReplicaTimeJob
-from monitors.watch.retention import RetentionJob
+from monitors.log.retention import RetentionJob
+from monitors.money.jobs import CostJob, ReplicaTimeJob
 from monitors.watch.work import Job, Workshop
 from registry.catalog import Catalog
 

@@ -51,12 +51,12 @@ class MonitorMetrics:
         self.tuning_jobs = self._gauge("ostler_tuning_jobs", "Tuning jobs by status.", ("status",))
         self.active = self._gauge("ostler_monitor_active", "1 if this monitor holds the lease.")
         self.last_run = self._gauge(
-            "ostler_monitor_last_success_timestamp_seconds", "When a job last succeeded.", ("job",)
+            "ostler_monitor_last_success_timestamp_seconds", "When a job last succeeded.", ("task",)
         )
         self.runs = Histogram(
-            "ostler_monitor_job_seconds", "How long jobs take.", ("job",), buckets=_JOB_SECONDS, registry=self.registry
+            "ostler_monitor_job_seconds", "How long jobs take.", ("task",), buckets=_JOB_SECONDS, registry=self.registry
         )
-        self.failures = Counter("ostler_monitor_failures", "Jobs that failed.", ("job",), registry=self.registry)
+        self.failures = Counter("ostler_monitor_failures", "Jobs that failed.", ("task",), registry=self.registry)
 
     def forget_findings(self) -> None:
         """Let all that was found disappear: another monitor shows it from now on."""

@@ -9,13 +9,13 @@ import pytest
 from gateway.pricing import Prices
 from gateway.settings import GatewaySettings
 from gateway.usage import Usage
-from monitors.pricing import Pricing
-from monitors.rates import close_hour
+from monitors.money.jobs import CostJob, ReplicaTimeJob
+from monitors.money.pricing import Pricing
+from monitors.money.rates import close_hour
+from monitors.money.replica_time import HOUR, hour_of
 from monitors.record import RequestRecord
-from monitors.replica_time import HOUR, hour_of
 from monitors.settings import MonitorSettings
 from monitors.watch.client import GatewayClient
-from monitors.watch.costs import CostJob, ReplicaTimeJob
 from monitors.watch.metrics import MonitorMetrics
 from monitors.watch.work import Workshop
 from registry.artifacts import ArtifactStore

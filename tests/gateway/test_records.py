@@ -9,7 +9,7 @@ import pytest
 
 from gateway.capture import Capture, is_drawn
 from gateway.settings import GatewaySettings
-from monitors.names import pseudonym
+from monitors.privacy.names import pseudonym
 from monitors.record import RequestRecord, Text
 from registry.monitoring import Monitoring
 from tests.conftest import RunningGateway, until

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from monitors.names import pseudonym
+from monitors.privacy.names import pseudonym
 from registry.catalog import Scope
 from registry.monitoring import Monitoring
 from tests.conftest import RunningGateway, until

@@ -27,6 +27,7 @@ ADMIN = {
     "/admin/v1/adapters/{name}/deployment",
     "/admin/v1/adapters/{name}/rollback",
     "/admin/v1/adapters/{name}/history",
+    "/admin/v1/adapters/{name}/drift",
     "/admin/v1/adapters/{name}/golden-sets",
     "/admin/v1/adapters/{name}/evaluations",
     "/admin/v1/adapters/{name}/evaluations/{evaluation_id}",
@@ -37,6 +38,8 @@ ADMIN = {
     "/admin/v1/adapters/{name}/versions/{number}/verify",
     "/admin/v1/audit",
     "/admin/v1/costs",
+    "/admin/v1/decisions",
+    "/admin/v1/drift/{drift_id}/report",
     "/admin/v1/feedback",
     "/admin/v1/keys",
     "/admin/v1/keys/{key_id}",
@@ -78,7 +81,7 @@ def spoken(name: str, digest: str) -> list[str]:
 def calls(name: str, digest: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Every route with every method, about an adapter."""
     for path in sorted(OPEN | ADMIN | FEEDBACK | {"/v1/models"}):
-        filled = path.format(name=name, number=1, key_id="key_0", evaluation_id="run_0", path=name)
+        filled = path.format(name=name, number=1, key_id="key_0", evaluation_id="run_0", drift_id="run_0", path=name)
         for method in METHODS:
             yield method, filled, {"json": {"stable": 1, "archived": True, "name": name}}
             yield method, filled, {}
@@ -209,7 +212,9 @@ async def test_a_scope_opens_its_routes_and_no_other(alpha: RunningGateway, scop
     secret, key = await new_key(alpha, scopes=[scope])
     headers = {"authorization": f"Bearer {secret}"}
     for path, method in sorted(routes(alpha)):
-        filled = path.format(name="alpha", number=1, key_id="key_0", evaluation_id="run_0", model="alpha", path="x")
+        filled = path.format(
+            name="alpha", number=1, key_id="key_0", evaluation_id="run_0", drift_id="run_0", model="alpha", path="x"
+        )
         response = await alpha.http.request(method, filled, headers=headers, json={"model": "alpha"})
         if path in OPEN | WHO_MAY[scope]:
             assert response.status_code not in (401, 403), (path, method)
@@ -242,7 +247,9 @@ async def test_a_key_that_is_over_opens_nothing(alpha: RunningGateway) -> None:
 
 
 async def _status(gateway: RunningGateway, secret: str, path: str, method: str) -> tuple[str, str, int]:
-    filled = path.format(name="alpha", number=1, key_id="key_0", evaluation_id="run_0", model="alpha", path="x")
+    filled = path.format(
+        name="alpha", number=1, key_id="key_0", evaluation_id="run_0", drift_id="run_0", model="alpha", path="x"
+    )
     headers = {"authorization": f"Bearer {secret}"}
     response = await gateway.http.request(method, filled, headers=headers)
     return path, method, response.status_code

@@ -11,7 +11,7 @@ import pytest
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from gateway.tracing import Tracer
-from monitors.names import pseudonym
+from monitors.privacy.names import pseudonym
 from tests.conftest import AdapterMaker, RunningGateway, serving, until
 from tests.fakes.collector import Collector, Seen
 from tests.fakes.engine import FakeEngine

@@ -58,8 +58,7 @@ def declared() -> dict[str, frozenset[str]]:
         collectors: set[Any] = set(registry._names_to_collectors.values())
         for collector in collectors:
             kind = collector._type
-            # A label `job` stands beside the target's own, which keeps the name.
-            labels = {"exported_job" if name == "job" else name for name in collector._labelnames}
+            labels = set(collector._labelnames)
             for suffix in _SUFFIXES[kind]:
                 extra = {"le"} if suffix == "_bucket" else set()
                 found[collector._name + suffix] = frozenset(labels | extra | {"instance", "job"})

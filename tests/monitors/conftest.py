@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from monitors.log.recorder import Recorder
 from monitors.metrics import Metrics
-from monitors.recorder import Recorder
 
 RecorderMaker = Callable[..., Recorder]
 

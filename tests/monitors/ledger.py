@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from monitors.log.recorder import Recorder
 from monitors.metrics import Metrics
-from monitors.pricing import Pricing
+from monitors.money.pricing import Pricing
+from monitors.money.replica_time import HOUR, add_look
 from monitors.record import RequestRecord
-from monitors.recorder import Recorder
-from monitors.replica_time import HOUR, add_look
 from tests.monitors.records import record
 
 NOON = datetime(2026, 11, 3, 12, tzinfo=UTC)

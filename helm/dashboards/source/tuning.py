@@ -134,9 +134,9 @@ _MONITOR = Row(
             "Time of its jobs",
             "Mean time that a job took.",
             Query(
-                "sum by (exported_job) (rate(ostler_monitor_job_seconds_sum[$__rate_interval]))"
-                " / (sum by (exported_job) (rate(ostler_monitor_job_seconds_count[$__rate_interval])) > 0)",
-                "{{exported_job}}",
+                "sum by (task) (rate(ostler_monitor_job_seconds_sum[$__rate_interval]))"
+                " / (sum by (task) (rate(ostler_monitor_job_seconds_count[$__rate_interval])) > 0)",
+                "{{task}}",
             ),
             unit="s",
             width=6,
@@ -145,15 +145,15 @@ _MONITOR = Row(
             "Failures",
             "Jobs that failed within an hour; each is tried again.",
             Query(
-                or_none("sum by (exported_job) (increase(ostler_monitor_failures_total[1h]))", "exported_job"),
-                "{{exported_job}}",
+                or_none("sum by (task) (increase(ostler_monitor_failures_total[1h]))", "task"),
+                "{{task}}",
             ),
             width=6,
         ),
         bars(
             "Since the last success",
             "How long ago each job last succeeded.",
-            Query("time() - max by (exported_job) (ostler_monitor_last_success_timestamp_seconds)", "{{exported_job}}"),
+            Query("time() - max by (task) (ostler_monitor_last_success_timestamp_seconds)", "{{task}}"),
             unit="s",
             width=6,
             steps=((None, BLUE), (3600, YELLOW), (7200, RED)),

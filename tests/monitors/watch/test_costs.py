@@ -8,10 +8,10 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from monitors.pricing import PricedPool
+from monitors.money.jobs import CostJob, ReplicaTimeJob
+from monitors.money.pricing import PricedPool
 from monitors.settings import MonitorSettings
 from monitors.watch.client import GatewayClient, GatewayRefused
-from monitors.watch.costs import CostJob, ReplicaTimeJob
 from monitors.watch.metrics import MonitorMetrics
 from monitors.watch.work import Job, Workshop
 from registry.artifacts import ArtifactStore

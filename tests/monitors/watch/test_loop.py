@@ -84,9 +84,9 @@ async def test_a_job_that_fails_is_counted_and_tried_again_while_others_go_on(re
         assert failing.runs == 1
         await until(lambda: failing.runs >= 2)
         found = loop._metrics.registry.get_sample_value
-        assert found("ostler_monitor_failures_total", {"job": "failing"}) == 1
-        assert found("ostler_monitor_failures_total", {"job": "fine"}) is None
-        assert found("ostler_monitor_last_success_timestamp_seconds", {"job": "fine"}) is not None
+        assert found("ostler_monitor_failures_total", {"task": "failing"}) == 1
+        assert found("ostler_monitor_failures_total", {"task": "fine"}) is None
+        assert found("ostler_monitor_last_success_timestamp_seconds", {"task": "fine"}) is not None
 
 
 async def test_jobs_are_given_what_exists_now(registry: Registry) -> None:

@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from monitors.log.recorder import Recorder
+from monitors.log.usage import month_of, spending
 from monitors.metrics import Metrics
-from monitors.recorder import Recorder
 from monitors.tables import RequestRow
-from monitors.usage import month_of, spending
 from registry.database import connect, migrate
 from tests.conftest import until
 from tests.monitors.conftest import RecorderMaker, count, running, sums, written

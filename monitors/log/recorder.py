@@ -23,12 +23,12 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from monitors.capture import Captured, capture, stamped
+from monitors.log.capture import Captured, capture, stamped
+from monitors.log.usage import MOST_SUMS, Sums
 from monitors.metrics import Metrics
+from monitors.privacy.redaction import Redactor
 from monitors.record import RequestRecord
-from monitors.redaction import Redactor
 from monitors.tables import CaptureRow, MonitorWindowRow, RequestRow
-from monitors.usage import MOST_SUMS, Sums
 from registry.database import writing
 
 log = logging.getLogger(__name__)

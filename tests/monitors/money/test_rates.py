@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from monitors.pricing import Pricing
-from monitors.rates import (
+from monitors.money.pricing import Pricing
+from monitors.money.rates import (
     OPEN,
     ROWS_AT_ONCE,
     Rate,
@@ -23,7 +23,7 @@ from monitors.rates import (
     newest_rates,
     pools_with_replicas,
 )
-from monitors.replica_time import HOUR
+from monitors.money.replica_time import HOUR
 from tests.monitors.ledger import BY_HOUR, NOON, POOL, Ledger, after, request
 
 _TRAFFIC = (

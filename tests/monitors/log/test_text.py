@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitors.log.text import LONGEST_TEXT, NotText, Said, said
 from monitors.record import Text
-from monitors.text import LONGEST_TEXT, NotText, Said, said
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from monitors.privacy.redaction import KINDS, Redactor, redact
 from monitors.record import Text
-from monitors.redaction import KINDS, Redactor, redact
 from tests.monitors.conftest import RecorderMaker
+from tests.monitors.privacy.redaction_corpus import Planted, clean, planted
 from tests.monitors.records import record
-from tests.monitors.redaction_corpus import Planted, clean, planted
 
 PROMPTS = 2000
 MOST_FALSE = {"10-digit number": 0.6, "4-part number": 1.0, "tracking number": 0.1, "order number": 0.1}

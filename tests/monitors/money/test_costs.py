@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from monitors.costs import By, Cost, Per, Span, cost_per_thousand, costs
-from monitors.rates import close_hour
-from monitors.replica_time import HOUR
+from monitors.money.costs import By, Cost, Per, Span, cost_per_thousand, costs
+from monitors.money.rates import close_hour
+from monitors.money.replica_time import HOUR
 from tests.monitors.ledger import BY_HOUR, NOON, POOL, Ledger, after, request
 
 YEAR = Span(datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))

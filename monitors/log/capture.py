@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from monitors.log.text import NotText, said
+from monitors.privacy.redaction import Redactor
 from monitors.record import RequestRecord
-from monitors.redaction import Redactor
-from monitors.text import NotText, said
 
 
 @dataclass(slots=True)

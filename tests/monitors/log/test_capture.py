@@ -6,13 +6,13 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from monitors.log.usage_report import usage
 from monitors.record import Text
 from monitors.tables import CaptureRow
-from monitors.usage_report import usage
 from tests.monitors.conftest import RecorderMaker, count, written
+from tests.monitors.log.test_exactly_once import breaking_commits
+from tests.monitors.privacy.test_redaction import captured
 from tests.monitors.records import record
-from tests.monitors.test_exactly_once import breaking_commits
-from tests.monitors.test_redaction import captured
 
 
 async def rows(engine: AsyncEngine) -> list[Any]:

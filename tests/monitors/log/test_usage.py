@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from monitors.log.recorder import Recorder
+from monitors.log.usage_report import usage
 from monitors.metrics import Metrics
-from monitors.recorder import Recorder
-from monitors.usage_report import usage
 from registry.database import connect, migrate
 from tests.conftest import until
 from tests.monitors.conftest import RecorderMaker, count, running, sums, written
+from tests.monitors.log.test_exactly_once import breaking_commits
 from tests.monitors.records import NOVEMBER, record
-from tests.monitors.test_exactly_once import breaking_commits
 
 NOON = datetime(2026, 11, 3, 12, tzinfo=UTC)
 
@@ -124,7 +124,7 @@ async def test_the_sums_that_wait_are_bounded(
     new_recorder: RecorderMaker, database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past the bound a request of a new hour is lost and counted; those of known hours still count."""
-    monkeypatch.setattr("monitors.recorder.MOST_SUMS", 3)
+    monkeypatch.setattr("monitors.log.recorder.MOST_SUMS", 3)
     recorder = new_recorder(size=1)
     recorder._owed = type(recorder._owed)(most=3)
     recorder(record())

@@ -21,10 +21,10 @@ from sqlalchemy import Row, and_, bindparam, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from monitors.pricing import Pricing
-from monitors.replica_time import HOUR, hour_of, looked_until
+from monitors.log.usage import month_of
+from monitors.money.pricing import Pricing
+from monitors.money.replica_time import HOUR, hour_of, looked_until
 from monitors.tables import CostRateRow, ReplicaHourRow, RequestRow, SpendingRow, UsageRow
-from monitors.usage import month_of
 from registry.database import writing
 
 GRACE = timedelta(minutes=15)

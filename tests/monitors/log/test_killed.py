@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from monitors.recorder import BATCH_S
-from monitors.usage_report import usage
+from monitors.log.recorder import BATCH_S
+from monitors.log.usage_report import usage
 from tests.conftest import until
 from tests.monitors.conftest import written
 
@@ -21,7 +21,7 @@ async def test_a_killed_process_loses_at_most_its_last_batch(
 ) -> None:
     """What is there is the beginning without a gap, with sums that agree; what is lost came since the batch before."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.monitors.killed_recorder", database_url), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "tests.monitors.log.killed_recorder", database_url), stdout=asyncio.subprocess.PIPE
     )
     looks = asyncio.create_task(look(database))
     await until(looks.done, seconds=60)

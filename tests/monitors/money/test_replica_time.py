@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from monitors.replica_time import HOUR, LONGEST_GAP, add_look, split_by_hour
+from monitors.money.replica_time import HOUR, LONGEST_GAP, add_look, split_by_hour
 from tests.monitors.ledger import NOON, POOL, Ledger
 
 _LOOK = timedelta(seconds=15)

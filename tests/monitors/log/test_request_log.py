@@ -8,18 +8,18 @@ import pytest
 from sqlalchemy import insert, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import monitors.request_log
-import monitors.watch.retention
-from monitors.names import pseudonym
-from monitors.request_log import Forgotten, Place, Wanted, captures, forget, place_of, requests
+import monitors.log.request_log
+import monitors.log.retention
+from monitors.log.request_log import Forgotten, Place, Wanted, captures, forget, place_of, requests
+from monitors.log.retention import RetentionJob
+from monitors.log.usage_report import usage
+from monitors.privacy.names import pseudonym
 from monitors.tables import CaptureRow, FeedbackRow, MonitorWindowRow, ObservationRow, ScoreRow
-from monitors.usage_report import usage
-from monitors.watch.retention import RetentionJob
 from registry.catalog import Adapter, Catalog
 from registry.monitoring import Monitoring
 from tests.monitors.conftest import RecorderMaker, written
+from tests.monitors.privacy.test_redaction import captured
 from tests.monitors.records import NOVEMBER, record
-from tests.monitors.test_redaction import captured
 
 ANN, BOB = pseudonym("ann"), pseudonym("bob")
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -98,7 +98,7 @@ async def test_what_is_forgotten_leaves_sums_and_others_alone(
     new_recorder: RecorderMaker, database: AsyncEngine, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests, text, feedback, scores and observations of one go, by some rows at a time."""
-    monkeypatch.setattr(monitors.request_log, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(monitors.log.request_log, "ROWS_AT_ONCE", 2)
     recorder = new_recorder()
     for number in range(5):
         recorder(record(f"ann-{number}", **{kind: ANN}, text=captured("hello")))
@@ -150,7 +150,7 @@ async def test_what_was_kept_long_enough_is_deleted(
     new_recorder: RecorderMaker, database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log by its days, text and the words of feedback by their adapter's, in pieces; usage and scores stay."""
-    monkeypatch.setattr(monitors.watch.retention, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(monitors.log.retention, "ROWS_AT_ONCE", 2)
     recorder = new_recorder()
     for number in range(5):
         recorder(record(f"old-{number}", started_at=(NOW - timedelta(days=11)).timestamp()))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import monitors.recorder
+import monitors.log.recorder
+from monitors.log.recorder import Recorder
 from monitors.metrics import Metrics
-from monitors.recorder import Recorder
 from registry.database import connect, migrate
 from tests.conftest import until
 from tests.monitors.conftest import RecorderMaker, count, running, sums, written
@@ -205,14 +205,14 @@ async def test_a_transaction_still_under_way_is_never_repeated(
     server: StoppablePostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server may come to the lost commit late: the same rows are refused meanwhile, then found."""
-    monkeypatch.setattr(monitors.recorder, "_WRITE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(monitors.log.recorder, "_WRITE_TIMEOUT_S", 0.3)
     engine = connect(server.url)
     recorder = Recorder(engine, Metrics(), size=1000, batch_rows=4, batch_s=0.01)
     recorder(record("once"))
     batch = recorder._next_batch()
     batch.tried = True
     late = await engine.connect()
-    await late.execute(monitors.recorder._REQUESTS.insert(), recorder._rows(0, batch.records))
+    await late.execute(monitors.log.recorder._REQUESTS.insert(), recorder._rows(0, batch.records))
     async with running(recorder):
         await until(lambda: recorder._pause_s > 0)
         await late.commit()

@@ -16,9 +16,9 @@ from typing import Any
 
 from stdnum import iban, luhn, numdb
 
-from monitors.phones import REGIONS, PhoneFinder
-from monitors.plain_view import PlainView, plain_view
-from monitors.secrets import SECRETS
+from monitors.privacy.phones import REGIONS, PhoneFinder
+from monitors.privacy.plain_view import PlainView, plain_view
+from monitors.privacy.secrets import SECRETS
 
 _Span = tuple[int, int]
 _Finder = Callable[[str], Iterator[_Span]]

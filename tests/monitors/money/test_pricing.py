@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.settings import GatewaySettings
-from monitors.pricing import PricedPool, PricedSettings, Pricing
+from monitors.money.pricing import PricedPool, PricedSettings, Pricing
 from monitors.settings import MonitorSettings
 from ostler.client import CommandFailed
 from ostler.serve import read_settings

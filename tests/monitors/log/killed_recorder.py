@@ -4,8 +4,8 @@ import asyncio
 import sys
 import time
 
+from monitors.log.recorder import Recorder
 from monitors.metrics import Metrics
-from monitors.recorder import Recorder
 from registry.database import connect
 from tests.monitors.records import record
 

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Table, and_, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from monitors.recorder import MARKER
-from monitors.request_log import ROWS_AT_ONCE
+from monitors.log.recorder import MARKER
+from monitors.log.request_log import ROWS_AT_ONCE
 from monitors.tables import CaptureRow, FeedbackRow, MonitorWindowRow, RequestRow
 from registry.catalog import Catalog
 from registry.database import writing

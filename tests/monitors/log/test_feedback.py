@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from monitors.feedback import (
+from monitors.log.feedback import (
     Reference,
     Said,
     Thumb,

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from monitors.costs import cost_per_thousand
-from monitors.rates import close_hour, hours_to_close, pools_with_replicas
-from monitors.replica_time import LONGEST_GAP, Replica, add_look
+from monitors.money.costs import cost_per_thousand
+from monitors.money.rates import close_hour, hours_to_close, pools_with_replicas
+from monitors.money.replica_time import LONGEST_GAP, Replica, add_look
 from monitors.watch.work import Workshop
 from registry.catalog import Catalog
 

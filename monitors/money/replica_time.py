@@ -13,7 +13,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from monitors.names import pseudonym
+from monitors.privacy.names import pseudonym
 from monitors.tables import MonitorCursorRow, ReplicaHourRow
 from monitors.watch.progress import cursor, move_cursor
 from registry.database import writing

@@ -1,0 +1,1 @@
+"""What is taken out of text and names before they are stored."""

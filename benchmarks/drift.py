@@ -26,9 +26,9 @@ from typing import Any
 from msgspec import structs
 from scipy.stats import binomtest
 
-from monitors.calibration import holm, per_look, to_json
-from monitors.drift_task import DRAWS, Kind, Result, Task, Values
-from monitors.windows import language
+from monitors.drifting.calibration import holm, per_look, to_json
+from monitors.drifting.task import DRAWS, Kind, Result, Task, Values
+from monitors.drifting.windows import language
 
 RESULTS = Path(__file__).parent / "results" / "drift.md"
 REFERENCE = 1000

@@ -15,8 +15,8 @@ Rates = Mapping[str, float]
 class Prices:
     """Says what a request cost.
 
-    Where engines are paid by the hour that is known once the hour is over (`monitors.money.rates`). Until then it is told
-    by the newest rates; before the first there is no cost.
+    Where engines are paid by the hour that is known once the hour is over (`monitors.money.rates`). Until then it is
+    told by the newest rates; before the first there is no cost.
 
     Args:
         pricing: how each pool's tokens are paid.

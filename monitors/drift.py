@@ -1,7 +1,7 @@
 """Holds a window against a reference with Evidently, in a process of its own: ``python -m monitors.drift TASK RESULT``.
 
 Evidently brings pandas and scikit-learn with it and takes seconds to import, so nothing else imports this module; the
-monitor starts it as a child, with a task and a place for the result (`monitors.drift_task`). Per kind of column:
+monitor starts it as a child, with a task and a place for the result (`monitors.drifting.task`). Per kind of column:
 
 number      `ks_distance`, registered with Evidently: its own ``ks`` tells a p-value, which no reader can picture
 category    Evidently's ``jensenshannon``; categories that the reference hardly has are one, `OTHER`
@@ -40,7 +40,7 @@ from evidently.metrics import ValueDrift
 from scipy.stats import ks_2samp
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from monitors.calibration import (
+from monitors.drifting.calibration import (
     Floats,
     Null,
     from_json,
@@ -51,7 +51,7 @@ from monitors.calibration import (
     numbers,
     to_json,
 )
-from monitors.drift_task import Kind, Result, Task, Values, Verdict
+from monitors.drifting.task import Kind, Result, Task, Values, Verdict
 
 DIMENSIONS = 512
 OTHER = "(other)"

@@ -35,7 +35,7 @@ HEAVY = {
     "sklearn": ("monitors/judging/scorers.py", "monitors/drift.py"),
     "sacrebleu": ("monitors/judging/scorers.py",),
     "rouge_score": ("monitors/judging/scorers.py",),
-    "py3langid": ("monitors/windows.py",),
+    "py3langid": ("monitors/drifting/windows.py",),
     "vllm": ("ostler/engine_plugin.py",),  # which vLLM itself loads
 }
 

@@ -18,7 +18,7 @@ from gateway.directory import Directory
 from gateway.json_body import StrictRequest
 from gateway.refusals import refusals
 from gateway.shapes import Page
-from monitors import drift_runs
+from monitors.drifting import runs as drift_runs
 from registry.database import writing
 from registry.errors import NotFound
 from registry.registry import Registry

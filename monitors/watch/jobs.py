@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from monitors.decisions import decision_counts
-from monitors.drift_job import DriftJob
+from monitors.drifting.job import DriftJob
 from monitors.judging.comparing import JudgingJob
 from monitors.judging.evaluation import EvaluationJob
 from monitors.judging.likelihood_job import LikelihoodJob

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from monitors import drift_runs
-from monitors.drift_runs import DriftRun
+from monitors.drifting import runs as drift_runs
+from monitors.drifting.runs import DriftRun
 from registry.database import connect
 from tests.conftest import RunningGateway
 

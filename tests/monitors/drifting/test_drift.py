@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from monitors.calibration import holm
-from monitors.drift_task import Kind, Result, Task, Values
-from tests.monitors.traffic import NEW_WORDS, sentence
+from monitors.drifting.calibration import holm
+from monitors.drifting.task import Kind, Result, Task, Values
+from tests.monitors.drifting.traffic import NEW_WORDS, sentence
 
 ALPHA = 0.0036
 warnings.filterwarnings("ignore", module="evidently")

@@ -13,11 +13,13 @@ import pytest
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from monitors import drift_job, drift_runs, embeddings
 from monitors.decisions import decisions
-from monitors.drift_child import ChildFailed, Judged, judge_apart, sweep
-from monitors.drift_job import DriftJob
-from monitors.drift_task import Result, Task, Values, Verdict
+from monitors.drifting import embeddings
+from monitors.drifting import job as drift_job
+from monitors.drifting import runs as drift_runs
+from monitors.drifting.child import ChildFailed, Judged, judge_apart, sweep
+from monitors.drifting.job import DriftJob
+from monitors.drifting.task import Result, Task, Values, Verdict
 from monitors.settings import MonitorSettings
 from monitors.tables import DriftCalibrationRow
 from monitors.watch.client import GatewayClient, GatewayRefused
@@ -27,7 +29,7 @@ from registry.artifacts import ArtifactStore
 from registry.catalog import Catalog
 from registry.database import connect, migrate
 from registry.errors import StoreFailure
-from tests.monitors.traffic import NEW_WORDS, NOW, RULE, catalog, serve
+from tests.monitors.drifting.traffic import NEW_WORDS, NOW, RULE, catalog, serve
 
 LATER = timedelta(hours=RULE.every_h)
 

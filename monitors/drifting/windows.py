@@ -19,7 +19,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Table, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from monitors.drift_task import Kind, Values
+from monitors.drifting.task import Kind, Values
 from monitors.judging.refusals import refused
 from monitors.tables import CaptureRow, RequestRow
 from registry.monitoring import DriftRule

@@ -8,8 +8,8 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import binomtest, ks_2samp, norm
 
-from monitors import calibration
-from monitors.calibration import (
+from monitors.drifting import calibration
+from monitors.drifting.calibration import (
     Null,
     from_json,
     holm,

@@ -9,15 +9,13 @@ from typing import Any
 
 import msgspec
 
-from monitors import drift_runs
-from monitors.calibration import per_look
-from monitors.drift_child import ChildFailed, Judged, judge_apart, sweep
-from monitors.drift_runs import Calibration, DriftRun
-from monitors.drift_task import Task
-from monitors.embeddings import embed_both
-from monitors.watch.client import GatewayClient, GatewayRefused
-from monitors.watch.work import Workshop
-from monitors.windows import (
+from monitors.drifting import runs
+from monitors.drifting.calibration import per_look
+from monitors.drifting.child import ChildFailed, Judged, judge_apart, sweep
+from monitors.drifting.embeddings import embed_both
+from monitors.drifting.runs import Calibration, DriftRun
+from monitors.drifting.task import Task
+from monitors.drifting.windows import (
     Columns,
     Embeddings,
     Window,
@@ -29,6 +27,8 @@ from monitors.windows import (
     prompts_of,
     read_window,
 )
+from monitors.watch.client import GatewayClient, GatewayRefused
+from monitors.watch.work import Workshop
 from registry.catalog import Adapter, Catalog
 from registry.database import writing
 from registry.errors import StoreFailure
@@ -61,7 +61,7 @@ class _Look:
     columns: Columns
     reference: str
 
-    def run(self, outcome: drift_runs.Outcome, missing: str | None, **found: Any) -> DriftRun:
+    def run(self, outcome: runs.Outcome, missing: str | None, **found: Any) -> DriftRun:
         """The look as it is stored."""
         end = self.window.end
         assert end is not None, "a version without requests is not looked at"
@@ -91,7 +91,7 @@ class DriftJob:
         judge: does a look's computing; the child process is the default.
     """
 
-    name = drift_runs.JOB
+    name = runs.JOB
     every_s = 15.0
 
     def __init__(
@@ -105,36 +105,36 @@ class DriftJob:
         """Look at what is due, and show the newest looks."""
         await asyncio.to_thread(sweep, self._workshop.scratch)
         async with self._workshop.database.connect() as connection:
-            last = await drift_runs.last_looks(connection)
+            last = await runs.last_looks(connection)
         for adapter in catalog.adapters.values():
             await self._look_at(adapter, last, now)
         await self._show(catalog)
 
     async def _look_at(self, adapter: Adapter, last: Mapping[tuple[str, int], datetime], now: datetime) -> None:
         async with self._workshop.database.connect() as connection:
-            asked = await drift_runs.asked_for(connection, adapter.name)
+            asked = await runs.asked_for(connection, adapter.name)
         rule = bounded(adapter.monitoring.drift)
         for version in _served_versions(adapter):
             if asked or _is_due(last.get((adapter.name, version)), rule, now):
                 await self._look(adapter.name, version, rule, now)
         if asked:
             async with writing(self._workshop.database) as connection:
-                await drift_runs.answer_look(connection, adapter.name, asked)
+                await runs.answer_look(connection, adapter.name, asked)
 
     async def _look(self, adapter: str, version: int, rule: DriftRule, now: datetime) -> None:
         """Look at the newest window, unless there is none that is new."""
         async with self._workshop.database.connect() as connection:
             end = await newest_arrival(connection, adapter, version)
-            if end is None or await drift_runs.is_done(connection, adapter, version, end):
+            if end is None or await runs.is_done(connection, adapter, version, end):
                 return
             window = await read_window(connection, adapter, version, rule)
         look = await self._gather(adapter, version, rule, window)
         run, calibration = await self._judged(look)
         async with writing(self._workshop.database) as connection:
-            if await drift_runs.store_run(connection, run, _rule(look), calibration, now):
-                dropped = await drift_runs.drop_reports(connection, adapter, REPORTS_KEPT)
+            if await runs.store_run(connection, run, _rule(look), calibration, now):
+                dropped = await runs.drop_reports(connection, adapter, REPORTS_KEPT)
             else:
-                dropped = await drift_runs.unheld(connection, {run.report} if run.report else set())
+                dropped = await runs.unheld(connection, {run.report} if run.report else set())
         for digest in dropped:
             await asyncio.to_thread(self._workshop.store.remove, digest)
         log.info("drift of %s@%d: %s", adapter, version, run.outcome)
@@ -177,27 +177,27 @@ class DriftJob:
             log.warning("drift of %s@%d could not be computed: %s", look.adapter, look.version, failed)
             return look.run("failed", str(failed)), None
         verdicts = tuple(msgspec.to_builtins(verdict) for verdict in judged.result.columns)
-        outcome: drift_runs.Outcome = "drift" if any(each["drifted"] for each in verdicts) else "no_drift"
+        outcome: runs.Outcome = "drift" if any(each["drifted"] for each in verdicts) else "no_drift"
         run = look.run(outcome, missing, columns=verdicts, report=report.digest)
         return run, Calibration(look.rule.window_rows, mark, judged.result.nulls)
 
     async def _task(self, look: _Look, mark: str) -> Task:
         async with self._workshop.database.connect() as connection:
-            nulls = await drift_runs.calibration_of(connection, look.adapter, look.version, look.rule.window_rows, mark)
+            nulls = await runs.calibration_of(connection, look.adapter, look.version, look.rule.window_rows, mark)
         seed = int(mark[:12], 16)  # the same reference has the same thresholds
         return Task(list(look.columns.judged), _alpha(look.rule), seed, dict(nulls))
 
     async def _show(self, catalog: Catalog) -> None:
         """Set the gauges of the versions that are served, and of no others, from the database."""
         async with self._workshop.database.connect() as connection:
-            runs = await drift_runs.newest_runs(connection)
+            newest = await runs.newest_runs(connection)
         metrics = self._workshop.metrics
         for gauge in (metrics.drift, metrics.drift_detected, metrics.drift_rows, metrics.drift_enough):
             gauge.clear()
         served = {
             (adapter.name, version) for adapter in catalog.adapters.values() for version in _served_versions(adapter)
         }
-        for run in runs:
+        for run in newest:
             if (run.adapter, run.version) not in served:
                 continue
             labels = (run.adapter, str(run.version))

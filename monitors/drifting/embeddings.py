@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
+from monitors.drifting.windows import Embeddings
 from monitors.watch.client import GatewayClient, GatewayRefused
-from monitors.windows import Embeddings
 
 MOST_TEXTS = 1000
 """Of the reference, and of the window: each costs the endpoint work at every look."""

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from monitors.windows import (
+from monitors.drifting.windows import (
     Columns,
     Sample,
     Window,
@@ -19,7 +19,7 @@ from monitors.windows import (
     read_window,
 )
 from registry.monitoring import DriftRule
-from tests.monitors.traffic import RULE, serve
+from tests.monitors.drifting.traffic import RULE, serve
 
 NAMES = ["prompt_tokens", "completion_tokens", "finish_reason", "mean_logprob", "refusal", "language", "prompt"]
 

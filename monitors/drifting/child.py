@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from monitors.drift_task import Result, Task
+from monitors.drifting.task import Result, Task
 
 LIMIT_S = 600.0
 _PREFIX = "drift-"

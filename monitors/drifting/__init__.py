@@ -1,0 +1,1 @@
+"""Looks at drift: what is compared, where thresholds lie, and what is kept."""

@@ -62,7 +62,7 @@ class RequestRow(SQLModel, table=True):
     """
 
     __tablename__ = "request_log"
-    __table_args__ = (Index(None, "adapter", "version"),)
+    __table_args__ = (Index(None, "adapter", "version", "started_at", "id"), Index(None, "key_id", "started_at"))
 
     id: str = _key(String(32))
     request_id: str = Field(index=True)
@@ -229,8 +229,8 @@ class ScoreRow(SQLModel, table=True):
 class ObservationRow(SQLModel, table=True):
     """One session's contribution to a test, in the order in which the test sees them.
 
-    `against` is ``level`` (the value is the score itself, in [0, 1]), ``base`` or ``stable`` (the value is the
-    difference of two scores, in [-1, 1]).
+    `against` is ``level`` (the value is the score itself, in [0, 1]), ``base``, or the engine name of another version (the
+    value is the difference of two scores, in [-1, 1]). A session that the client did not name is its request.
     """
 
     __tablename__ = "observations"
@@ -241,7 +241,7 @@ class ObservationRow(SQLModel, table=True):
     version: int
     scorer: str = Field(sa_column=Column(String(40), nullable=False))
     against: str = Field(sa_column=Column(String(96), nullable=False))
-    session: str = Field(sa_column=Column(String(160), nullable=False))
+    session: str = Field(sa_column=Column(String(160), nullable=False, index=True))
     value: float
     created_at: datetime = _moment()
 

@@ -212,6 +212,7 @@ def _create_what_is_judged() -> None:
             name="uq_observations_adapter_version_scorer_against_session",
         ),
     )
+    op.create_index("ix_observations_session", "observations", ["session"])
     op.create_table(
         "replica_hours",
         sa.Column("hour", sa.DateTime(timezone=True), nullable=False),
@@ -270,6 +271,11 @@ def _widen_what_is_there() -> None:
         table.add_column(sa.Column("completion_id", sa.String(length=160), nullable=True))
         table.add_column(sa.Column("finish_reason", sa.String(), nullable=True))
         table.add_column(sa.Column("overhead_s", sa.Float(), nullable=True))
+        table.drop_index("ix_request_log_adapter_version")
+        table.create_index(
+            "ix_request_log_adapter_version_started_at_id", ["adapter", "version", "started_at", "id"], unique=False
+        )
+        table.create_index("ix_request_log_key_id_started_at", ["key_id", "started_at"], unique=False)
         table.create_index("ix_request_log_completion_id", ["completion_id"], unique=False)
         table.create_index("ix_request_log_end_user", ["end_user"], unique=False)
         table.create_index("ix_request_log_session", ["session"], unique=False)
@@ -280,6 +286,9 @@ def downgrade() -> None:
     with op.batch_alter_table("request_log") as table:
         table.drop_index("ix_request_log_session")
         table.drop_index("ix_request_log_end_user")
+        table.drop_index("ix_request_log_key_id_started_at")
+        table.drop_index("ix_request_log_adapter_version_started_at_id")
+        table.create_index("ix_request_log_adapter_version", ["adapter", "version"], unique=False)
         table.drop_index("ix_request_log_completion_id")
         table.drop_column("overhead_s")
         table.drop_column("finish_reason")
@@ -298,6 +307,7 @@ def downgrade() -> None:
 
     op.drop_table("scores")
     op.drop_table("replica_hours")
+    op.drop_index("ix_observations_session", "observations")
     op.drop_table("observations")
     op.drop_table("monitor_windows")
     op.drop_table("monitor_cursors")

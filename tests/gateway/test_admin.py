@@ -41,7 +41,7 @@ async def test_no_admin_path_is_open_to_clients(two: RunningGateway) -> None:
     assert len(calls) >= 16
     before = await adapters(two), (await two.http.get("/admin/v1/keys")).json()
     for method, path in calls:
-        filled = path.format(name="support", key_id="key_0", number=1)
+        filled = path.format(name="support", key_id="key_0", number=1, evaluation_id="run_0", drift_id="run_0")
         refused = await stranger(two, client, method, filled)
         assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_permissions"), path
         assert "'admin'" in error_of(refused)["message"]

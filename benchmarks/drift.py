@@ -39,6 +39,16 @@ SHARE = 0.3  # of the requests after a drift are of the new kind
 MOST_LOOKS, STEPS = 40, 4
 WHOLE = 10  # Evidently's report takes longer than all else and is made for one window in so many
 
+LIMITS = """## What this does not show
+
+- {draws:,} draws of the bootstrap, where the monitor has {of_monitor:,}: its thresholds vary less than these.
+- Requests here come independently of each other. Those of real clients come in bursts and have days and nights, and
+  then alarm more often than stated.
+- Each window has a fresh reference, so the rate is a mean over references. A monitor keeps one for long: with an odd
+  one it alarms more often for as long.
+- A few hundred windows cannot tell {level:.2%} a look from 1%; there were {windows:,}. "held" says that the rate is not
+  shown to be above the stated one, no more."""
+
 _TOPICS: dict[str, tuple[str, ...]] = {
     "refund": ("I want my money back for the {thing}", "please refund the {thing} that I sent back {when}"),
     "delivery": ("my {thing} has not arrived since {when}", "where is the parcel with the {thing}, order {number}?"),
@@ -269,6 +279,8 @@ def _page(
         "| drift | window, rows | found | delay, rows | delay, windows | longest, rows | columns that told |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
         *(_delay_line(kind, size, detections) for (kind, size), detections in found.items()),
+        "",
+        LIMITS.format(draws=draws, of_monitor=DRAWS, level=LEVELS[1], windows=windows),
     ]
     return "\n".join(lines) + "\n"
 

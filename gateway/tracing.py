@@ -19,7 +19,11 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from gateway.body import ClientGone
+from gateway.engines.engine import EngineDown
+from gateway.errors import GatewayError
 from monitors.record import RequestRecord
+from registry.errors import RegistryError
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -207,8 +211,8 @@ class _SpanSending(Sending):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and not self._failed:
-            _mark_failed(self._span, "cancelled" if issubclass(kind, asyncio.CancelledError) else "engine_down")
+        if error is not None and not self._failed:
+            _mark_failed(self._span, _error_type(error))
         self._span.end()
 
     def answered(self, status: int) -> None:
@@ -216,6 +220,21 @@ class _SpanSending(Sending):
         if status >= 400:
             self._failed = True
             _mark_failed(self._span, str(status))
+
+
+def _error_type(error: BaseException) -> str:
+    """The stable word for what ended a sending; a kind of error that has none is named as in Python."""
+    match error:
+        case asyncio.CancelledError():
+            return "cancelled"
+        case ClientGone():
+            return "client_gone"
+        case EngineDown():
+            is_late = error.sent and isinstance(error.__cause__, TimeoutError)
+            return "deadline_exceeded" if is_late else "engine_down"
+        case GatewayError() | RegistryError() if error.code is not None:
+            return error.code
+    return type(error).__name__
 
 
 def _mark_failed(span: "Span", error: str) -> None:

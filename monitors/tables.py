@@ -229,8 +229,8 @@ class ScoreRow(SQLModel, table=True):
 class ObservationRow(SQLModel, table=True):
     """One session's contribution to a test, in the order in which the test sees them.
 
-    `against` is ``level`` (the value is the score itself, in [0, 1]), ``base``, or the engine name of another version (the
-    value is the difference of two scores, in [-1, 1]). A session that the client did not name is its request.
+    `against` is ``level`` (the value is the score itself, in [0, 1]), ``base``, or the engine name of another version
+    (the value is the difference of two scores, in [-1, 1]). A session that the client did not name is its request.
     """
 
     __tablename__ = "observations"

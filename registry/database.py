@@ -48,7 +48,7 @@ def connect(url: str) -> AsyncEngine:
         return _connect_postgresql(parsed)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(parsed)
+    engine = create_async_engine(parsed, hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     event.listen(engine.sync_engine, "checkin", _discard_open)
@@ -59,6 +59,7 @@ def connect(url: str) -> AsyncEngine:
 def _connect_postgresql(url: URL) -> AsyncEngine:
     engine = create_async_engine(
         url,
+        hide_parameters=True,  # an error's message would quote them, and they hold what people said
         pool_pre_ping=True,
         pool_timeout=_POOL_TIMEOUT_S,
         connect_args=_postgresql_arguments("ostler") | {"command_timeout": _STATEMENT_TIMEOUT_S},
@@ -83,7 +84,8 @@ def connect_alone(engine: AsyncEngine, purpose: str) -> AsyncEngine:
 
     `purpose` is a word by which the server's operator tells its connections apart.
     """
-    return create_async_engine(engine.url, poolclass=NullPool, connect_args=_postgresql_arguments(f"ostler {purpose}"))
+    arguments = _postgresql_arguments(f"ostler {purpose}")
+    return create_async_engine(engine.url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
 
 
 def _postgresql_arguments(application: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raise InvalidValue, with `param` for the field, if a number is outside what is allowed."""
         quality, drift = self.quality, self.drift
         _require("capture", self.capture, 0, 1)
-        _require("capture_days", self.capture_days, 0, 36_500)
+        _require("capture_days", self.capture_days, 1 / 24, 36_500)
         _require("golden_every_h", self.golden_every_h, 0, 8_760)
         if quality.level is not None:
             _require("quality.level", quality.level, 0, 1)

@@ -11,6 +11,7 @@ Registry        this module             what exists: the catalog and its version
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,12 +113,25 @@ class Registry(Deployments, Keys, Leases):
             NotFound: no such adapter.
             InvalidValue: a number outside what is allowed.
         """
-        monitoring.check()
+        await self.change_monitoring(adapter, lambda _: monitoring, actor=actor)
+
+    async def change_monitoring(self, adapter: str, wanted: Callable[[Monitoring], Monitoring], *, actor: str) -> None:
+        """Say how an adapter is watched by what is said of it now, so that changes at once all stay.
+
+        `wanted` gets what is said and returns what shall be; whatever it raises comes through, and nothing is changed.
+
+        Raises:
+            NotFound: no such adapter.
+            InvalidValue: a number outside what is allowed.
+        """
         async with self._change(actor) as change:
             row = await repository.adapter_by_name(change.session, adapter)
             if row is None:
                 raise NotFound(f"there is no adapter {adapter!r}", param="name")
-            before, after = msgspec.to_builtins(stored_monitoring(row.monitoring)), msgspec.to_builtins(monitoring)
+            now = stored_monitoring(row.monitoring)
+            monitoring = wanted(now)
+            monitoring.check()
+            before, after = msgspec.to_builtins(now), msgspec.to_builtins(monitoring)
             if before == after:
                 return
             row.monitoring = after

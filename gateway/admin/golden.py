@@ -1,5 +1,6 @@
 """Golden sets, and their runs against an adapter's versions and the base model."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -127,7 +128,7 @@ class GoldenController(Controller):
         _adapter(directory, name)
         checker = GoldenChecker([ScorerChoice(scorer) for scorer in scorers or DEFAULT_SCORERS])
         async for chunk in _chunks(request):
-            checker.feed(chunk)
+            await asyncio.to_thread(checker.feed, chunk)  # a row may have a schema of its own, which takes its time
         pushed = await GoldenSets(database, registry.store).push(name, checker.finish(), actor=actor, note=note)
         answer = PushedSetShape(name, pushed.created, _set_shape(pushed.row))
         return Response(answer, status_code=201 if pushed.created else 200)

@@ -1,5 +1,6 @@
 """How adapters are watched: what is captured, what scores it, and what counts as lost quality or drift."""
 
+import asyncio
 import json
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from gateway.directory import Directory
 from gateway.errors import InvalidRequest
 from gateway.json_body import StrictRequest
 from gateway.refusals import refusals
-from monitors.judging.choices import check_choices
+from monitors.judging.choices import check_names, check_options
 from registry.catalog import Adapter
 from registry.errors import NotFound
 from registry.monitoring import Monitoring, ScorerChoice
@@ -22,7 +23,7 @@ from registry.registry import Registry
 
 _MOST_SCORERS = 20
 _LONGEST_OPTIONS = 65_536
-_Days = Annotated[float, msgspec.Meta(ge=0, le=36_500)]
+_Days = Annotated[float, msgspec.Meta(ge=1 / 24, le=36_500)]
 _Hours = Annotated[float, msgspec.Meta(ge=0, le=8_760)]
 _Scorer = Annotated[str, msgspec.Meta(min_length=1, max_length=40, pattern=NO_NUL)]
 
@@ -87,10 +88,17 @@ class MonitoringController(Controller):
         actor: NamedDependency[str],
     ) -> Monitoring:
         """Change what is said; answers when it holds at this gateway."""
-        await directory.refresh()  # what another gateway changed just now stays, too
-        wanted = _changed(known_adapter(directory, name).monitoring, data)
-        check_choices(wanted)
-        await registry.set_monitoring(name, wanted, actor=actor)
+        await directory.refresh()  # what another gateway made just now is known, too
+        known_adapter(directory, name)
+        choices = _choices(data)
+        await asyncio.to_thread(check_options, choices)  # schemas take their time
+
+        def wanted(monitoring: Monitoring) -> Monitoring:
+            changed = _changed(monitoring, data, choices)
+            check_names(changed)
+            return changed
+
+        await registry.change_monitoring(name, wanted, actor=actor)
         await directory.refresh()
         return known_adapter(directory, name).monitoring
 
@@ -107,10 +115,14 @@ def known_adapter(directory: Directory, name: str) -> Adapter:
     return adapter
 
 
-def _changed(monitoring: Monitoring, order: MonitoringPatch) -> Monitoring:
+def _choices(order: MonitoringPatch) -> tuple[ScorerChoice, ...]:
+    return () if order.scorers is UNSET else tuple(_choice(each) for each in order.scorers)
+
+
+def _changed(monitoring: Monitoring, order: MonitoringPatch, choices: tuple[ScorerChoice, ...]) -> Monitoring:
     said = _said(order)
     if "scorers" in said:
-        said["scorers"] = tuple(_choice(each) for each in said["scorers"])
+        said["scorers"] = choices
     if "quality" in said:
         said["quality"] = msgspec.structs.replace(monitoring.quality, **_said(said["quality"]))
     if "drift" in said:

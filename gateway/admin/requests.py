@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,6 +23,9 @@ from monitors.privacy.names import pseudonym
 from registry.registry import Registry
 
 _CURSOR = r"^[0-9]{1,18}\.[0-9a-f]{1,32}$"
+
+_MOST_WITH_TEXT = 100
+_USUAL_SPAN = timedelta(days=30)
 
 Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000)]
 AdapterName = Annotated[str | None, QueryParameter(name="adapter", max_length=255, pattern=NO_NUL)]
@@ -137,13 +140,20 @@ class RequestController(Controller):
         until: Until = None,
         order: Annotated[Literal["newest", "oldest"], QueryParameter(name="order")] = "newest",
         text: Annotated[bool, QueryParameter(name="text", description="With what was said.")] = False,
-        limit: Limit = 100,
+        limit: Annotated[
+            int,
+            QueryParameter(
+                name="limit", ge=1, le=1000, description=f"How many; with `text=true` at most {_MOST_WITH_TEXT}."
+            ),
+        ] = 100,
         after: Annotated[str | None, QueryParameter(name="after", pattern=_CURSOR)] = None,
     ) -> RequestPage:
         """Requests by their time of arrival; `session` and `user` as the client said them.
 
         A request appears a second or so after its end. `after` goes on from a page's `next`.
         """
+        if text and limit > _MOST_WITH_TEXT:
+            raise InvalidRequest(f"limit must be at most {_MOST_WITH_TEXT} with text=true", param="limit")
         wanted = Wanted(
             adapter=adapter,
             version=version,
@@ -199,7 +209,12 @@ class UsageController(Controller):
         per: Annotated[Period, QueryParameter(name="per")] = "day",
         adapter: AdapterName = None,
         key: KeyId = None,
-        since: Since = None,
+        since: Annotated[
+            datetime | None,
+            QueryParameter(
+                name="since", description="From this moment on; without it 30 days before `until`, or before now."
+            ),
+        ] = None,
         until: Until = None,
         limit: Limit = 1000,
         after: Annotated[
@@ -209,7 +224,9 @@ class UsageController(Controller):
         """Requests, tokens, time and cost of each period (UTC), oldest first, apart by the parts that `by` names.
 
         Every request counts, also one without a valid key or without a row in the log. The log may be gone by then.
+        Without `since` it is the last 30 days.
         """
+        end = moment(until, "until")
         parts: list[Part] = [part for part in PARTS if part in (by or ())]
         rows = await usage(
             database,
@@ -217,8 +234,8 @@ class UsageController(Controller):
             per=per,
             adapter=adapter,
             key_id=key,
-            since=moment(since, "since"),
-            until=moment(until, "until"),
+            since=moment(since, "since") or (end or datetime.now(UTC)) - _USUAL_SPAN,
+            until=end,
             after=_decode(after, parts, per) if after else (),
             limit=limit + 1,
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 REPORT = "report.html"
 REPORTS_KEPT = 5
+IDLE_PAUSE = timedelta(minutes=5)
+"""So long a version without new requests is left alone, unless a look is asked for, and an adapter that failed."""
 FIRST_REQUESTS, TRAINING_PROMPTS = "first requests", "training prompts"
 _EMBEDDING_CALLS = 2
 
@@ -100,32 +102,58 @@ class DriftJob:
         self._workshop = workshop
         self._training_prompts = training_prompts
         self._judge = judge or (lambda task: judge_apart(task, workshop.scratch))
+        self._newest = runs.NewestRuns()
+        self._idle_until: dict[tuple[str, int], datetime] = {}
+        self._failed_until: dict[str, datetime] = {}
 
     async def run(self, catalog: Catalog, now: datetime) -> None:
-        """Look at what is due, and show the newest looks."""
+        """Look at what is due, and show the newest looks. An adapter whose look fails does not hold up the others."""
         await asyncio.to_thread(sweep, self._workshop.scratch)
-        async with self._workshop.database.connect() as connection:
-            last = await runs.last_looks(connection)
+        self._idle_until = {key: until for key, until in self._idle_until.items() if until > now}
+        self._failed_until = {name: until for name, until in self._failed_until.items() if until > now}
+        await self._read_newest(now)
         for adapter in catalog.adapters.values():
-            await self._look_at(adapter, last, now)
-        await self._show(catalog)
+            if adapter.name not in self._failed_until:
+                await self._try_to_look_at(adapter, now)
+        await self._read_newest(now)
+        self._show(catalog)
 
-    async def _look_at(self, adapter: Adapter, last: Mapping[tuple[str, int], datetime], now: datetime) -> None:
+    async def _read_newest(self, now: datetime) -> None:
+        async with self._workshop.database.connect() as connection:
+            await self._newest.read(connection, now)
+
+    async def _try_to_look_at(self, adapter: Adapter, now: datetime) -> None:
+        try:
+            await self._look_at(adapter, now)
+        except Exception as error:
+            # Its kind alone: an error's own words may quote a prompt.
+            log.error("drift of %s could not be looked at (%s); it is tried again", adapter.name, type(error).__name__)
+            self._workshop.metrics.failures.labels(self.name).inc()
+            self._failed_until[adapter.name] = now + IDLE_PAUSE
+
+    async def _look_at(self, adapter: Adapter, now: datetime) -> None:
         async with self._workshop.database.connect() as connection:
             asked = await runs.asked_for(connection, adapter.name)
         rule = bounded(adapter.monitoring.drift)
         for version in _served_versions(adapter):
-            if asked or _is_due(last.get((adapter.name, version)), rule, now):
+            if asked or self._is_due(adapter.name, version, rule, now):
                 await self._look(adapter.name, version, rule, now)
         if asked:
             async with writing(self._workshop.database) as connection:
                 await runs.answer_look(connection, adapter.name, asked)
+
+    def _is_due(self, adapter: str, version: int, rule: DriftRule, now: datetime) -> bool:
+        if rule.every_h <= 0 or (adapter, version) in self._idle_until:
+            return False
+        last = self._newest.by_version.get((adapter, version))
+        return last is None or now - last.created_at >= timedelta(hours=rule.every_h)
 
     async def _look(self, adapter: str, version: int, rule: DriftRule, now: datetime) -> None:
         """Look at the newest window, unless there is none that is new."""
         async with self._workshop.database.connect() as connection:
             end = await newest_arrival(connection, adapter, version)
             if end is None or await runs.is_done(connection, adapter, version, end):
+                self._idle_until[adapter, version] = now + IDLE_PAUSE
                 return
             window = await read_window(connection, adapter, version, rule)
         look = await self._gather(adapter, version, rule, window)
@@ -133,6 +161,7 @@ class DriftJob:
         async with writing(self._workshop.database) as connection:
             if await runs.store_run(connection, run, _rule(look), calibration, now):
                 dropped = await runs.drop_reports(connection, adapter, REPORTS_KEPT)
+                await runs.drop_runs(connection, adapter, now)
             else:
                 dropped = await runs.unheld(connection, {run.report} if run.report else set())
         for digest in dropped:
@@ -187,17 +216,15 @@ class DriftJob:
         seed = int(mark[:12], 16)  # the same reference has the same thresholds
         return Task(list(look.columns.judged), _alpha(look.rule), seed, dict(nulls))
 
-    async def _show(self, catalog: Catalog) -> None:
-        """Set the gauges of the versions that are served, and of no others, from the database."""
-        async with self._workshop.database.connect() as connection:
-            newest = await runs.newest_runs(connection)
+    def _show(self, catalog: Catalog) -> None:
+        """Set the gauges of the versions that are served, and of no others."""
         metrics = self._workshop.metrics
         for gauge in (metrics.drift, metrics.drift_detected, metrics.drift_rows, metrics.drift_enough):
             gauge.clear()
         served = {
             (adapter.name, version) for adapter in catalog.adapters.values() for version in _served_versions(adapter)
         }
-        for run in newest:
+        for run in self._newest.by_version.values():
             if (run.adapter, run.version) not in served:
                 continue
             labels = (run.adapter, str(run.version))
@@ -214,10 +241,6 @@ def _served_versions(adapter: Adapter) -> list[int]:
     if deployment is None:
         return []
     return [deployment.stable, *([deployment.canary.version] if deployment.canary else [])]
-
-
-def _is_due(last: datetime | None, rule: DriftRule, now: datetime) -> bool:
-    return rule.every_h > 0 and (last is None or now - last >= timedelta(hours=rule.every_h))
 
 
 def _alpha(rule: DriftRule) -> float:

@@ -3,10 +3,10 @@
 import secrets
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Row, Table, func, select, update
+from sqlalchemy import Row, Table, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,6 +18,9 @@ Outcome = Literal["drift", "no_drift", "not_enough_data", "failed"]
 
 JOB = "drift"
 _ASKED = "drift_asked"
+KEPT = timedelta(days=365)
+"""So long looks are kept; the newest of a version, and those with a report, for longer."""
+_OVERLAP = timedelta(hours=1)
 _JUDGED = ("drift", "no_drift")
 _RUNS: Table = DriftRunRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _CALIBRATIONS: Table = DriftCalibrationRow.__table__  # type: ignore[attr-defined]
@@ -84,15 +87,17 @@ async def is_done(connection: AsyncConnection, adapter: str, version: int, end: 
 async def store_run(
     connection: AsyncConnection, run: DriftRun, rule: str, calibration: Calibration | None, now: datetime
 ) -> bool:
-    """Store a look, and the decision where drift begins with it, in the transaction; False if its window is done.
+    """Store a look, and the decision where drift begins or ends with it, in the transaction; False if it is done.
 
     `rule` says by which rule it was judged, with its numbers.
     """
     subject = _subject(run.adapter, run.version)
     if not await claim_window(connection, JOB, subject, run.window_end.isoformat(), run.outcome):
         return False
-    if run.outcome == "drift" and await _last_verdict(connection, run.adapter, run.version) != "drift":
-        await record_decision(connection, _beginning(run, rule), now)
+    if run.outcome in ("drift", "no_drift"):
+        before = await _last_verdict(connection, run.adapter, run.version)
+        if (run.outcome == "drift") is not (before == "drift"):
+            await record_decision(connection, _turn(run, rule), now)
     values = {name: getattr(run, name) for name in DriftRun.__slots__}
     values |= {"columns": [dict(each) for each in run.columns], "id": _run_id(now), "created_at": now}
     await connection.execute(_RUNS.insert().values(**values))
@@ -115,18 +120,26 @@ async def calibration_of(
     return (await connection.execute(query)).scalar_one_or_none() or {}
 
 
-async def last_looks(connection: AsyncConnection) -> dict[tuple[str, int], datetime]:
-    """When each adapter's version was last looked at."""
-    names = (_RUNS.c.adapter, _RUNS.c.version)
-    found = await connection.execute(select(*names, func.max(_RUNS.c.created_at)).group_by(*names))
-    return {(row[0], row[1]): row[2] for row in found}
+class NewestRuns:
+    """The newest look at each adapter's version, as far as it was read: all at first, then only what came since.
 
+    A while of what was read is read again, for another monitor's looks may come late.
+    """
 
-async def newest_runs(connection: AsyncConnection) -> list[Row[Any]]:
-    """The newest look at each adapter's version."""
-    names = (_RUNS.c.adapter, _RUNS.c.version)
-    newest = select(func.max(_RUNS.c.id)).group_by(*names)
-    return list(await connection.execute(select(_RUNS).where(_RUNS.c.id.in_(newest))))
+    def __init__(self) -> None:
+        self._read_at: datetime | None = None
+        self.by_version: dict[tuple[str, int], Row[Any]] = {}
+
+    async def read(self, connection: AsyncConnection, now: datetime) -> None:
+        """Read what is new."""
+        wanted = (
+            _RUNS.c.id.in_(select(func.max(_RUNS.c.id)).group_by(_RUNS.c.adapter, _RUNS.c.version))
+            if self._read_at is None
+            else _RUNS.c.id >= _moment(self._read_at - _OVERLAP)
+        )
+        for row in await connection.execute(select(_RUNS).where(wanted).order_by(_RUNS.c.id)):
+            self.by_version[row.adapter, row.version] = row
+        self._read_at = now
 
 
 async def list_runs(
@@ -160,13 +173,26 @@ async def unheld(connection: AsyncConnection, digests: Set[str]) -> list[str]:
     return sorted(digests - set(found.scalars()))
 
 
+async def drop_runs(connection: AsyncConnection, adapter: str, now: datetime) -> None:
+    """Delete an adapter's looks of more than a year ago, but for the newest of each version and those with a report."""
+    columns = _RUNS.c
+    newest = select(func.max(columns.id)).where(columns.adapter == adapter).group_by(columns.version)
+    old = (columns.adapter == adapter) & (columns.created_at < now - KEPT) & columns.report.is_(None)
+    await connection.execute(delete(_RUNS).where(old, columns.id.not_in(newest)))
+
+
 def _subject(adapter: str, version: int) -> str:
     return f"{adapter}@{version}"
 
 
 def _run_id(now: datetime) -> str:
     """Later looks have larger ids."""
-    return f"{int(now.timestamp() * 1e6):016x}{secrets.token_hex(8)}"
+    return f"{_moment(now)}{secrets.token_hex(8)}"
+
+
+def _moment(now: datetime) -> str:
+    """How the ids of that moment's looks begin."""
+    return f"{int(now.timestamp() * 1e6):016x}"
 
 
 async def _last_verdict(connection: AsyncConnection, adapter: str, version: int) -> str | None:
@@ -177,12 +203,15 @@ async def _last_verdict(connection: AsyncConnection, adapter: str, version: int)
     return last
 
 
-def _beginning(run: DriftRun, rule: str) -> Decision:
+def _turn(run: DriftRun, rule: str) -> Decision:
+    """Drift has begun, or is over."""
     drifted = [each for each in run.columns if each["drifted"]]
     what = ", ".join(f"{each['name']} ({each['statistic']:.3g}, threshold {each['threshold']:.3g})" for each in drifted)
     reason = f"the newest {run.rows:,} requests differ from the reference in {what}"
+    if not drifted:
+        reason = f"the newest {run.rows:,} requests do not differ from the reference any more"
     inputs = {"rows": run.rows, "reference_rows": run.reference_rows, "columns": [dict(each) for each in run.columns]}
-    return Decision(run.adapter, run.version, "drift", "drift", rule, reason, inputs)
+    return Decision(run.adapter, run.version, "drift", run.outcome, rule, reason, inputs)
 
 
 async def _store_calibration(connection: AsyncConnection, run: DriftRun, found: Calibration, now: datetime) -> None:

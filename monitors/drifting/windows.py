@@ -1,8 +1,8 @@
 """What a look at drift compares: the columns of a version's reference and of its newest window, from the database.
 
-The reference is the version's first requests, the window its newest; what both would claim belongs to neither, for a
-version that has not had enough of them is not judged. Numbers and the finish reason are known of every request, the
-other columns only of captured ones, whose first and newest are taken in the same way.
+The reference is the version's oldest requests still kept, the window its newest; what both would claim belongs to
+neither, for a version that has not had enough of them is not judged. Numbers and the finish reason are known of every
+request, the other columns only of captured ones, whose oldest and newest are taken in the same way.
 """
 
 import functools

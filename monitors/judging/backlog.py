@@ -39,36 +39,38 @@ class Backlog:
         self._done: dict[str, datetime] = {}
 
     async def take(self, connection: AsyncConnection, rows: int, now: datetime) -> list[Row[Any]]:
-        """Up to so many rows that are not done, oldest first."""
+        """Up to so many rows that are not done, oldest first. What this look does not go back to, no later one does."""
         columns = self._table.c
-        query = select(columns.id).order_by(columns.created_at, columns.id).limit(rows + len(self._done))
+        query = select(columns.id).order_by(columns.created_at, columns.id)
         if (since := await self._since(connection, now)) is not None:
             query = query.where(columns.created_at >= since)
+            self._done = {row_id: at for row_id, at in self._done.items() if at >= since}
         if self._only is not None:
             query = query.where(self._only)
-        new = [row_id for row_id in (await connection.execute(query)).scalars() if row_id not in self._done][:rows]
+        found = await connection.execute(query.limit(rows + len(self._done)))
+        new = [row_id for row_id in found.scalars() if row_id not in self._done][:rows]
         whole = select(self._table).where(columns.id.in_(new)).order_by(columns.created_at, columns.id)
         return list(await connection.execute(whole)) if new else []
 
-    async def move(self, connection: AsyncConnection, rows: Sequence[Row[Any]]) -> None:
-        """Note in this transaction that the rows are done; `confirm` them once it is committed."""
+    async def move(self, connection: AsyncConnection, rows: Sequence[Row[Any]], now: datetime) -> None:
+        """Note in this transaction that the rows are done; `confirm` them once it is committed.
+
+        A row of a clock that is ahead does not take the cursor along: others have yet to write what comes before it.
+        """
         if not rows:
             return
         newest = max(row.created_at for row in rows)
         before = await self._position(connection)
-        position = newest if before is None else max(before, newest)
+        position = min(newest if before is None else max(before, newest), now)
         await move_cursor(connection, self._job, self._table.name, position.isoformat())
 
     def confirm(self, rows: Sequence[Row[Any]]) -> None:
-        """Hand these out no more; forget those that no later look goes back to."""
+        """Hand these out no more."""
         self._done |= {row.id: row.created_at for row in rows}
-        if self._done:
-            since = max(self._done.values()) - OVERLAP
-            self._done = {row_id: at for row_id, at in self._done.items() if at >= since}
 
     async def _since(self, connection: AsyncConnection, now: datetime) -> datetime | None:
         position = await self._position(connection)
-        starts = [position - OVERLAP] if position is not None else []
+        starts = [min(position, now) - OVERLAP] if position is not None else []
         starts += [now - self._longest] if self._longest is not None else []
         return max(starts, default=None)
 

@@ -1,5 +1,6 @@
 """Which scorers an adapter may be watched with, and with which options. Light: the gateway checks with it."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -39,10 +40,12 @@ def judge_options(choice: ScorerChoice) -> JudgeOptions:
         raise InvalidValue(f"options of the scorer {JUDGE}: {error}", param="scorers") from None
 
 
-def check_choices(monitoring: Monitoring) -> None:
-    """Raise InvalidValue, saying what is wrong, unless every scorer exists, once, and takes its options."""
-    names = [choice.scorer for choice in monitoring.scorers]
-    for choice in monitoring.scorers:
+def check_options(choices: Sequence[ScorerChoice]) -> None:
+    """Raise InvalidValue, saying what is wrong, unless every scorer exists and takes its options.
+
+    A schema may take a second.
+    """
+    for choice in choices:
         if choice.scorer == FEEDBACK:
             raise InvalidValue("what clients say is always scored and need not be chosen", param="scorers")
         if choice.scorer == JUDGE:
@@ -50,6 +53,11 @@ def check_choices(monitoring: Monitoring) -> None:
             continue
         _require_known(choice.scorer, LIVE, "scorers")
         check_choice(choice)
+
+
+def check_names(monitoring: Monitoring) -> None:
+    """Raise InvalidValue, saying what is wrong, unless every scorer is chosen once, and one of them decides."""
+    names = [choice.scorer for choice in monitoring.scorers]
     if len(set(names)) < len(names):
         raise InvalidValue("a scorer may be chosen once, for its scores go by its name", param="scorers")
     _require_known(monitoring.quality.scorer, [FEEDBACK, *names], "quality.scorer")

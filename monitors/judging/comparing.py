@@ -6,7 +6,7 @@ stands still; a pair that it refuses while it answers others is given up after s
 
 import asyncio
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +16,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitors.judging.backlog import Backlog
+from monitors.judging.captured import captures_of
 from monitors.judging.choices import JUDGE, JudgeOptions, judge_options
 from monitors.judging.judge import Judge, is_drawn
 from monitors.judging.pairing import BASE, OWN_VARIANTS, SHADOW
@@ -112,18 +113,18 @@ class JudgingJob:
         async with writing(self._database) as connection:
             await write_scores(connection, scores, {score.record_id for score in scores}, catalog, now)
             if not pending:
-                await self._shadows.move(connection, done)
+                await self._shadows.move(connection, done, now)
         self._shadows.confirm(done)
 
 
 async def _duels(connection: AsyncConnection, shadows: Sequence[Row[Any]], catalog: Catalog) -> list[_Duel]:
     """The pairs of these shadows that are to be judged and were not yet."""
     wanted = [row for row in shadows if row.answer is not None and _options(row, catalog) is not None]
-    originals = await _originals(connection, {row.request_id for row in wanted})
+    captures = await captures_of(connection, {row.request_id for row in wanted})
     name = engine_names(catalog)
     duels = []
     for row in wanted:
-        same = [each for each in originals[row.request_id, row.adapter] if each.prompt == row.prompt]
+        same = [each for each in captures.get(row.request_id, ()) if _is_original(each, row)]
         options = _options(row, catalog)
         if len(same) != 1 or same[0].version == row.version or options is None:
             continue
@@ -150,16 +151,10 @@ def _options(row: Row[Any], catalog: Catalog) -> JudgeOptions | None:
     return options if is_drawn(row.request_id, options.share) else None
 
 
-async def _originals(
-    connection: AsyncConnection, request_ids: set[str]
-) -> defaultdict[tuple[str, str], list[Row[Any]]]:
-    """The answers that clients got, by request and adapter."""
-    columns = _CAPTURES.c
-    query = select(_CAPTURES).where(columns.request_id.in_(request_ids), columns.variant.in_(OWN_VARIANTS))
-    found: defaultdict[tuple[str, str], list[Row[Any]]] = defaultdict(list)
-    for row in await connection.execute(query.where(columns.answer.is_not(None))):
-        found[row.request_id, row.adapter].append(row)
-    return found
+def _is_original(capture: Row[Any], shadow: Row[Any]) -> bool:
+    """Whether it is what a client got in words where the shadow was made."""
+    same = (capture.adapter, capture.prompt) == (shadow.adapter, shadow.prompt)
+    return same and capture.variant in OWN_VARIANTS and capture.answer is not None
 
 
 async def _judged(connection: AsyncConnection, records: set[str]) -> set[tuple[str, str]]:

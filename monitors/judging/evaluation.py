@@ -19,6 +19,7 @@ from monitors.judging.golden_sets import SetEntry, newest_sets
 from monitors.judging.likelihood import likelihood
 from monitors.judging.results import Answered, Scored, asks_likelihood, score_rows, summarize
 from monitors.watch.client import GatewayRefused, answer_text
+from monitors.watch.errors import place_of
 from monitors.watch.progress import claim_window
 from monitors.watch.work import Workshop
 from registry.catalog import Adapter, Catalog
@@ -60,9 +61,12 @@ class EvaluationJob:
     async def run(self, catalog: Catalog, now: datetime) -> None:
         """Do what is due and what waits."""
         database = self._workshop.database
-        async with writing(database) as connection:
-            await golden_runs.requeue_running(connection)
+        async with database.connect() as connection:
+            was_left = await golden_runs.are_any(connection, "running")
             due = self._due(catalog, await newest_sets(connection), now)
+        if was_left:
+            async with writing(database) as connection:
+                await golden_runs.requeue_running(connection)
         for adapter, entry, window in due:
             try:
                 async with writing(database) as connection:
@@ -90,10 +94,15 @@ class EvaluationJob:
     async def _schedule(self, connection: AsyncConnection, adapter: Adapter, entry: SetEntry, window: str) -> None:
         if await claim_window(connection, self.name, adapter.name, window):
             against = golden_runs.contenders(adapter, ("stable", "base"))
+            if await golden_runs.are_asked_for(connection, adapter.name, entry.digest, against):
+                return  # somebody has just asked for the same
             order = golden_runs.Order(adapter.name, entry, against, _SCHEDULED, _MONITOR)
             await golden_runs.queue_runs(connection, order)
 
     async def _begin(self) -> Row[Any] | None:
+        async with self._workshop.database.connect() as connection:
+            if not await golden_runs.are_any(connection, "queued"):
+                return None
         async with writing(self._workshop.database) as connection:
             return await golden_runs.next_run(connection)
 
@@ -105,18 +114,18 @@ class EvaluationJob:
         except (RunFailed, RegistryError) as failed:
             await self._fail(run, str(failed))
         except Exception as error:
-            log.exception("the run %s of a golden set failed inside the monitor", run.id)
+            log.error("the run %s of a golden set failed inside the monitor: %s", run.id, place_of(error))
             await self._fail(run, f"it failed inside the monitor ({type(error).__name__}); its log says more")
         else:
             await self._finish(run, golden, scored, catalog)
 
     async def _finish(self, run: Row[Any], golden: GoldenSet, scored: Scored, catalog: Catalog) -> None:
-        async with writing(self._workshop.database) as connection:
-            base = None
-            if run.version != golden_runs.BASE_VERSION:
+        base = None
+        if run.version != golden_runs.BASE_VERSION:
+            async with self._workshop.database.connect() as connection:
                 base = await golden_runs.items_of_base(connection, run.batch)
-            alpha = _alpha(catalog, run.adapter)
-            results = await asyncio.to_thread(summarize, golden, scored, base, alpha)
+        results = await asyncio.to_thread(summarize, golden, scored, base, _alpha(catalog, run.adapter))
+        async with writing(self._workshop.database) as connection:
             await golden_runs.finish_run(connection, run, results=results, items=scored.items)
         log.info("the golden set %s of %s was run against %s", run.golden_set, run.adapter, run.model)
 

@@ -2,12 +2,14 @@
 
 Patterns and schemas come from operators, answers from models, and together they could keep a matcher busy for ever. So
 patterns are those of Rust's `regex`, which pydantic carries: no look-around and no backreferences, a bounded size, and
-a time that grows with the length of the answer and never faster. A schema may not send the monitor to another address.
-An answer beyond these limits has no score.
+a time that grows with the length of the answer and never faster. A schema may not send the monitor to another address,
+and references that multiply are followed for so many steps and no further. An answer beyond these limits has no score.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -19,8 +21,17 @@ if TYPE_CHECKING:
 
 LONGEST_ANSWER = 20_000  # characters, for patterns and schemas
 LONGEST_PATTERN = 1_000  # characters
+MOST_PARTS = 2_000  # objects, lists and booleans in a schema
+MOST_STEPS = 10_000  # keywords of a schema that even the empty object has to be held against
+_MOST_STEPS_OF_AN_ANSWER = 100_000
 
 NOT_JSON = object()  # where a text is no JSON: None would be the value of `null`
+
+_steps: ContextVar[Iterator[int]] = ContextVar("steps")
+
+
+class _TooManySteps(Exception):
+    """A schema sends its validator round and round."""
 
 
 def json_value(text: str) -> Any:
@@ -46,8 +57,8 @@ def json_schema(answer: str, schema: dict[str, Any]) -> float | None:
     if value is NOT_JSON:
         return 0.0
     try:
-        return float(_validator(msgspec.json.encode(schema)).is_valid(value))
-    except (RecursionError, Unresolvable):
+        return float(_meets(value, schema, _MOST_STEPS_OF_AN_ANSWER))
+    except (RecursionError, Unresolvable, _TooManySteps):
         return None
 
 
@@ -96,6 +107,8 @@ def check_schema(schema: dict[str, Any]) -> None:
     from referencing.exceptions import Unresolvable
 
     try:
+        if next(islice(_parts(schema), MOST_PARTS, None), None) is not None:
+            raise ValueError(f"a schema has at most {MOST_PARTS} objects, lists and booleans in it")
         for name, value in _entries(schema):
             _check_entry(name, value)
         _validator(msgspec.json.encode(schema)).check_schema(schema)
@@ -106,10 +119,12 @@ def check_schema(schema: dict[str, Any]) -> None:
         raise ValueError("the schema refers to a part of itself that is not there") from None
     except RecursionError:
         raise ValueError("the schema refers to itself without end, or nests too deeply") from None
+    except _TooManySteps:
+        raise ValueError(f"the schema's references multiply: {{}} takes more than {MOST_STEPS} steps") from None
 
 
 def _check_references(schema: dict[str, Any]) -> None:
-    """Raise Unresolvable or RecursionError for a reference to nothing, or a schema that is only itself."""
+    """Raise Unresolvable, RecursionError or _TooManySteps for a reference to nothing, or to itself, or to too much."""
     from referencing import Registry, Resource
     from referencing.jsonschema import DRAFT202012
 
@@ -117,7 +132,7 @@ def _check_references(schema: dict[str, Any]) -> None:
     for name, value in _entries(schema):
         if name == "$ref":
             resolver.lookup(value)
-    _validator(msgspec.json.encode(schema)).is_valid({})
+    _meets({}, schema, MOST_STEPS)
 
 
 def _check_entry(name: str, value: Any) -> None:
@@ -132,10 +147,17 @@ def _check_entry(name: str, value: Any) -> None:
 
 
 def _entries(schema: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(schema, dict):
-        yield from schema.items()
+    for part in _parts(schema):
+        if isinstance(part, dict):
+            yield from part.items()
+
+
+def _parts(schema: Any) -> Iterator[Any]:
+    """Each object, list and boolean; true and false are schemas, too."""
+    if isinstance(schema, dict | list | bool):
+        yield schema
     for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
-        yield from _entries(inner)
+        yield from _parts(inner)
 
 
 def _leaves(value: Any, fields: tuple[str, ...] = (), path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, Any]]:
@@ -153,9 +175,29 @@ def _same(one: Any, other: Any) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
+def _meets(value: Any, schema: dict[str, Any], most_steps: int) -> bool:
+    """Whether the value meets the schema; raises _TooManySteps if it takes more keywords to tell."""
+    reset = _steps.set(iter(range(most_steps)))
+    try:
+        return bool(_validator(msgspec.json.encode(schema)).is_valid(value))
+    finally:
+        _steps.reset(reset)
+
+
+def _counted(keyword: Callable[..., Any]) -> Callable[..., Any]:
+    """The keyword's rule, as one step of those that there are."""
+
+    def rule(*arguments: Any) -> Any:
+        if next(_steps.get(), None) is None:
+            raise _TooManySteps
+        return keyword(*arguments)
+
+    return rule
+
+
 @lru_cache(maxsize=256)
 def _validator(schema: bytes) -> "Validator":
-    """A validator whose patterns are the bounded ones, for the draft that the schema names, else 2020-12."""
+    """A validator whose patterns and steps are bounded, for the draft that the schema names, else 2020-12."""
     from jsonschema import Draft202012Validator
     from jsonschema import ValidationError as Unmet
     from jsonschema.validators import extend, validator_for
@@ -166,7 +208,9 @@ def _validator(schema: bytes) -> "Validator":
             yield Unmet("the text does not match the pattern")
 
     content = msgspec.json.decode(schema)
-    kind = extend(validator_for(content, default=Draft202012Validator), {"pattern": pattern})
+    named = validator_for(content, default=Draft202012Validator)
+    rules = {**named.VALIDATORS, "pattern": pattern}
+    kind = extend(named, {name: _counted(rule) for name, rule in rules.items()})
     return kind(content, registry=Registry())
 
 

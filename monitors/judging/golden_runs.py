@@ -87,6 +87,17 @@ def _number(adapter: Adapter, target: int | Literal["stable", "canary"]) -> int:
     raise Conflict(f"adapter {adapter.name!r} has no {target} version now; say a version's number", param="versions")
 
 
+async def are_asked_for(
+    connection: AsyncConnection, adapter: str, digest: str, contenders: Iterable[Contender]
+) -> bool:
+    """Whether the set waits to be run, or is being run, against each of these already."""
+    query = select(_RUNS.c.model).where(
+        _RUNS.c.adapter == adapter, _RUNS.c.digest == digest, _RUNS.c.state.in_(("queued", "running"))
+    )
+    models = set((await connection.execute(query)).scalars())
+    return models.issuperset(contender.model for contender in contenders)
+
+
 async def queue_runs(connection: AsyncConnection, order: Order) -> list[Row[Any]]:
     """Queue the runs of one batch; they are worked off in this order.
 
@@ -132,10 +143,13 @@ async def find_run(connection: AsyncConnection, adapter: str, id: str) -> Row[An
     return (await connection.execute(query)).first()
 
 
+async def are_any(connection: AsyncConnection, state: Literal["queued", "running"]) -> bool:
+    """Whether any run is in that state."""
+    return (await connection.execute(select(_RUNS.c.id).where(_RUNS.c.state == state).limit(1))).first() is not None
+
+
 async def requeue_running(connection: AsyncConnection) -> None:
-    """Have what a dead monitor was at begun anew; nothing is written if there is no such run."""
-    if (await connection.execute(select(_RUNS.c.id).where(_RUNS.c.state == "running").limit(1))).first() is None:
-        return
+    """Have what a dead monitor was at begun anew."""
     await connection.execute(update(_RUNS).where(_RUNS.c.state == "running").values(state="queued", started_at=None))
 
 

@@ -50,8 +50,11 @@ class LikelihoodJob:
         if not self._most:
             return
         models = _deployed(catalog)
+        until = now - _SETTLED
+        async with self._database.connect() as connection:
+            chosen = await _choose(connection, self.name, models.keys(), self._most, until)
         async with writing(self._database) as connection:
-            chosen = await _choose(connection, self.name, models.keys(), self._most, now - _SETTLED)
+            await move_cursor(connection, self.name, "", until.isoformat())
         for row in chosen:
             if not await self._fill_in(row, models[row.adapter, row.version]):
                 break
@@ -84,13 +87,12 @@ def _deployed(catalog: Catalog) -> dict[tuple[str, int], str]:
 async def _choose(
     connection: AsyncConnection, job: str, versions: Collection[tuple[str, int]], most: int, until: datetime
 ) -> Sequence[Row[Any]]:
-    """Captured chats since the last time, newest first, one of each version in turn; and the mark of having looked.
+    """Captured chats since the last time, newest first, one of each version in turn.
 
     What was redacted is not what the model read, and so is left out.
     """
     position = await cursor(connection, job, "")
     since = datetime.fromisoformat(position) if position else until - timedelta(seconds=_MINUTE_S)
-    await move_cursor(connection, job, "", max(since, until).isoformat())
     columns = _CAPTURES.c
     new = select(columns.id, columns.adapter, columns.version).where(
         columns.created_at > since,

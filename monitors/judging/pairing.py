@@ -46,8 +46,8 @@ class Scored:
 
     @property
     def subject(self) -> str:
-        """The session that it counts for. No pseudonym of a session holds a space."""
-        return self.session or f"request {self.request_id}"
+        """The session that it counts for."""
+        return subject_of(self.session, self.request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,11 @@ class Observation:
 
 
 EngineName = Callable[[str, int], str]
+
+
+def subject_of(session: str | None, request_id: str) -> str:
+    """The session that a request counts for; without one, itself. No pseudonym of a session holds a space."""
+    return session or f"request {request_id}"
 
 
 def observations(scores: Iterable[Scored], engine_name: EngineName) -> list[Observation]:

@@ -20,7 +20,7 @@ from monitors.judging.findings import Finding, decision
 from monitors.judging.gauges import Key, QualityGauges
 from monitors.judging.pairing import LEVEL
 from monitors.tables import EvidenceRow, MonitorCursorRow, ObservationRow
-from monitors.watch.progress import move_cursor
+from monitors.watch.progress import cursor, move_cursor
 from monitors.watch.work import Workshop
 from registry.catalog import Catalog, Version
 from registry.database import writing
@@ -80,6 +80,8 @@ class QualityJob:
 
     async def _advance(self, catalog: Catalog, now: datetime) -> bool:
         """Take the next observations; whether there were any."""
+        if not await self._is_any_new():
+            return False
         async with writing(self._database) as connection:
             position = await _hold(connection, now)
             query = select(_OBSERVATIONS).where(_OBSERVATIONS.c.id > position).order_by(_OBSERVATIONS.c.id)
@@ -97,6 +99,13 @@ class QualityJob:
             await move_cursor(connection, self.name, "", str(rows[-1].id))
         self._gauges.show(_summaries(touched), catalog)
         return True
+
+    async def _is_any_new(self) -> bool:
+        """Whether it is worth keeping others from writing."""
+        async with self._database.connect() as connection:
+            position = int(await cursor(connection, self.name, "") or 0)
+            new = select(_OBSERVATIONS.c.id).where(_OBSERVATIONS.c.id > position).limit(1)
+            return (await connection.execute(new)).first() is not None
 
 
 def _summaries(tests: Mapping[Key, _Test]) -> dict[Key, dict[str, Any]]:

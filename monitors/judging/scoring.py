@@ -10,8 +10,8 @@ in the order in which answers are scored, not in that in which they were given.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitors.judging.backlog import Backlog
+from monitors.judging.captured import CapturedRequests, captured_requests, captures_by_id
 from monitors.judging.choices import FEEDBACK, JUDGE
 from monitors.judging.pairing import (
     OWN_VARIANTS,
@@ -33,6 +34,7 @@ from monitors.judging.pairing import (
 from monitors.judging.scorers import SCORERS, Sample, score
 from monitors.log.feedback import value_of
 from monitors.tables import CaptureRow, FeedbackRow, ScoreRow
+from monitors.watch.errors import place_of
 from monitors.watch.work import Workshop
 from registry.catalog import Catalog
 from registry.database import writing
@@ -74,16 +76,19 @@ class ScoringJob:
     async def _next_captures(self, catalog: Catalog, now: datetime) -> bool:
         async with self._database.connect() as connection:
             new = await self._captures.take(connection, _BATCH, now)
-            requests = await _requests_of(connection, {row.request_id for row in new})
-        scores = await asyncio.to_thread(_captured_scores, new, requests, catalog)
-        await self._write(scores, requests.records, self._captures, new, catalog, now)
+            requests = await captured_requests(connection, new, {row.request_id for row in new})
+        records = requests.records
+        answers = [row for row in new if row.id in records]
+        scores = await asyncio.to_thread(_captured_scores, answers, requests, catalog)
+        await self._write(scores, records, self._captures, new, catalog, now)
         return bool(new)
 
     async def _next_feedback(self, catalog: Catalog, now: datetime) -> bool:
         async with self._database.connect() as connection:
             new = await self._feedback.take(connection, _BATCH, now)
-            requests = await _requests_of(connection, {row.request_id for row in new})
-        corrected = {row.record_id for row in new if row.correction is not None}
+            corrected = {row.record_id for row in new if row.correction is not None}
+            asked = await captures_by_id(connection, corrected)
+            requests = await captured_requests(connection, asked, {row.request_id for row in new})
         answers = [row for row in requests.captures if requests.original(row) in corrected]
         scores = [score for row in new if (score := _said_score(row)) is not None]
         scores += await asyncio.to_thread(_captured_scores, answers, requests, catalog)
@@ -103,7 +108,7 @@ class ScoringJob:
             return
         async with writing(self._database) as connection:
             await write_scores(connection, scores, records, catalog, now)
-            await backlog.move(connection, done)
+            await backlog.move(connection, done, now)
         backlog.confirm(done)
 
 
@@ -112,16 +117,31 @@ async def write_scores(
 ) -> None:
     """Add the scores that are not there yet, and the observations that follow from all scores of `records`.
 
+    Of records that were deleted since they were read, nothing is written.
+
     It is the first thing that the transaction does, for SQLite would not let one write that has read before.
     """
     await hold_order(connection, now)
+    there = await _still_there(connection, set(records))
     insert: Any = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(_SCORES)
-    if scores:
-        rows = [asdict(score) | {"created_at": now} for score in scores]
+    if rows := [asdict(score) | {"created_at": now} for score in scores if score.record_id in there]:
         await connection.execute(insert.on_conflict_do_nothing(), rows)
-    query = select(*(_SCORES.c[name] for name in Scored.__slots__)).where(_SCORES.c.record_id.in_(records))
+    query = select(*(_SCORES.c[name] for name in Scored.__slots__)).where(_SCORES.c.record_id.in_(there))
     stored = [Scored(**row) for row in (await connection.execute(query.order_by(_SCORES.c.id))).mappings()]
     await write_observations(connection, observations(stored, engine_names(catalog)), now)
+
+
+async def _still_there(connection: AsyncConnection, records: set[str]) -> set[str]:
+    """Those whose answer, or what was said of it, is kept; it stays until the transaction has ended.
+
+    PostgreSQL passes over a row that somebody else is deleting just now.
+    """
+    there: set[str] = set()
+    for column, key in ((_CAPTURES.c.id, _CAPTURES.c.id), (_FEEDBACK.c.record_id, _FEEDBACK.c.id)):
+        query = select(column).where(column.in_(records)).order_by(key)
+        held = query.with_for_update(read=True, key_share=True, skip_locked=True)
+        there |= set((await connection.execute(held)).scalars())
+    return there
 
 
 def engine_names(catalog: Catalog) -> EngineName:
@@ -134,7 +154,7 @@ def engine_names(catalog: Catalog) -> EngineName:
     return name
 
 
-def _captured_scores(captures: Iterable[Row[Any]], requests: "_Requests", catalog: Catalog) -> list[NewScore]:
+def _captured_scores(captures: Iterable[Row[Any]], requests: CapturedRequests, catalog: Catalog) -> list[NewScore]:
     """What the adapters' scorers give the answers; those that lack what a scorer needs have no score by it."""
     found = []
     for row in captures:
@@ -155,8 +175,8 @@ def _value(choice: ScorerChoice, sample: Sample) -> float | None:
         return None
     try:
         value = score(choice, sample)
-    except Exception:  # whatever an answer does to a scorer, the others are scored
-        log.exception("the scorer %s failed on an answer, which has no score by it", choice.scorer)
+    except Exception as error:  # whatever an answer does to a scorer, the others are scored
+        log.error("the scorer %s failed on an answer, which has no score by it: %s", choice.scorer, place_of(error))
         return None
     return value if value is not None and 0 <= value <= 1 else None
 
@@ -182,48 +202,3 @@ def _new_score(row: Row[Any], record_id: str, scorer: str, value: float, source:
         value=value,
         source=source,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Requests:
-    """What is captured and corrected of some requests.
-
-    Attributes:
-        captures: an answer and its shadows for each request.
-        corrections: the answer that should have been, by the record that it was said of.
-    """
-
-    captures: Sequence[Row[Any]] = ()
-    corrections: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def records(self) -> set[str]:
-        """The records of all answers."""
-        return {row.id for row in self.captures}
-
-    def original(self, capture: Row[Any]) -> str | None:
-        """The record of the answer that a client got: the capture's own, or that of which it is a shadow.
-
-        A request id may be used again by its client; then the prompt tells the requests apart.
-        """
-        if capture.variant != SHADOW:
-            return str(capture.id)
-        same = (capture.request_id, capture.adapter)
-        found = [
-            row.id
-            for row in self.captures
-            if (row.request_id, row.adapter) == same and row.variant in OWN_VARIANTS and row.prompt == capture.prompt
-        ]
-        return found[0] if len(found) == 1 else None
-
-
-async def _requests_of(connection: AsyncConnection, request_ids: set[str]) -> _Requests:
-    if not request_ids:
-        return _Requests()
-    captured = select(_CAPTURES).where(_CAPTURES.c.request_id.in_(request_ids)).order_by(_CAPTURES.c.created_at)
-    captures = list(await connection.execute(captured))
-    columns = _FEEDBACK.c
-    said = select(columns.record_id, columns.correction).order_by(columns.created_at.desc(), columns.id.desc())
-    said = said.where(columns.record_id.in_([row.id for row in captures]), columns.correction.is_not(None))
-    first = {row.record_id: row.correction for row in await connection.execute(said)}
-    return _Requests(captures, first)

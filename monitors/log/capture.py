@@ -1,14 +1,18 @@
 """Makes the rows of captured requests: takes apart what was said, and takes out what must not be stored."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from monitors.log.text import NotText, said
+from monitors.log.text import NotText, characters, said
 from monitors.privacy.redaction import Redactor
 from monitors.record import RequestRecord
+
+_CHARACTERS_AT_ONCE = 256 << 10
+"""Of rows that the driver gets together: it makes JSON of them, some milliseconds in which nothing else runs."""
+_ROWS_AT_ONCE = 100
 
 
 @dataclass(slots=True)
@@ -37,6 +41,21 @@ def capture(numbered: Iterable[tuple[int, RequestRecord]], redactor: Redactor) -
 def stamped(row: dict[str, Any], id: str, now: datetime) -> dict[str, Any]:
     """A row as it is written: with the id of its request, and the time of writing, by which readers go on."""
     return {**row, "id": id, "created_at": now}
+
+
+def portions(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The rows in the pieces in which they are written, by their number and by how much text is in them."""
+    portion: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        more = characters(row["prompt"]) + characters(row["answer"])
+        if portion and (size + more > _CHARACTERS_AT_ONCE or len(portion) == _ROWS_AT_ONCE):
+            yield portion
+            portion, size = [], 0
+        portion.append(row)
+        size += more
+    if portion:
+        yield portion
 
 
 def _row(record: RequestRecord, redactor: Redactor) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from monitors.log.capture import Captured, capture, stamped
+from monitors.log.capture import Captured, capture, portions, stamped
 from monitors.log.usage import MOST_SUMS, Sums
 from monitors.metrics import Metrics
 from monitors.privacy.redaction import Redactor
@@ -250,15 +250,27 @@ class Recorder:
         await asyncio.sleep(self._pause_s)
 
     def _split(self, batch: _Batch) -> int:
-        """Take apart a batch of which the database refuses something, until that stands alone, and drop that."""
+        """Take apart a batch of which the database refuses something, until that stands alone, and drop that.
+
+        Of a record that is dropped the sums are owed, and dropped only if they are refused, too.
+        """
         pieces = self._pieces(batch)
         if not pieces:
-            log.warning("a request record cannot be written; it is dropped")
-            self.metrics.records_dropped.labels("refused").inc(len(batch.records))
-            return self._done_with(batch)
+            return self._drop(batch)
         self._batches.popleft()
         self._batches.extendleft(reversed(pieces))
         return 0
+
+    def _drop(self, batch: _Batch) -> int:
+        done = self._done_with(batch)
+        if batch.records:
+            log.warning("a request record cannot be written; it is dropped")
+            self.metrics.records_dropped.labels("refused").inc(done)
+            self._batches.appendleft(_Batch(self._number(0), (), Sums(batch.records)))
+        else:
+            log.warning("a sum of usage cannot be written; it is dropped")
+            self.metrics.records_dropped.labels("usage_refused").inc(batch.owed.requests)
+        return done
 
     def _pieces(self, batch: _Batch) -> list[_Batch]:
         first, records, captured = batch.first, batch.records, batch.captured
@@ -268,6 +280,8 @@ class Recorder:
             middle = len(records) // 2
             halves = ((first, records[:middle]), (first + middle, records[middle:]))
             return [_Batch(number, half, captured=captured) for number, half in halves]
+        if len(batch.owed.usage) > 1:
+            return [_Batch(self._number(0), (), half) for half in batch.owed.halves()]
         if batch.captures:
             self.metrics.captures_dropped.labels("refused").inc()
             return [_Batch(first, records, captured=Captured())]
@@ -305,9 +319,8 @@ class Recorder:
             records = batch.records[start : start + _ROWS_AT_ONCE]
             await connection.execute(_REQUESTS.insert(), self._rows(batch.first + start, records))
         now = datetime.now(UTC)
-        captures = [stamped(row, self._id(number), now) for number, row in batch.captures.items()]
-        for start in range(0, len(captures), _ROWS_AT_ONCE):
-            await connection.execute(_CAPTURES.insert(), captures[start : start + _ROWS_AT_ONCE])
+        for rows in portions(stamped(row, self._id(number), now) for number, row in batch.captures.items()):
+            await connection.execute(_CAPTURES.insert(), rows)
 
     async def _mark(self, connection: AsyncConnection, batch: _Batch) -> None:
         """Leave a row by which a batch without any is found; the one of the batch before has served."""

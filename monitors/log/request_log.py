@@ -5,9 +5,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, CompoundSelect, Row, Table, delete, or_, select, union
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Row,
+    String,
+    Table,
+    and_,
+    cast,
+    delete,
+    func,
+    or_,
+    select,
+    union,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from monitors.judging.pairing import subject_of
 from monitors.tables import CaptureRow, FeedbackRow, ObservationRow, RequestRow, ScoreRow
 from registry.database import writing
 
@@ -157,15 +172,15 @@ def _records_of(column: str, name: str | None) -> CompoundSelect[Any]:
 async def _forget_records(connection: AsyncConnection, ids: Sequence[str]) -> Forgotten:
     """Delete requests with all that belongs to them. A request without a session stands in tests under its own id."""
     found = select(_REQUESTS.c.session, _REQUESTS.c.request_id).where(_REQUESTS.c.id.in_(ids))
-    names = {row.session or row.request_id for row in await connection.execute(found)}
+    names = {subject_of(row.session, row.request_id) for row in await connection.execute(found)}
     scored = select(_SCORES.c.session, _SCORES.c.request_id).where(_SCORES.c.record_id.in_(ids))
-    names |= {row.session or row.request_id for row in await connection.execute(scored)}
+    names |= {subject_of(row.session, row.request_id) for row in await connection.execute(scored)}
     return Forgotten(
         requests=await _delete(connection, _REQUESTS, _REQUESTS.c.id.in_(ids)),
         captures=await _delete(connection, _CAPTURES, _CAPTURES.c.id.in_(ids)),
         feedback=await _delete(connection, _FEEDBACK, _FEEDBACK.c.record_id.in_(ids)),
         scores=await _delete(connection, _SCORES, _SCORES.c.record_id.in_(ids)),
-        observations=await _delete(connection, _OBSERVATIONS, _OBSERVATIONS.c.session.in_(names)),
+        observations=await forget_observations(connection, _OBSERVATIONS.c.session.in_(names)),
     )
 
 
@@ -174,8 +189,22 @@ async def _forget_numbers(engine: AsyncEngine, session: str) -> Forgotten:
     async with writing(engine) as connection:
         return Forgotten(
             scores=await _delete(connection, _SCORES, _SCORES.c.session == session),
-            observations=await _delete(connection, _OBSERVATIONS, _OBSERVATIONS.c.session == session),
+            observations=await forget_observations(connection, _OBSERVATIONS.c.session == session),
         )
+
+
+async def forget_observations(connection: AsyncConnection, which: ColumnElement[bool]) -> int:
+    """Delete observations; their number.
+
+    Of the newest of all only the session's name goes: SQLite would give its id to the next one, which the tests would
+    then take for one that they have seen.
+    """
+    columns = _OBSERVATIONS.c
+    newest = (await connection.execute(select(func.coalesce(func.max(columns.id), 0)))).scalar_one()
+    nobody = "forgotten " + cast(columns.id, String)
+    renamed = update(_OBSERVATIONS).where(which, columns.id == newest, columns.session != nobody).values(session=nobody)
+    count = (await connection.execute(renamed)).rowcount
+    return count + await _delete(connection, _OBSERVATIONS, and_(which, columns.id < newest))
 
 
 async def _delete(connection: AsyncConnection, table: Table, condition: ColumnElement[bool]) -> int:

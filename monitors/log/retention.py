@@ -1,16 +1,18 @@
-"""Deletes what has been kept long enough: the request log, captured text, and the words of feedback."""
+"""Deletes what has been kept long enough: the request log and what was made of it, text, and the words of feedback."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, Table, and_, delete, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from monitors.judging.quality import QualityJob
 from monitors.log.recorder import MARKER
-from monitors.log.request_log import ROWS_AT_ONCE
-from monitors.tables import CaptureRow, FeedbackRow, MonitorWindowRow, RequestRow
+from monitors.log.request_log import ROWS_AT_ONCE, forget_observations
+from monitors.tables import CaptureRow, FeedbackRow, MonitorWindowRow, ObservationRow, RequestRow, ScoreRow
+from monitors.watch.progress import cursor
 from registry.catalog import Catalog
 from registry.database import writing
 from registry.monitoring import Monitoring
@@ -18,17 +20,23 @@ from registry.monitoring import Monitoring
 _REQUESTS: Table = RequestRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _CAPTURES: Table = CaptureRow.__table__  # type: ignore[attr-defined]
 _FEEDBACK: Table = FeedbackRow.__table__  # type: ignore[attr-defined]
-_MARKS: Table = MonitorWindowRow.__table__  # type: ignore[attr-defined]
+_SCORES: Table = ScoreRow.__table__  # type: ignore[attr-defined]
+_OBSERVATIONS: Table = ObservationRow.__table__  # type: ignore[attr-defined]
+_WINDOWS: Table = MonitorWindowRow.__table__  # type: ignore[attr-defined]
 _EVERY_S = 600.0
 _MARKS_KEPT = timedelta(days=7)
+_WINDOWS_KEPT = timedelta(days=60)
 _NO_WORDS: Mapping[str, Any] = {"comment": None, "correction": None}
 
 
 class RetentionJob:
     """A `Job` that deletes, some hundred rows in a transaction, what is older than it may be.
 
-    Text is kept as long as its adapter's `capture_days` say, as they are now; so are the comments and corrections of
-    feedback, whose numbers stay. What belongs to no adapter that there is is kept as long as is usual.
+    Scores and the observations that tests have taken go when the log does. Text is kept as long as its adapter's
+    `capture_days` say, as they are now; so are the comments and corrections of feedback, whose numbers stay. What
+    belongs to no adapter that there is is kept as long as is usual.
+
+    What is due is looked for outside of the transactions that delete it: SQLite has one writer at a time.
 
     Args:
         database: where it all is.
@@ -40,19 +48,19 @@ class RetentionJob:
 
     def __init__(self, database: AsyncEngine, request_log_days: float) -> None:
         self._database = database
-        self._request_log_days = request_log_days
+        self._log_kept = timedelta(days=request_log_days)
 
     async def run(self, catalog: Catalog, now: datetime, /) -> None:
         """Delete what is due now; what was deleted before it stops stays so."""
-        await self._clear(_REQUESTS, _REQUESTS.c.started_at < now - timedelta(days=self._request_log_days))
+        await self._clear(_REQUESTS, _REQUESTS.c.started_at < now - self._log_kept)
+        await self._clear(_SCORES, _SCORES.c.created_at < now - self._log_kept)
+        await self._clear_observations(now - self._log_kept)
         special = _special(catalog)
         for days, adapters in special.items():
             await self._clear_text(now - timedelta(days=days), adapters)
         others = [name for adapters in special.values() for name in adapters]
         await self._clear_text(now - timedelta(days=Monitoring().capture_days), others, but=True)
-        async with writing(self._database) as connection:
-            old = (_MARKS.c.job == MARKER, _MARKS.c.created_at < now - _MARKS_KEPT)
-            await connection.execute(delete(_MARKS).where(*old))
+        await self._clear_windows(now)
 
     async def _clear_text(self, until: datetime, adapters: list[str], *, but: bool = False) -> None:
         """Clear the text of these adapters, or of all `but` these."""
@@ -61,16 +69,37 @@ class RetentionJob:
         said = and_(_FEEDBACK.c.created_at < until, words, _is_of(_FEEDBACK, adapters, but=but))
         await self._clear(_FEEDBACK, said, _NO_WORDS)
 
+    async def _clear_windows(self, now: datetime) -> None:
+        """Clear what says that a piece of work is done, once nothing in the log could have it done again."""
+        columns = _WINDOWS.c
+        until = now - max(_WINDOWS_KEPT, self._log_kept)
+        await self._clear(_WINDOWS, and_(columns.job == MARKER, columns.created_at < now - _MARKS_KEPT))
+        await self._clear(_WINDOWS, and_(columns.job != MARKER, columns.created_at < until))
+
+    async def _clear_observations(self, until: datetime) -> None:
+        """Clear those that the tests have taken; the newest of all stays without a name."""
+        columns = _OBSERVATIONS.c
+        async with self._database.connect() as connection:
+            taken = int(await cursor(connection, QualityJob.name, "") or 0)
+        some = select(columns.id).where(columns.created_at < until, columns.id <= taken).limit(ROWS_AT_ONCE)
+        done = 1
+        while done and (rows := await self._look(some)):
+            async with writing(self._database) as connection:
+                done = await forget_observations(connection, columns.id.in_([row.id for row in rows]))
+
     async def _clear(self, table: Table, old: ColumnElement[bool], instead: Mapping[str, Any] | None = None) -> None:
         """Delete rows, or set what shall stand there instead, until there are none of these."""
-        some = select(table.c.id).where(old).limit(ROWS_AT_ONCE)
+        keys = list(table.primary_key.columns)
+        some = select(*keys).where(old).limit(ROWS_AT_ONCE)
         change: Any = delete(table) if instead is None else update(table).values(**instead)
-        done = ROWS_AT_ONCE
-        while done == ROWS_AT_ONCE:
+        while rows := await self._look(some):
+            found = [row[0] for row in rows] if len(keys) == 1 else [tuple(row) for row in rows]
             async with writing(self._database) as connection:
-                ids = (await connection.execute(some)).scalars().all()
-                await connection.execute(change.where(table.c.id.in_(ids)))
-            done = len(ids)
+                await connection.execute(change.where((keys[0] if len(keys) == 1 else tuple_(*keys)).in_(found)))
+
+    async def _look(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        async with self._database.connect() as connection:
+            return list(await connection.execute(query))
 
 
 def _special(catalog: Catalog) -> dict[float, list[str]]:

@@ -14,8 +14,8 @@ import msgspec
 
 from monitors.record import Text
 
-LONGEST_TEXT = 256 << 10
-"""Of a prompt (bytes, as it came) and its answer (characters). What is longer takes too long to look through."""
+LONGEST_TEXT = 100_000
+"""Of a prompt, without its pictures, and its answer, characters. What is longer takes too long to look through."""
 
 _EVENT_DATA = b"data:"
 _END = b"[DONE]"
@@ -70,13 +70,24 @@ def said(path: str, text: Text) -> Said:
     if reader is None:
         raise NotText("unknown_path")
     try:
-        prompt = reader.prompt(_object(text.prompt))
+        prompt = _without_binaries(reader.prompt(_object(text.prompt)))
         answer = reader.answer(_answers(text.answer))
-        if len(text.prompt) + len(answer.text or "") > LONGEST_TEXT:
+        if characters(prompt) + characters(answer.text) > LONGEST_TEXT:
             raise NotText("too_large")
-        return Said(_without_binaries(prompt), answer.text, answer.mean_logprob)
+        return Said(prompt, answer.text, answer.mean_logprob)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise error if isinstance(error, NotText) else NotText("unreadable") from None
+
+
+def characters(value: Any) -> int:
+    """How much text is in a value of JSON; what is no text counts as one character."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list):
+        return len(value) + sum(map(characters, value))
+    if isinstance(value, dict):
+        return sum(len(key) + characters(item) for key, item in value.items())
+    return 1
 
 
 class _Answer:

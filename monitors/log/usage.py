@@ -99,6 +99,18 @@ class Sums:
         for key, sums in other.usage.items():
             _add(self.usage.setdefault(key, dict.fromkeys(_USAGE_SUMS, 0)), sums)
 
+    def halves(self) -> "tuple[Sums, Sums]":
+        """The same in two."""
+        found = Sums(), Sums()
+        for number, (key, sums) in enumerate(self.usage.items()):
+            found[2 * number >= len(self.usage)].usage[key] = sums
+        return found
+
+    @property
+    def requests(self) -> int:
+        """How many there were."""
+        return sum(sums["requests"] for sums in self.usage.values())
+
     async def write(self, connection: AsyncConnection) -> None:
         """Add all of it to what the database has. Every writer locks these rows in the same order, so none cross."""
         await _upsert(connection, _USAGE, _USAGE_SUMS, self._usage_rows())

@@ -15,7 +15,7 @@ _REPLICAS = "/admin/v1/replicas"
 
 
 class ReplicaTimeJob:
-    """Looks which replicas are ready, of the pools that are paid by the hour."""
+    """Looks which replicas are ready; of every pool, so that a price can be set after the hours that it is for."""
 
     name = "replica_time"
     every_s = 15.0
@@ -25,12 +25,9 @@ class ReplicaTimeJob:
 
     async def run(self, _catalog: Catalog, now: datetime, /) -> None:
         """Look once."""
-        settings = self._workshop.settings
-        if settings.any_by_gpu_hour:
-            answer = await self._workshop.gateway.get(_REPLICAS)
-            ready = filter(None, map(_ready, answer["data"]))
-            paid = [replica for replica in ready if settings.pricing(replica[0]).is_by_gpu_hour]
-            await add_look(self._workshop.database, paid, now)
+        answer = await self._workshop.gateway.get(_REPLICAS)
+        ready = list(filter(None, map(_ready, answer["data"])))
+        await add_look(self._workshop.database, ready, now)
 
 
 class CostJob:

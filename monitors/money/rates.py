@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, func, or_, select, update
+from sqlalchemy import Row, Select, String, and_, bindparam, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -111,14 +111,15 @@ async def close_hour(engine: AsyncEngine, pool: str, hour: datetime, pricing: Pr
     What is recorded meanwhile is not in the stored rate; by that the next time finds that it is to be done again.
     """
     async with engine.connect() as connection:
-        rate = _rate(await _ready_s(connection, pool, hour), await _usage(connection, pool, hour), pricing)
+        used = (await connection.execute(_usage_of(pool, hour))).all()
+        rate = _rate(await _ready_s(connection, pool, hour), used, pricing)
         if rate.is_same(await _stored(connection, pool, hour)):
             return
     await _price_requests(engine, pool, hour, pricing, rate.unit_price)
     async with writing(engine) as connection:
         # Written first: SQLite then waits for its lock here, and two monitors take turns.
         await _store(connection, pool, hour, rate, now)
-        used = await _usage(connection, pool, hour)
+        used = await _locked_usage(connection, pool, hour)
         await _price_usage(connection, pool, hour, pricing, rate.unit_price, used)
 
 
@@ -132,11 +133,22 @@ async def _ready_s(connection: AsyncConnection, pool: str, hour: datetime) -> fl
     return math.fsum((await connection.execute(query)).scalars())
 
 
-async def _usage(connection: AsyncConnection, pool: str, hour: datetime) -> Sequence[Row[Any]]:
-    """What was used, locked where the database can: recorders wait until the transaction ends."""
-    query = select(_USAGE).where(_USAGE.c.hour == hour, _USAGE.c.pool == pool)
-    in_order = query.order_by(*(_USAGE.c[name] for name in _USAGE_KEY)).with_for_update()
-    return (await connection.execute(in_order)).all()
+def _usage_of(pool: str, hour: datetime) -> Select[Any]:
+    return select(_USAGE).where(_USAGE.c.hour == hour, _USAGE.c.pool == pool)
+
+
+async def _locked_usage(connection: AsyncConnection, pool: str, hour: datetime) -> Sequence[Row[Any]]:
+    """What was used, locked where the database can: recorders wait until the transaction ends.
+
+    In the recorders' order, which is Python's: by the server's own the two might wait for each other.
+    """
+    by_code = "C" if connection.dialect.name == "postgresql" else "BINARY"
+    columns = (_USAGE.c[name] for name in _USAGE_KEY)
+    order = [column.collate(by_code) if isinstance(column.type, String) else column for column in columns]
+    rows: Sequence[Row[Any]] = (
+        await connection.execute(_usage_of(pool, hour).order_by(*order).with_for_update())
+    ).all()
+    return rows
 
 
 async def _stored(connection: AsyncConnection, pool: str, hour: datetime) -> Rate | None:

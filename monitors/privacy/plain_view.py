@@ -11,7 +11,7 @@ _ESCAPE = re.compile(
     rf"%(?:25)*(?P<url>[2-7]{_HEX})"
     rf"|(?P<utf8>%(?:25)*[CDcd]{_HEX}{_NEXT}|%(?:25)*[Ee]{_HEX}{_NEXT}{_NEXT})"
     r"|&(?:#(?:[0-9]{1,6}|[xX][0-9A-Fa-f]{1,5})|commat|period|plus|nbsp|dash|hyphen|colon|sol|lowbar|num);"
-    rf"|\\+u00(?P<json>[2-7]{_HEX})"
+    rf"|(?<!\\)\\++u00(?P<json>[2-7]{_HEX})"
 )
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\u2043"
 _LIKE_ASCII = dict.fromkeys(_DASHES, "-") | {"\u2024": ".", "\u3002": ".", "\u2044": "/"}

@@ -130,7 +130,6 @@ class Redactor:
         """Where in the original what stands; of finds that overlap, the kind that is asked first wins."""
         plain = _UUID.sub(_blank, view.text)
         taken: list[tuple[int, int, str]] = []
-        plain = _UUID.sub(lambda uuid: "\n" * len(uuid[0]), plain)
         hidden = list(plain)  # finds are blanked out, so that no other finder sees a part of them
         for kind, find in self._finders.items():
             for start, stop in find(plain):

@@ -23,7 +23,7 @@ _KNOWN = (
     r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}",
     r"(?:AC|SK)[a-f0-9]{32}",
     rf"\d{{8,10}}:AA{_WORD}{{30,}}",  # Telegram
-    rf"eyJ{_WORD}{{8,}}\.{_WORD}{{8,}}(?:\.{_WORD}*){{0,3}}",  # JWT and JWE
+    rf"eyJ{_WORD}{{8,1000}}+\.{_WORD}{{8,}}(?:\.{_WORD}*){{0,3}}",  # JWT and JWE
     r"AGE-SECRET-KEY-1[0-9A-Z]{50,}",
 )
 _PEM = (
@@ -36,7 +36,8 @@ _NAME = (
     r"(?:api[ _-]?key|access[ _-]?key(?:[ _-]?id)?|secret(?:[ _-]?(?:access[ _-]?)?key)?|client[ _-]?secret"
     r"|account[ _-]?key|auth[ _-]?token|access[ _-]?token|refresh[ _-]?token|token|password|passwd|passphrase|pwd)"
 )
-_MIXED = r"(?=[^\s\"',;]*\d)(?=[^\s\"',;]*[A-Za-z])"
+# Whatever a pattern may look through and then find nothing has a bound, or many beginnings of it would take for ever.
+_MIXED = r"(?=[^\s\"',;]{0,200}\d)(?=[^\s\"',;]{0,200}[A-Za-z])"
 _EQUALS = r"[\\\"']{0,3}\s{0,3}(?:[:=]|=>|\bis\b)\s{0,3}[\\\"']{0,3}"
 _ASSIGNED = rf"{_NAME}{_EQUALS}(?P<value>{_MIXED}[^\s\"',;\\]{{6,}})"
 SECRETS = re.compile(

@@ -14,7 +14,9 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from monitors.settings import MonitorSettings
+from monitors.watch.catalogs import CatalogReader
 from monitors.watch.client import GatewayClient
+from monitors.watch.errors import place_of
 from monitors.watch.jobs import all_jobs
 from monitors.watch.loop import MonitorLoop
 from monitors.watch.metrics import MonitorMetrics
@@ -87,7 +89,8 @@ def create_monitor(settings: MonitorSettings) -> Litestar:
                 settings=settings,
                 scratch=_scratch(settings),
             )
-            app.state["loop"] = loop = MonitorLoop(registry, registry.catalog, found, all_jobs(workshop))
+            new_jobs = functools.partial(all_jobs, workshop)
+            app.state["loop"] = loop = MonitorLoop(registry, CatalogReader(registry).read, found, new_jobs)
             task = asyncio.create_task(loop.run())
             task.add_done_callback(functools.partial(_tell_of_an_end, app.state))
             try:
@@ -129,5 +132,5 @@ def _scratch(settings: MonitorSettings) -> Path:
 
 def _tell_of_an_end(state: State, task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("the monitor's loop has ended; it must be restarted", exc_info=error)
+        log.critical("the monitor's loop has ended; it must be restarted: %s", place_of(error))
         state["ended"] = True

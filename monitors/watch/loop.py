@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
+from monitors.watch.errors import place_of
 from monitors.watch.metrics import MonitorMetrics
 from monitors.watch.work import Job
 from registry.catalog import Catalog
@@ -31,7 +32,8 @@ class MonitorLoop:
     Args:
         leases: where the lease is.
         read_catalog: reads what exists now.
-        jobs: what there is to do.
+        new_jobs: makes what there is to do. Each time that the lease is won the jobs are new ones, which know nothing
+            of what they did or showed before.
         lease_s, renew_s: how long the lease holds, and how often it is renewed, seconds.
     """
 
@@ -40,7 +42,7 @@ class MonitorLoop:
         leases: Leases,
         read_catalog: Callable[[], Awaitable[Catalog]],
         metrics: MonitorMetrics,
-        jobs: Sequence[Job],
+        new_jobs: Callable[[], Sequence[Job]],
         *,
         lease_s: float = LEASE_S,
         renew_s: float = _RENEW_S,
@@ -48,7 +50,7 @@ class MonitorLoop:
         self._leases = leases
         self._read_catalog = read_catalog
         self._metrics = metrics
-        self._jobs = jobs
+        self._new_jobs = new_jobs
         self._lease_s = lease_s
         self._renew_s = renew_s
         self._holder = f"monitor-{secrets.token_hex(6)}"
@@ -94,7 +96,7 @@ class MonitorLoop:
 
     async def _work(self) -> None:
         """Run the jobs until the lease is lost."""
-        tasks = [asyncio.create_task(self._repeat(job), name=job.name) for job in self._jobs]
+        tasks = [asyncio.create_task(self._repeat(job), name=job.name) for job in self._new_jobs()]
         try:
             while self.is_active:
                 await asyncio.sleep(self._renew_s)
@@ -115,8 +117,8 @@ class MonitorLoop:
         try:
             with self._metrics.runs.labels(job.name).time():
                 await job.run(await self._read_catalog(), datetime.now(UTC))
-        except Exception:
-            log.exception("the monitor's job %s failed; it is tried again", job.name)
+        except Exception as error:
+            log.error("the monitor's job %s failed; it is tried again: %s", job.name, place_of(error))
             self._metrics.failures.labels(job.name).inc()
             return False
         self._metrics.last_run.labels(job.name).set_to_current_time()

@@ -13,12 +13,17 @@ from ostler.options import Json, Key, Url, show
 _GROUPS = ("adapter", "version", "variant", "key_id", "pool")
 _BASE = "(the base model)"
 _NOBODY = "(no key)"
+_REFUSED = "(not served)"
 _COLUMNS = """\
 PER 1,000      without errors; of an adapter its own answers, without the monitor's evaluations
 BASE, 1,000    of the same adapter's requests that the base model answered (shadow, fallback)"""
 _COLUMNS_OF_POOLS = """\
 PER 1,000      without errors
 IDLE           what the engines cost in hours without a token; it is in no request's cost"""
+
+_NO_COST = """\
+No cost is known: no price is set (OSTLER_PRICE_PER_GPU_HOUR or OSTLER_PRICE_PER_MILLION_..._TOKENS), or the first
+hour is not over yet; an hour's cost is told 15 minutes after its end."""
 
 
 class By(StrEnum):
@@ -75,6 +80,8 @@ def _table(answer: Any) -> None:
     render.table(headings, rows, "Nothing was used then.")
     if rows:
         render.out.print(_COLUMNS_OF_POOLS if has_idle else _COLUMNS)
+        if not any(each["cost"] for each in data):
+            render.out.print(_NO_COST)
     if answer["has_more"]:
         render.out.print("There is more: --limit shows it, or a shorter time from --since to --until.")
 
@@ -83,6 +90,8 @@ def _name(each: Any) -> str:
     """What a line is about; a version 0 is the base model."""
     if each["key_id"] == "":
         return _NOBODY
+    if each["pool"] == "":
+        return _REFUSED
     parts = [f"{each[name]}" for name in _GROUPS if each[name] not in (None, "")]
     if each["version"] == 0:
         parts = [each["adapter"], _BASE] if each["adapter"] else [_BASE]

@@ -12,6 +12,8 @@ from typing import Any
 from ostler.client import AdminClient, CommandFailed
 
 _PAGE = 1000
+_PAGE_WITH_TEXT = 100
+_ALL = "2000-01-01T00:00:00+00:00"
 _GROUP = 20_000
 """Rows of a row group; with text fewer, for a row of text is a hundred times as large."""
 _GROUP_WITH_TEXT = 1000
@@ -107,8 +109,9 @@ def _pages(client: AdminClient, what: str, wanted: dict[str, Any], *, text: bool
     if what == "feedback":
         yield from _pages_of_feedback(client, dict(wanted))
         return
-    params: dict[str, Any] = {**wanted, "limit": _PAGE}
+    params: dict[str, Any] = {**wanted, "limit": _PAGE_WITH_TEXT if text else _PAGE}
     if what == "usage":
+        params.setdefault("since", _ALL)
         params |= {"per": "hour", "by": ["key_id", "pool", "adapter", "version", "variant"]}
     else:
         params |= {"order": "oldest"} | ({"text": "true"} if text else {})

@@ -60,7 +60,7 @@ def requests(
     until: Until = None,
     oldest: Annotated[bool, typer.Option("--oldest", help="The oldest first.")] = False,
     text: Annotated[bool, typer.Option("--text", help="With what was said, where it was captured.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many; with --text at most 100.")] = 50,
     after: Annotated[str | None, typer.Option(help="Go on behind a page, with its `next`.")] = None,
     json: Json = False,
     url: Url = "",
@@ -97,7 +97,7 @@ def usage(
     url: Url = "",
     api_key: Key = "",
 ) -> None:
-    """Show how many requests, tokens and how much money were used, oldest first."""
+    """Show how many requests, tokens and how much money were used, oldest first; of 30 days without --since."""
     parts = _parts(by or [Part.ADAPTER])
     given = {"adapter": adapter, "key": key, "limit": limit, "after": after, "per": per.value, "by": parts}
     params = _said(given) | _span(since, until)

@@ -1,20 +1,30 @@
 """What clients say of answers, from the request to what admins see of it."""
 
 import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import sqlalchemy
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from gateway import feedback
 from gateway.settings import GatewaySettings
-from registry.catalog import Scope
+from monitors.log.feedback import Reference, find_answered
+from monitors.tables import FeedbackRow
+from registry.catalog import ApiKey, KeyLimits, Scope
 from registry.database import connect
+from registry.errors import NotFound
 from tests.conftest import RunningGateway, serving, until
 from tests.gateway.answers import error_of, new_key, stranger
 
 PATIENT = pytest.mark.parametrize("gateway_settings", [20.0], indirect=True)
+FEEDBACK = FeedbackRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 MODEL = {"model": "support", "messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -117,6 +127,80 @@ async def test_the_same_feedback_under_an_id_is_kept_once(clients: Clients) -> N
         assert error_of(refused)["param"] == "id"
     assert (await clients.say(other, **body | {"request_id": "theirs"})).status_code == 201
     assert len(await clients.listed()) == 2
+
+
+async def test_feedback_whose_words_are_no_longer_kept_can_be_sent_again(clients: Clients) -> None:
+    """It is the same but for them; other numbers are still other feedback, and so are words that were never there."""
+    secret = await clients.key()
+    await clients.ask(secret, "mine")
+    body = {"request_id": "mine", "id": "1", "thumb": "down", "comment": "no", "correction": "yes"}
+    assert (await clients.say(secret, **body)).status_code == 201
+    bare = {"request_id": "mine", "id": "2", "thumb": "up"}
+    assert (await clients.say(secret, **bare)).status_code == 201
+    assert (await clients.say(secret, **bare, comment="new")).status_code == 409
+    async with clients.gateway.app.state.database.begin() as connection:
+        await connection.execute(text("UPDATE feedback SET comment = NULL, correction = NULL"))
+        at = datetime.now(UTC) - timedelta(days=31)
+        await connection.execute(sqlalchemy.update(FEEDBACK).where(FEEDBACK.c.client_id == "1").values(created_at=at))
+    again = await clients.say(secret, **body)
+    assert (again.status_code, again.json()["comment"], again.json()["thumb"]) == (200, None, "down")
+    assert (await clients.say(secret, **body | {"thumb": "up"})).status_code == 409
+    assert (await clients.say(secret, **bare, comment="new")).status_code == 409, "whose words would still be kept"
+
+
+async def test_feedback_that_waits_leaves_room_for_others(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that names what never was takes its own places alone; feedback whose request is there needs none."""
+    secret, key = await new_key(clients.gateway)
+    other = await clients.key()
+    await clients.ask(secret, "there")
+    looks: Counter[str | None] = Counter()
+    released = asyncio.Event()
+
+    async def look(engine: AsyncEngine, reference: Reference) -> Any:
+        looks[reference.key_id] += 1
+        if reference.key_id == key["id"] and looks[key["id"]] in (3, 4):
+            await released.wait()  # the second looks of the two that wait
+        return await find_answered(engine, reference)
+
+    monkeypatch.setattr(feedback, "_PLACES", feedback.Places(3, 2))
+    monkeypatch.setattr(feedback, "find_answered", look)
+    waiting = [asyncio.create_task(clients.say(secret, request_id="never", thumb="up")) for _ in range(2)]
+
+    async def are_waiting() -> bool:
+        return looks[key["id"]] == 4
+
+    await until(are_waiting)
+    refused = await clients.say(secret, request_id="never", thumb="up")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert error_of(refused)["code"] == "rate_limit_exceeded"
+    assert (await clients.say(secret, request_id="there", thumb="up")).status_code == 201
+    assert (await clients.say(other, request_id="never", thumb="up")).status_code == 404
+    released.set()
+    assert [one.status_code for one in await asyncio.gather(*waiting)] == [404, 404]
+    assert (await clients.say(secret, request_id="never", thumb="up")).status_code == 404
+
+
+async def test_places_are_for_all_keys_together(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one left, feedback is looked for once and is to be sent again."""
+    monkeypatch.setattr(feedback, "_PLACES", feedback.Places(0, 8))
+    secret = await clients.key()
+    assert (await clients.say(secret, request_id="never", thumb="up")).status_code == 429
+
+
+async def test_pauses_between_looks_grow(database: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five looks in the usual four seconds, the last at their end."""
+    clock, looks = [0.0], [0.0]
+
+    async def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        looks.append(clock[0])
+
+    monkeypatch.setattr(feedback, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(feedback, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    key = ApiKey("key-1", "", "", frozenset(), None, KeyLimits(), "", datetime.now(UTC))
+    with pytest.raises(NotFound):
+        await feedback._wait_for(database, Reference("never", None, "key-1"), key, 4.0)
+    assert looks == pytest.approx([0.0, 0.1, 0.4, 1.3, 4.0])
 
 
 async def test_what_a_key_may_not_see_was_never_there(clients: Clients) -> None:

@@ -151,5 +151,21 @@ async def test_the_bounds_of_the_api_are_those_of_the_registry(two: RunningGatew
     """What the document allows at its edges is taken."""
     edges = {"level": 1, "level_observations": 10, "drop": 0, "alarm_every": 10**12, "alpha": 0.5}
     drift = {"every_h": 0, "window_rows": 20, "reference_rows": 50, "false_alarms_per_week": 1e-6}
-    found = await changed(two, quality=edges, drift=drift, capture_days=0, golden_every_h=8760)
+    found = await changed(two, quality=edges, drift=drift, capture_days=1 / 24, golden_every_h=8760)
     assert found["quality"] == {"scorer": QualityRule().scorer, **edges}
+
+
+async def test_changes_at_once_all_stay(two: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever changes another field at the same moment, at this gateway or another one that has not heard of it."""
+    directory = two.app.state.directory
+
+    async def behind() -> None:
+        """As another gateway that hears of nothing."""
+
+    with monkeypatch.context() as deaf:
+        deaf.setattr(directory, "refresh", behind)
+        for order in ({"capture": 0.5}, {"golden_every_h": 12}, {"quality": {"drop": 0.2}}):
+            assert (await two.http.patch(MONITORING, json=order)).status_code == 200
+    await directory.refresh()
+    found = (await two.http.get(MONITORING)).json()
+    assert (found["capture"], found["golden_every_h"], found["quality"]["drop"]) == (0.5, 12, 0.2)

@@ -1,10 +1,12 @@
 """The admin API of the request log: what was asked is listed and added up, and forgotten on demand."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from monitors.privacy.names import pseudonym
+from monitors.tables import UsageRow
 from registry.catalog import Scope
 from registry.monitoring import Monitoring
 from tests.conftest import RunningGateway, until
@@ -101,12 +103,34 @@ async def test_usage_is_told_apart_by_what_one_asks_and_page_by_page(asked: Runn
     assert paged == (await asked.http.get("/admin/v1/usage", params=params | {"limit": "100"})).json()["data"]
 
 
+async def test_usage_is_of_the_last_thirty_days_unless_one_says_since(gateway: RunningGateway) -> None:
+    """Counted back from `until`, where that is given."""
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    table = UsageRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
+    rest = dict.fromkeys(("prompt_tokens", "completion_tokens", "duration_s", "cost", "errors"), 0)
+    names = {"key_id": "old", "pool": "", "version": 1, "variant": "stable"}
+    async with gateway.app.state.database.begin() as connection:
+        for days in (10, 29, 31, 100):
+            row = {"hour": now - timedelta(days=days), "adapter": f"{days}", "requests": days, **names, **rest}
+            await connection.execute(table.insert(), row)
+
+    async def shown(**params: str) -> set[str]:
+        params |= {"by": "adapter", "per": "all", "key": "old"}
+        page = (await gateway.http.get("/admin/v1/usage", params=params)).json()
+        return {each["adapter"] for each in page["data"]}
+
+    assert await shown() == {"10", "29"}
+    assert await shown(until=(now - timedelta(days=20)).isoformat()) == {"29", "31"}
+    assert await shown(since="2020-01-01T00:00:00Z") == {"10", "29", "31", "100"}
+
+
 @pytest.mark.parametrize(
     ("path", "params", "param"),
     [
         ("requests", {"after": "1.zz"}, "after"),
         ("requests", {"after": "999999999999999999.aa"}, "after"),
         ("requests", {"since": "1999-01-01T00:00:00Z"}, "since"),
+        ("requests", {"text": "true", "limit": "101"}, "limit"),
         ("usage", {"after": "bm8="}, "after"),
         ("usage", {"by": "password"}, "by"),
     ],

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from gateway import tracing
 from gateway.app import create_app
+from gateway.body import ClientGone
+from gateway.engines.engine import EngineDown
+from gateway.errors import DeadlineExceeded
 from gateway.settings import GatewaySettings
 from gateway.tracing import Tracer
 from monitors.privacy.names import pseudonym
+from registry.errors import NotFound
 from tests.conftest import AdapterMaker, RunningGateway, serving, until
 from tests.fakes.collector import Collector, Seen
 from tests.fakes.engine import FakeEngine
@@ -152,6 +157,33 @@ async def test_a_failure_is_told(two: RunningGateway, collector: Collector) -> N
         500,
     )
     assert (client.failed, client.attributes["error.type"]) == (True, "500")
+
+
+async def test_a_deadline_is_told_as_that(two: RunningGateway, collector: Collector) -> None:
+    """On the span of the sending, too: the engine was only not quick enough."""
+    two.engine.gap_s = 30.0
+    body = {"model": "support", "messages": []}
+    response = await two.http.post(CHAT, json=body, headers={"x-ostler-timeout-s": "0.3"})
+    assert response.status_code == 504
+    server, client = await spans_of(collector)
+    assert server.attributes["error.type"] == client.attributes["error.type"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (asyncio.CancelledError(), "cancelled"),
+        (ClientGone(), "client_gone"),
+        (EngineDown(sent=False), "engine_down"),
+        (EngineDown(sent=True), "engine_down"),
+        (DeadlineExceeded("late"), "deadline_exceeded"),
+        (NotFound("gone"), "not_found"),
+        (ZeroDivisionError("a prompt"), "ZeroDivisionError"),
+    ],
+)
+def test_what_ended_a_sending_is_told_by_its_kind(error: BaseException, told: str) -> None:
+    """Not as a failure of the engine, where it was none."""
+    assert tracing._error_type(error) == told
 
 
 async def test_a_refusal_is_no_failure_of_the_gateway(gateway: RunningGateway, collector: Collector) -> None:

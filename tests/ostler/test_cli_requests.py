@@ -42,6 +42,30 @@ async def test_requests_and_usage_are_shown_and_forgotten(used: Cli) -> None:
     (await used("requests", "--since", "yesterday")).assert_failed(MISUSED, "'yesterday' is no moment")
 
 
+@pytest.mark.parametrize(
+    ("what", "text", "expected"),
+    [
+        ("requests", True, {"limit": 100, "text": "true"}),
+        ("requests", False, {"limit": 1000}),
+        ("usage", False, {"limit": 1000, "since": "2000-01-01T00:00:00+00:00"}),
+    ],
+)
+def test_an_export_asks_for_pages_that_the_api_gives_and_for_all_usage(
+    what: str, text: bool, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages with text are smaller, and usage would be of 30 days if nothing were said."""
+    asked: list[dict[str, Any]] = []
+
+    def call(_self: object, _method: str, _path: str, params: dict[str, Any]) -> Any:
+        asked.append(dict(params))
+        return {"data": [], "has_more": False, "next": None}
+
+    monkeypatch.setattr(AdminClient, "call", call)
+    assert list(parquet._pages(AdminClient("http://x", "key"), what, {}, text=text)) == [[]]
+    (params,) = asked
+    assert expected.items() <= params.items()
+
+
 async def test_an_export_holds_what_the_api_tells_with_types(used: Cli, tmp_path: Path) -> None:
     """Of requests and of usage; the file of before is replaced, and stays if the export fails."""
     file = tmp_path / "log.parquet"

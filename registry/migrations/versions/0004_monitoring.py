@@ -300,6 +300,10 @@ def downgrade() -> None:
     with op.batch_alter_table("adapters") as table:
         table.drop_column("monitoring")
 
+    _drop_what_is_new()
+
+
+def _drop_what_is_new() -> None:
     op.drop_table("usage_hours")
     with op.batch_alter_table("scores") as table:
         table.drop_index("ix_scores_session")

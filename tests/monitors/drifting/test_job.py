@@ -1,8 +1,11 @@
 """The job: when it looks, what it stores and decides, that no window is looked at twice, and what failures leave."""
 
 import asyncio
+import contextlib
+import dataclasses
 import os
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from sqlalchemy import Row, select
+from sqlalchemy import Row, event, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from monitors.decisions import decisions
@@ -129,6 +132,111 @@ async def test_it_looks_when_it_is_due_and_only_at_what_is_new(shop: Workshop, d
     assert child.tasks[1].columns[0].reference == child.tasks[0].columns[0].reference
 
 
+@contextlib.contextmanager
+def statements(database: AsyncEngine) -> Iterator[list[str]]:
+    """What the database is asked within the block."""
+    seen: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        seen.append(statement)
+
+    event.listen(database.sync_engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(database.sync_engine, "before_cursor_execute", note)
+
+
+async def test_an_idle_version_is_left_alone_for_a_while(shop: Workshop, database: AsyncEngine) -> None:
+    """The log is searched for new requests once in a pause, not in each round; unless a look is asked for."""
+    child = Child()
+    job = DriftJob(shop, judge=child)
+    await serve(database, 150)
+    await job.run(catalog(), NOW)
+    with statements(database) as seen:
+        for second in range(0, 240, 15):
+            await job.run(catalog(), NOW + LATER + timedelta(seconds=second))
+    assert len([each for each in seen if "FROM request_log" in each]) == 1
+    await serve(database, 10, 150)
+    async with database.begin() as connection:
+        await drift_runs.ask_for_look(connection, "support", NOW)
+    await job.run(catalog(), NOW + LATER + timedelta(seconds=241))
+    assert len(child.tasks) == 2
+    await serve(database, 10, 160)
+    for pause in (timedelta(0), drift_job.IDLE_PAUSE):
+        await job.run(catalog(), NOW + 3 * LATER + pause)
+    assert len(child.tasks) == 3
+
+
+async def test_an_adapter_that_fails_does_not_hold_up_the_others(
+    shop: Workshop, database: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is counted, logged without the error's words, and tried again after a pause."""
+    child, broken = Child(), ["bad"]
+
+    async def trained(adapter: str, _version: int) -> list[str]:
+        if adapter in broken:
+            raise ValueError("a prompt of somebody")
+        return []
+
+    await serve(database, 150)
+    support = catalog().adapters["support"]
+    both = Catalog(1, {"bad": dataclasses.replace(support, name="bad"), "support": support})
+    async with database.begin() as connection:
+        copied = "UPDATE request_log SET adapter = 'bad' WHERE id = 'r149'"
+        await connection.execute(text(copied))
+    await serve(database, 10, 150)
+    job = DriftJob(shop, trained, child)
+    for _ in range(2):
+        await job.run(both, NOW)
+    assert await outcomes(database) == ["no_drift"]
+    assert shop.metrics.registry.get_sample_value("ostler_monitor_failures_total", {"task": "drift"}) == 1
+    assert "drift of bad could not be looked at (ValueError)" in caplog.text
+    assert "somebody" not in caplog.text
+    broken.clear()
+    await job.run(both, NOW + drift_job.IDLE_PAUSE)
+    async with database.connect() as connection:
+        assert [run.outcome for run in await drift_runs.list_runs(connection, "bad")] == ["not_enough_data"]
+
+
+async def test_looks_are_read_once_and_then_as_they_come(shop: Workshop, database: AsyncEngine) -> None:
+    """Also another monitor's; what was known before is not read again in each round."""
+    await serve(database, 150)
+    await DriftJob(shop, judge=Child()).run(catalog(), NOW)
+    newest = drift_runs.NewestRuns()
+    async with database.connect() as connection:
+        await newest.read(connection, NOW)
+        assert newest.by_version["support", 2].outcome == "no_drift"
+        await newest.read(connection, NOW + LATER)
+    await serve(database, 10, 150)
+    await DriftJob(shop, judge=Child("prompt")).run(catalog(), NOW + LATER)
+    with statements(database) as seen:
+        async with database.connect() as connection:
+            await newest.read(connection, NOW + LATER)
+    assert newest.by_version["support", 2].outcome == "drift"
+    (query,) = [each for each in seen if "FROM drift_runs" in each]
+    assert "max(" not in query
+    assert "drift_runs.id >=" in query
+
+
+async def test_old_looks_are_deleted_but_for_the_newest(shop: Workshop, database: AsyncEngine) -> None:
+    """After a year, with the next look at the adapter; those whose report is kept stay with it."""
+    await serve(database, 150, version=3)
+    await DriftJob(shop, judge=fail).run(catalog(canary=3), NOW)
+    for number in range(3):
+        await serve(database, 150 if number == 0 else 10, (number + 1) * 200)
+        judge = Child() if number == 1 else fail
+        await DriftJob(shop, judge=judge).run(catalog(), NOW + number * LATER)
+    await serve(database, 10, 1000)
+    await DriftJob(shop, judge=fail).run(catalog(), NOW + drift_runs.KEPT + 2 * LATER - timedelta(seconds=1))
+    assert [(run.version, run.outcome) for run in await runs(database)] == [
+        (3, "failed"),
+        (2, "no_drift"),
+        (2, "failed"),
+        (2, "failed"),
+    ]
+
+
 async def test_of_two_monitors_one_has_the_window(shop: Workshop, database: AsyncEngine) -> None:
     """However they race; there is one look and one decision."""
     await serve(database, 150)
@@ -157,14 +265,15 @@ async def test_a_look_can_be_asked_for(shop: Workshop, database: AsyncEngine) ->
     assert len(child.tasks) == 2
 
 
-async def test_drift_is_decided_where_it_begins(shop: Workshop, database: AsyncEngine) -> None:
+async def test_drift_is_decided_where_it_begins_and_ends(shop: Workshop, database: AsyncEngine) -> None:
     """Not for each window that it lasts, nor again after one that could not be judged; but when it comes back."""
     job_of = {"drift": Child("prompt"), "none": Child(), "broken": fail}
     for number, said in enumerate(["none", "drift", "drift", "broken", "drift", "none", "drift"]):
         await serve(database, 150 if number == 0 else 10, number * 200)
         await DriftJob(shop, judge=job_of[said]).run(catalog(), NOW + number * LATER)  # type: ignore[arg-type]
     assert await outcomes(database) == ["no_drift", "drift", "drift", "failed", "drift", "no_drift", "drift"]
-    assert len(await decisions(database)) == 2
+    concluded = sorted(await decisions(database), key=lambda decision: decision.id)
+    assert [decision.outcome for decision in concluded] == ["drift", "no_drift", "drift"]
 
 
 async def fail(_task: Task) -> Judged:

@@ -1,9 +1,11 @@
 """What a look compares: which requests, which columns, and what is said of those that cannot be judged."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from monitors.drifting.windows import (
@@ -15,9 +17,11 @@ from monitors.drifting.windows import (
     fingerprint,
     language,
     missing_rows,
+    newest_arrival,
     prompt_text,
     read_window,
 )
+from registry.database import connect, migrate
 from registry.monitoring import DriftRule
 from tests.monitors.drifting.traffic import RULE, serve
 
@@ -59,6 +63,31 @@ async def test_the_reference_is_the_first_requests_and_the_window_the_newest(dat
     assert window.start is not None
     assert window.end is not None
     assert (window.end - window.start).total_seconds() == 49 * 60
+
+
+async def test_requests_are_read_in_the_order_of_an_index(tmp_path: Path) -> None:
+    """Their first and newest are found without sorting the log; captures of one instant alone are sorted."""
+    database = connect(f"sqlite:///{tmp_path / 'ostler.db'}")
+    await migrate(database)
+    await serve(database, 150)
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(database.sync_engine, "before_cursor_execute", note)
+    async with database.connect() as connection:
+        await newest_arrival(connection, "support", 2)
+        await read_window(connection, "support", 2, RULE)
+        event.remove(database.sync_engine, "before_cursor_execute", note)
+        plans = []
+        for statement, parameters in [each for each in asked if "ORDER BY" in each[0]]:
+            rows = await connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)
+            plans.append(" ".join(rows.scalars("detail")))
+    await database.dispose()
+    assert all("USING INDEX" in plan for plan in plans)
+    assert ["TEMP" in plan for plan in plans] == [False, False, False, True, True]
+    assert all(plan.endswith("FOR RIGHT PART OF ORDER BY") for plan in plans if "TEMP" in plan)
 
 
 async def test_too_few_requests_are_said_in_words(database: AsyncEngine) -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from monitors.judging.captured import MOST_OF_ONE_ID
 from monitors.judging.comparing import JudgingJob
 from monitors.tables import ObservationRow, ScoreRow
 from monitors.watch.client import GatewayRefused
@@ -164,4 +165,17 @@ async def test_answers_to_different_questions_are_not_compared(
     await capture(database, "tool2-own", None, request_id="tool2")
     await capture(database, "tool2-other", "bad", request_id="tool2", variant="shadow")
     await new_job().run(JUDGED, NOW)
+    assert fake.asked == 2
+
+
+async def test_a_request_id_that_is_used_again_and_again_is_not_compared(
+    database: AsyncEngine, new_job: Callable[[], JudgingJob], fake: FakeJudge
+) -> None:
+    """Nobody reads all of its answers to find out which belong together; others are compared."""
+    for number in range(MOST_OF_ONE_ID):
+        await capture(database, f"own-{number}", "good", request_id="same", prompt=str(number))
+        await capture(database, f"other-{number}", "bad", request_id="same", prompt=str(number), variant="shadow")
+    await pair(database, "once")
+    await new_job().run(JUDGED, NOW)
+    assert [row[0] for row in await stored(database, ScoreRow, *SCORED)] == ["once-own"]
     assert fake.asked == 2

@@ -1,8 +1,9 @@
 """Runs of golden sets: due ones are made once, each is finished or says why, and differences are paired."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, update
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from monitors.judging import golden_runs
+from monitors.judging import evaluation, golden_runs
 from monitors.judging.evaluation import EvaluationJob
 from monitors.judging.golden import CheckedSet, GoldenChecker
 from monitors.judging.golden_sets import GoldenSets, find_set
+from monitors.judging.results import summarize
 from monitors.tables import GoldenRunRow
 from registry.artifacts import ArtifactStore
 from registry.catalog import Catalog
+from registry.database import writing
 from registry.errors import Conflict, NotFound
 from registry.monitoring import Monitoring, ScorerChoice
 from registry.registry import Registry
@@ -202,6 +205,14 @@ async def test_what_is_asked_for_is_run(world: World) -> None:
     assert "base" not in runs[1].results["scorers"]["exact_match"]
 
 
+async def test_what_was_just_asked_for_is_not_scheduled_too(world: World) -> None:
+    """The same set against the same models, which wait already."""
+    await world.sets.push("support", checked(), actor="ann")
+    await world.ask_for("stable", "base")
+    runs = await world.run()
+    assert [(run.version, run.requested_by) for run in runs] == [(0, "ann"), (1, "ann")]
+
+
 async def test_only_what_can_answer_may_be_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """No unknown, archived or missing version, and no endless queue."""
     monkeypatch.setattr(golden_runs, "MOST_QUEUED", 3)
@@ -223,10 +234,10 @@ async def test_a_full_queue_is_worked_off(world: World, monkeypatch: pytest.Monk
     """What was due meanwhile is run afterwards."""
     monkeypatch.setattr(golden_runs, "MOST_QUEUED", 3)
     await world.sets.push("support", checked(questions=QUESTIONS[:2]), actor="ann")
-    await world.ask_for("base", "stable", 2)
+    await world.ask_for("base", 2)
     job = world.job()
-    assert [run.state for run in await world.run(job)] == ["done"] * 3
-    assert [run.reason for run in (await world.run(job))[3:]] == ["scheduled"] * 2
+    assert [run.state for run in await world.run(job)] == ["done"] * 2
+    assert [run.reason for run in (await world.run(job))[2:]] == ["scheduled"] * 2
 
 
 async def test_a_busy_gateway_is_asked_again(world: World) -> None:
@@ -336,3 +347,31 @@ async def test_runs_are_listed_newest_first(world: World) -> None:
         assert await golden_runs.list_runs(connection, "support", before="none", limit=2) == []
     assert [run.id for run in pages] == [run.id for run in everything]
     assert [run.id for run in everything][::-1] == [run.id for run in await world.runs()]
+
+
+async def test_nobody_waits_for_the_statistics(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made while no transaction that writes is open, and a job without work opens none."""
+    opened = still_open = 0
+
+    @contextlib.asynccontextmanager
+    async def watched(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        nonlocal opened, still_open
+        async with writing(engine) as connection:
+            opened, still_open = opened + 1, still_open + 1
+            try:
+                yield connection
+            finally:
+                still_open -= 1
+
+    def alone(*arguments: Any) -> dict[str, Any]:
+        assert still_open == 0
+        return summarize(*arguments)
+
+    monkeypatch.setattr(evaluation, "writing", watched)
+    monkeypatch.setattr(evaluation, "summarize", alone)
+    await world.sets.push("support", checked(), actor="ann")
+    job = world.job()
+    assert [run.state for run in await world.run(job)] == ["done", "done"]
+    opened = 0
+    await world.run(job)
+    assert opened == 0

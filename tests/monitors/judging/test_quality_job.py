@@ -15,8 +15,12 @@ from monitors.judging import quality
 from monitors.judging.quality import QualityJob
 from monitors.judging.report import StoredEvidence, difference_verdict, level_verdict, stored_evidence
 from monitors.tables import EvidenceRow
+from monitors.watch.loop import LEASE, MonitorLoop
 from monitors.watch.work import Workshop
+from registry.catalog import Catalog
 from registry.monitoring import QualityRule
+from registry.registry import Registry
+from tests.conftest import until
 from tests.monitors.judging.rows import NOW, catalog, observe, stored, workshop
 
 RULE = QualityRule(level_observations=50, drop=0.1, alarm_every=1000)
@@ -254,3 +258,40 @@ async def test_a_lost_cursor_counts_nothing_twice(shop: Workshop, database: Asyn
         await connection.execute(text("DELETE FROM monitor_cursors"))
     await QualityJob(shop).run(catalog(quality=RULE), NOW)
     assert (await evidence(database)).summary["observations"] == 40
+
+
+async def test_without_new_observations_nobody_else_is_kept_from_writing(
+    shop: Workshop, database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite has one writer; the job looks first."""
+    await observe(database, draws(10, 0.8))
+    job = QualityJob(shop)
+    await job.run(catalog(quality=RULE), NOW)
+
+    def refuse(_engine: AsyncEngine) -> None:
+        raise AssertionError("there is nothing to write")
+
+    monkeypatch.setattr(quality, "writing", refuse)
+    await job.run(catalog(quality=RULE), NOW)
+
+
+async def test_what_was_shown_comes_back_with_the_lease(
+    shop: Workshop, database: AsyncEngine, registry: Registry
+) -> None:
+    """A monitor that lost it for a moment shows its findings again, without a new observation."""
+    await observe(database, draws(10, 0.8))
+
+    async def read() -> Catalog:
+        return catalog(quality=RULE)
+
+    loop = MonitorLoop(registry, read, shop.metrics, lambda: [QualityJob(shop)], renew_s=0.02)
+    task = asyncio.create_task(loop.run())
+    await until(lambda: shown(shop, "observations", **LEVEL) == 10)
+    while not await registry.acquire_lease(LEASE, "somebody else", 600):
+        await registry.release_lease(LEASE, loop._holder)
+    await until(lambda: not loop.is_active)
+    assert shown(shop, "observations", **LEVEL) is None
+    await registry.release_lease(LEASE, "somebody else")
+    await until(lambda: shown(shop, "observations", **LEVEL) == 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

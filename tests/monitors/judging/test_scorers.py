@@ -157,6 +157,12 @@ def test_json_schema(answer: str, expected: float | None) -> None:
     assert score(ScorerChoice("json_schema", {"schema": SCHEMA}), Sample(answer)) == expected
 
 
+def multiplying(keyword: str, levels: int = 16) -> dict[str, Any]:
+    """A small schema that refers to itself twice at each of its levels."""
+    twice = {f"s{level}": {keyword: 2 * [{"$ref": f"#/$defs/s{level + 1}"}]} for level in range(levels)}
+    return {"$ref": "#/$defs/s0", "$defs": twice | {f"s{levels}": {"type": "object"}}}
+
+
 @pytest.mark.parametrize(
     ("schema", "told"),
     [
@@ -168,12 +174,25 @@ def test_json_schema(answer: str, expected: float | None) -> None:
         ({"$schema": 5}, r"\$schema must be"),
         ({"properties": {"a": {"pattern": "("}}}, "not a regular expression"),
         ({"patternProperties": {"(a+)+$": {}}}, "patternProperties"),
+        (multiplying("allOf"), "multiply"),
+        (multiplying("oneOf"), "multiply"),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", **multiplying("allOf")}, "multiply"),
+        ({"anyOf": 3000 * [{}]}, "at most 2000"),
     ],
 )
 def test_a_schema_that_cannot_be_judged_by_is_refused(schema: dict[str, Any], told: str) -> None:
     """Also one that would send the monitor elsewhere, or never end."""
     with pytest.raises(InvalidValue, match=told):
         check_choice(ScorerChoice("json_schema", {"schema": schema}))
+
+
+def test_an_answer_that_a_schema_takes_too_many_steps_for_has_no_score() -> None:
+    """The steps double with each level of the answer; a few levels are told."""
+    schema = {"required": ["a"], "properties": {"a": {"anyOf": [{"type": "null"}, {"allOf": 2 * [{"$ref": "#"}]}]}}}
+    choice = ScorerChoice("json_schema", {"schema": schema})
+    check_choice(choice)
+    assert score(choice, Sample('{"a": ' * 4 + "null" + "}" * 4)) == 1.0
+    assert score(choice, Sample('{"a": ' * 40 + "null" + "}" * 40)) is None
 
 
 def test_a_schema_may_refer_to_itself() -> None:

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -9,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from monitors.judging import scoring
 from monitors.judging.backlog import OVERLAP, Backlog
+from monitors.judging.captured import MOST_OF_ONE_ID, CapturedRequests, captured_requests, captures_of
+from monitors.judging.scorers import Sample
 from monitors.judging.scoring import ScoringJob
 from monitors.tables import ObservationRow, ScoreRow
 from monitors.watch.work import Workshop
@@ -174,3 +177,98 @@ async def test_an_adapter_that_is_gone_is_passed_over(shop: Workshop, database: 
     async with database.connect() as connection:
         cursors = text("SELECT count(*) FROM monitor_cursors WHERE job = 'scoring'")
         assert (await connection.execute(cursors)).scalar() == 1
+
+
+async def test_a_request_id_that_is_used_again_and_again_costs_no_more(
+    shop: Workshop, database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers are scored, each once; nobody reads the text of all of them for each batch, or pairs any."""
+    monkeypatch.setattr(scoring, "_BATCH", 4)
+    most = 0
+
+    async def counting(*arguments: Any) -> CapturedRequests:
+        nonlocal most
+        found = await captured_requests(*arguments)
+        most = max(most, len(found.captures))
+        return found
+
+    monkeypatch.setattr(scoring, "captured_requests", counting)
+    for number in range(MOST_OF_ONE_ID + 2):
+        at = NOW + timedelta(seconds=number)
+        prompt = [{"role": "user", "content": str(number)}]
+        await capture(database, f"own-{number}", "{}", request_id="same", prompt=prompt, created_at=at)
+        same = {"request_id": "same", "variant": "shadow", "prompt": prompt, "created_at": at}
+        await capture(database, f"base-{number}", "no", **same)
+    await say(database, "own-0", request_id="same", correction="{}")
+    await ScoringJob(shop).run(catalog("valid_json", "exact_match"), NOW)
+    assert most <= 4
+    own = {f"own-{number}" for number in range(MOST_OF_ONE_ID + 2)}
+    found = await stored(database, ScoreRow, "record_id", "scorer")
+    assert {record for record, scorer in found if scorer == "valid_json"} == own
+    assert [record for record, scorer in found if scorer == "exact_match"] == ["own-0"]
+    assert {row[2] for row in await stored(database, ObservationRow, *OBSERVED)} == {"level"}
+
+
+async def test_the_captures_of_many_requests_are_found(database: AsyncEngine) -> None:
+    """However many ids are asked for at once; other requests' are left out."""
+    for number in range(3):
+        await capture(database, f"r{number}", "{}")
+    async with database.connect() as connection:
+        found = await captures_of(connection, {f"r{number}" for number in range(1, 200)})
+    assert {request_id: [row.id for row in rows] for request_id, rows in found.items()} == {"r1": ["r1"], "r2": ["r2"]}
+
+
+async def test_nothing_is_written_of_what_was_forgotten_meanwhile(
+    shop: Workshop, database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person's answer and feedback, deleted after they were read, leave no score and no observation."""
+    await capture(database, "gone", "{}", session="s1")
+    await capture(database, "kept", "{}", session="s2")
+    await say(database, "said", thumb="up", session="s1")
+
+    async def forgetting(*arguments: Any) -> CapturedRequests:
+        found = await captured_requests(*arguments)
+        async with database.begin() as other:
+            await other.execute(text("DELETE FROM captures WHERE id = 'gone'"))
+            await other.execute(text("DELETE FROM feedback"))
+        return found
+
+    monkeypatch.setattr(scoring, "captured_requests", forgetting)
+    job = ScoringJob(shop)
+    assert await job._next_feedback(catalog("valid_json"), NOW)
+    assert await stored(database, ScoreRow, "record_id") == []
+    await capture(database, "gone", "{}", session="s1")
+    await job.run(catalog("valid_json"), NOW)
+    assert await stored(database, ScoreRow, "record_id") == [("kept",)]
+    assert [row[3] for row in await stored(database, ObservationRow, *OBSERVED)] == ["s2"]
+
+
+async def test_a_clock_that_is_ahead_holds_up_no_others(shop: Workshop, database: AsyncEngine) -> None:
+    """What gateways with a right clock write after it is scored, and nothing twice."""
+    job = ScoringJob(shop)
+    await capture(database, "ahead", "{}", created_at=NOW + timedelta(hours=1))
+    await job.run(catalog("valid_json"), NOW)
+    for minute in (1, 30, 59):
+        at = NOW + timedelta(minutes=minute)
+        await capture(database, f"right-{minute}", "{}", created_at=at)
+        await job.run(catalog("valid_json"), at)
+        await job.run(catalog("valid_json"), at + timedelta(seconds=1))
+    await ScoringJob(shop).run(catalog("valid_json"), NOW + timedelta(hours=2))
+    scored = [row[0] for row in await stored(database, ScoreRow, "record_id")]
+    assert scored == ["ahead", "right-1", "right-30", "right-59"]
+
+
+async def test_what_a_scorer_trips_over_is_not_logged(
+    shop: Workshop, database: AsyncEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its error may quote the answer; the log has its kind and place."""
+
+    def trip(_choice: ScorerChoice, sample: Sample) -> float:
+        raise ValueError(f"cannot read {sample.answer}")
+
+    monkeypatch.setattr(scoring, "score", trip)
+    await capture(database, "r1", "my secret")
+    await ScoringJob(shop).run(catalog("valid_json"), NOW)
+    assert "ValueError in " in caplog.text
+    assert "trip (test_scoring.py:" in caplog.text
+    assert "secret" not in caplog.text

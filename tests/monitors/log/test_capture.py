@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from monitors.log.usage_report import usage
@@ -63,6 +63,25 @@ async def test_text_that_the_database_refuses_is_left_out(new_recorder: Recorder
     assert [row.request_id for row in await rows(database)] == ["0", "1", "3", "4"]
     assert count(recorder.metrics.registry, "ostler_captures_dropped_total", reason="refused") == 1
     assert count(recorder.metrics.registry, "ostler_captures_written_total") == 4
+
+
+async def test_much_text_is_written_in_pieces(new_recorder: RecorderMaker, database: AsyncEngine) -> None:
+    """The driver makes JSON of a piece while nothing else runs; each has a bound, and all of it comes in order."""
+    recorder = new_recorder()
+    long = captured("a" * 40_000)
+    for number in range(20):
+        recorder(record(f"{number:02}", text=long if number % 2 else captured("hello")))
+    pieces: list[int] = []
+
+    @event.listens_for(database.sync_engine, "before_cursor_execute")
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("INSERT INTO captures"):
+            pieces.append(len(repr(parameters)))
+
+    assert await recorder.drain(20) == 0
+    assert len(pieces) > 2
+    assert max(pieces) < 300_000
+    assert [row.request_id for row in await rows(database)] == [f"{number:02}" for number in range(20)]
 
 
 async def test_text_that_waits_is_bounded(new_recorder: RecorderMaker, database: AsyncEngine) -> None:

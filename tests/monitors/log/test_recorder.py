@@ -15,6 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from monitors.log.recorder import Recorder
 from monitors.log.usage import month_of, spending
+from monitors.log.usage_report import usage
 from monitors.metrics import Metrics
 from monitors.tables import RequestRow
 from registry.database import connect, migrate
@@ -173,6 +174,25 @@ async def test_a_record_that_no_row_can_hold_is_dropped_alone(
     assert await written(database) == [f"{number:02}" for number in range(11) if number != 5]
     assert [row[3] for row in await sums(database)] == [10]
     assert count(recorder.metrics.registry, "ostler_records_dropped_total", reason="refused") == 1
+
+
+async def test_of_a_record_that_is_refused_the_usage_stays(new_recorder: RecorderMaker, database: AsyncEngine) -> None:
+    """As of every request without a row, unless it is what is refused."""
+    recorder = new_recorder(batch_rows=4)
+    for number in range(6):
+        recorder(record(str(number), **({"retries": 1 << 70} if number == 2 else {})))
+    recorder(record("strange", key_id=None, variant=None, status=401))
+    recorder(record("stranger", key_id=None, variant=None, status=401, prompt_tokens=1 << 70, adapter="other"))
+    assert await recorder.drain(5) == 0
+    assert await written(database) == [str(number) for number in range(6) if number != 2]
+    assert [row[3] for row in await sums(database)] == [6]
+    (row,) = await usage(database, by=(), per="all")
+    assert row.requests == 7
+    dropped = {
+        reason: count(recorder.metrics.registry, "ostler_records_dropped_total", reason=reason)
+        for reason in ("refused", "usage_refused")
+    }
+    assert dropped == {"refused": 1, "usage_refused": 1}
 
 
 async def test_a_character_that_the_database_refuses_stops_nothing(

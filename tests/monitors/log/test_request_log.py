@@ -5,17 +5,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, text, update
+from sqlalchemy import event, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import monitors.log.request_log
 import monitors.log.retention
+from monitors.judging.pairing import Scored, observations, write_observations
 from monitors.log.request_log import Forgotten, Place, Wanted, captures, forget, place_of, requests
 from monitors.log.retention import RetentionJob
 from monitors.log.usage_report import usage
 from monitors.privacy.names import pseudonym
-from monitors.tables import CaptureRow, FeedbackRow, MonitorWindowRow, ObservationRow, ScoreRow
+from monitors.tables import CaptureRow, FeedbackRow, MonitorWindowRow, ScoreRow
+from monitors.watch.progress import move_cursor
 from registry.catalog import Adapter, Catalog
+from registry.database import writing
 from registry.monitoring import Monitoring
 from tests.monitors.conftest import RecorderMaker, written
 from tests.monitors.privacy.test_redaction import captured
@@ -36,6 +39,23 @@ async def add(engine: AsyncEngine, model: Any, **values: Any) -> None:
     """One row."""
     async with engine.begin() as connection:
         await connection.execute(insert(model.__table__).values(**values))
+
+
+async def observe(engine: AsyncEngine, *scores: Scored, at: datetime = NOW) -> None:
+    """What the tests are given of these scores."""
+    async with writing(engine) as connection:
+        await write_observations(connection, observations(scores, lambda *_: ""), at)
+
+
+def scored(record_id: str, request_id: str, session: str | None) -> Scored:
+    """A score of a client's answer."""
+    return Scored(record_id, request_id, "support", 2, "stable", session, "exact", "", 1.0)
+
+
+async def observed(engine: AsyncEngine) -> list[tuple[int, str]]:
+    """Ids and sessions of observations."""
+    async with engine.connect() as connection:
+        return [tuple(row) for row in await connection.execute(text("SELECT id, session FROM observations ORDER BY 1"))]
 
 
 async def test_pages_go_on_where_the_last_one_ended(new_recorder: RecorderMaker, database: AsyncEngine) -> None:
@@ -104,16 +124,14 @@ async def test_what_is_forgotten_leaves_sums_and_others_alone(
         recorder(record(f"ann-{number}", **{kind: ANN}, text=captured("hello")))
         recorder(record(f"bob-{number}", **{kind: BOB}, text=captured("hello")))
     await recorder.drain(5)
-    for row in await requests(database, Wanted()):
+    for row in await requests(database, Wanted(), oldest_first=True):
         about = {"record_id": row.id, "request_id": row.request_id}
-        session = row.session or row.request_id
         await add(
             database, FeedbackRow, id=row.id, **about, key_id="key-1", **{kind: getattr(row, kind)}, created_at=NOW
         )
         values = {"adapter": "support", "version": 2, "scorer": "exact", "value": 1.0, "created_at": NOW}
         await add(database, ScoreRow, **about, **values, session=row.session, variant="stable", source="x", against="")
-        if not row.session or row.request_id.endswith("0"):
-            await add(database, ObservationRow, **values, against="level", session=session)
+        await observe(database, scored(row.id, row.request_id, row.session))
     before = await usage(database, by=("variant",), per="all")
     observations = 1 if kind == "session" else 5
     assert await forget(database, **{kind: ANN}) == Forgotten(5, 5, 5, 5, observations)
@@ -122,6 +140,26 @@ async def test_what_is_forgotten_leaves_sums_and_others_alone(
     assert await counts(database) == left
     assert all(name.startswith("bob") for name in await written(database))
     assert await usage(database, by=("variant",), per="all") == before
+
+
+async def test_an_observations_id_is_given_once_although_its_session_is_forgotten(
+    new_recorder: RecorderMaker, database: AsyncEngine
+) -> None:
+    """Tests take observations by their ids, so the newest of all goes without its name rather than whole."""
+    recorder = new_recorder()
+    recorder(record("first", session=ANN))
+    recorder(record("second", end_user=ANN))
+    await recorder.drain(5)
+    for row in await requests(database, Wanted(), oldest_first=True):
+        await observe(database, scored(row.id, row.request_id, row.session))
+    (_, (newest, _)) = await observed(database)
+    assert (await forget(database, end_user=ANN)).observations == 1
+    assert (await observed(database))[1] == (newest, f"forgotten {newest}")
+    await observe(database, scored("later", "later", BOB))
+    assert (await forget(database, session=ANN)).observations == 1
+    (nameless, (id_, session)) = await observed(database)
+    assert nameless == (newest, f"forgotten {newest}")
+    assert (id_ > newest, session) == (True, BOB)
 
 
 async def test_text_and_feedback_are_forgotten_when_the_requests_row_is_gone_already(
@@ -190,3 +228,71 @@ async def test_what_was_kept_long_enough_is_deleted(
         assert (await connection.execute(text("SELECT count(*) FROM monitor_windows"))).scalar() == 0
     (row,) = await usage(database, by=(), per="all")
     assert row.requests == 13
+
+
+async def test_scores_and_observations_go_with_the_log_once_tests_have_taken_them(
+    database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no test has taken yet stays, whatever its age."""
+    monkeypatch.setattr(monitors.log.retention, "ROWS_AT_ONCE", 2)
+    old, new = NOW - timedelta(days=11), NOW - timedelta(days=9)
+    names = [*(f"old-{number}" for number in range(5)), "new"]
+    for name in names:
+        moment = new if name == "new" else old
+        values = {"adapter": "support", "version": 2, "scorer": "exact", "value": 1.0, "created_at": moment}
+        await add(
+            database, ScoreRow, **values, record_id=name, request_id=name, variant="stable", source="x", against=""
+        )
+        await observe(database, scored(name, name, name), at=moment)
+    job = RetentionJob(database, 10)
+    await job.run(catalog(), NOW)
+    assert [session for _, session in await observed(database)] == names
+    assert (await counts(database))["scores"] == 1
+    async with writing(database) as connection:
+        await move_cursor(connection, "quality", "", str((await observed(database))[3][0]))
+    await job.run(catalog(), NOW)
+    assert [session for _, session in await observed(database)] == ["old-4", "new"]
+    async with writing(database) as connection:
+        await move_cursor(connection, "quality", "", str((await observed(database))[-1][0]))
+    later = NOW + timedelta(days=30)
+    await job.run(catalog(), later)
+    await job.run(catalog(), later)
+    ((id_, session),) = await observed(database)
+    assert session == f"forgotten {id_}"
+
+
+async def test_work_that_is_done_is_remembered_for_as_long_as_it_could_be_done_again(database: AsyncEngine) -> None:
+    """60 days, or as long as the log is kept."""
+    for days in (59, 61, 99):
+        at = NOW - timedelta(days=days)
+        await add(
+            database, MonitorWindowRow, job="drift", subject=f"{days}", window="w", outcome="drift", created_at=at
+        )
+    for log_days, left in ((98, ["59", "61"]), (10, ["59"])):
+        await RetentionJob(database, log_days).run(catalog(), NOW)
+        async with database.connect() as connection:
+            found = await connection.execute(text("SELECT subject FROM monitor_windows ORDER BY 1"))
+            assert list(found.scalars()) == left
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_retention_takes_the_writers_place_only_to_delete(
+    new_recorder: RecorderMaker, database: AsyncEngine
+) -> None:
+    """What is due is looked for before; with nothing due no transaction writes."""
+    recorder = new_recorder()
+    recorder(record("new", started_at=NOW.timestamp(), text=captured("hello")))
+    await recorder.drain(5)
+    begun: list[str] = []
+
+    @event.listens_for(database.sync_engine, "before_cursor_execute")
+    def note(connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        begun.append(("writes: " if connection.get_execution_options().get("ostler_writes") else "") + statement)
+
+    job = RetentionJob(database, 10)
+    await job.run(catalog(), NOW)
+    assert begun
+    assert [statement for statement in begun if statement.startswith("writes: ")] == []
+    await job.run(catalog(), NOW + timedelta(days=20))
+    writes = [statement.split()[1] for statement in begun if statement.startswith("writes: ")]
+    assert writes == ["BEGIN", "DELETE"]

@@ -131,7 +131,7 @@ def test_pictures_and_files_are_left_out() -> None:
         (CHAT, b"[" * 100_000, "unreadable"),
         (COMPLETIONS, b'{"prompt": [1, 2, 3]}', "tokens"),
         ("/v1/embeddings", b"{}", "unknown_path"),
-        (COMPLETIONS, whole({"prompt": "x" * LONGEST_TEXT}), "too_large"),
+        (COMPLETIONS, whole({"prompt": "x" * (LONGEST_TEXT + 1)}), "too_large"),
     ],
 )
 def test_what_is_no_text_is_refused_with_a_word_for_it(path: str, prompt: bytes, reason: str) -> None:

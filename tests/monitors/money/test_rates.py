@@ -56,6 +56,26 @@ async def test_an_hour_is_shared_out_as_counted_by_hand(ledger: Ledger) -> None:
     assert await ledger.agree(6.0)
 
 
+async def test_usage_is_locked_in_the_recorders_order(ledger: Ledger) -> None:
+    """By code points, as Python sorts, whatever the server's collation; where nothing is to do, nothing is locked."""
+    await ledger.add(*_TRAFFIC)
+    await ledger.ready_all_hour()
+    locking: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM usage_hours" in statement and "ORDER BY" in statement:
+            locking.append(statement)
+
+    event.listen(ledger.engine.sync_engine, "before_cursor_execute", note)
+    for _ in range(2):
+        await close_hour(ledger.engine, POOL, NOON, BY_HOUR, after(NOON))
+    event.remove(ledger.engine.sync_engine, "before_cursor_execute", note)
+    (statement,) = locking
+    if ledger.engine.dialect.name == "postgresql":
+        order = 'key_id COLLATE "C", usage_hours.adapter COLLATE "C", usage_hours.version, usage_hours.variant'
+        assert f'ORDER BY usage_hours.{order} COLLATE "C" FOR UPDATE' in statement
+
+
 async def test_only_that_hour_and_pool_are_priced(ledger: Ledger) -> None:
     """The neighbours keep what they have."""
     second = NOON.timestamp()

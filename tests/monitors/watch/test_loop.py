@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from monitors.watch.catalogs import CatalogReader
 from monitors.watch.loop import LEASE, MonitorLoop
 from monitors.watch.metrics import MonitorMetrics
 from registry.catalog import Catalog
@@ -39,7 +41,7 @@ class Counted:
 @contextlib.asynccontextmanager
 async def running(registry: Registry, jobs: Sequence[Counted], lease_s: float = LEASE_S) -> AsyncIterator[MonitorLoop]:
     """A loop at work, beside the block."""
-    loop = MonitorLoop(registry, registry.catalog, MonitorMetrics(), jobs, lease_s=lease_s, renew_s=RENEW_S)
+    loop = MonitorLoop(registry, registry.catalog, MonitorMetrics(), lambda: jobs, lease_s=lease_s, renew_s=RENEW_S)
     task = asyncio.create_task(loop.run())
     try:
         yield loop
@@ -90,7 +92,7 @@ async def test_a_job_that_fails_is_counted_and_tried_again_while_others_go_on(re
 
 
 async def test_jobs_are_given_what_exists_now(registry: Registry) -> None:
-    """Each run reads the catalog anew."""
+    """Each run asks for the catalog."""
     job = Counted()
     async with running(registry, [job]):
         await until(lambda: job.runs)
@@ -106,8 +108,8 @@ async def test_a_monitor_that_loses_its_lease_stops_its_work_and_shows_nothing(
     async with running(registry, [job], lease_s=600) as loop:
         await until(lambda: job.runs)
         loop._metrics.score.labels("support", "1", "feedback").set(0.5)
-        await registry.release_lease(LEASE, loop._holder)
-        assert await registry.acquire_lease(LEASE, "somebody else", 600)
+        while not await registry.acquire_lease(LEASE, "somebody else", 600):
+            await registry.release_lease(LEASE, loop._holder)
         await until(lambda: not loop.is_active)
         found = loop._metrics.registry.get_sample_value
         labels = {"adapter": "support", "version": "1", "scorer": "feedback"}
@@ -131,3 +133,34 @@ async def test_without_the_database_a_monitor_works_on_until_its_lease_is_over(r
         await until(lambda: not loop.reaches_database)
         assert loop.is_active
         await until(lambda: not loop.is_active)
+
+
+async def test_a_failed_job_is_logged_without_its_words(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    """They may quote what somebody said; the kind of the error and its place say enough."""
+    job = Counted(failures=1)
+    async with running(registry, [job]):
+        await until(lambda: "counted" in caplog.text)
+    assert "RuntimeError in " in caplog.text
+    assert "run (test_loop.py:" in caplog.text
+    assert "as told" not in caplog.text
+
+
+async def test_the_catalog_is_read_again_only_when_it_has_changed(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many jobs ask for it, and at once."""
+    reads, read = 0, registry.catalog
+
+    async def counting() -> Catalog:
+        nonlocal reads
+        reads += 1
+        return await read()
+
+    monkeypatch.setattr(registry, "catalog", counting)
+    reader = CatalogReader(registry)
+    first = await asyncio.gather(*(reader.read() for _ in range(5)))
+    assert reads == 1
+    await registry.note("anything", "else", actor="ann")
+    assert (await reader.read()).change > first[0].change
+    assert await reader.read() is await reader.read()
+    assert reads == 2

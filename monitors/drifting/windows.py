@@ -11,7 +11,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -65,6 +65,8 @@ class Window:
     captures: Sample
     start: datetime | None = None
     end: datetime | None = None
+    logprobs: Sample = field(default_factory=Sample)
+    """Of those captured requests whose log probability is known, which are few: the newest ones have none yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,8 @@ async def read_window(connection: AsyncConnection, adapter: str, version: int, r
     captures = await _sample(connection, _texts_of(adapter, version), rule)
     if not requests.current:
         return Window(requests, captures, end=await newest_arrival(connection, adapter, version))
-    return Window(requests, captures, requests.current[0]["moment"], requests.current[-1]["moment"])
+    logprobs = await _sample(connection, _logprobs_of(adapter, version), rule)
+    return Window(requests, captures, requests.current[0]["moment"], requests.current[-1]["moment"], logprobs)
 
 
 def missing_rows(window: Window, rule: DriftRule) -> str | None:
@@ -121,18 +124,20 @@ def columns_of(
         ("prompt_tokens", "number", requests.both("prompt_tokens")),
         ("completion_tokens", "number", requests.both("completion_tokens")),
         ("finish_reason", "category", requests.both("finish_reason")),
-        ("mean_logprob", "number", captures.both("mean_logprob")),
+        ("mean_logprob", "number", window.logprobs.both("mean_logprob")),
         ("refusal", "category", captures.both("refusal")),
         ("language", "category", ([language(text) for text in texts[0]], [language(text) for text in texts[1]])),
         ("prompt", "text", texts),
     ]
     if embeddings is not None:
         columns.append(("embedding", "vector", (embeddings.reference, embeddings.current)))
-    few_captures = _missing_rows("captured requests", captures.found, rule)
+    too_few = _missing_rows("captured requests", captures.found, rule)
+    few: dict[str, str | None] = dict.fromkeys(_OF_CAPTURES, too_few)
+    few["mean_logprob"] = _missing_rows("captured requests with a known mean_logprob", window.logprobs.found, rule)
     judged, missing = [], {}
     for name, kind, (reference, current) in columns:
         values = Values(name, kind, _known(reference), _in_steps(_known(current), rule.window_rows))
-        lacks = (few_captures if name in _OF_CAPTURES else None) or _lacking(values)
+        lacks = few.get(name) or _lacking(values)
         if lacks is None:
             judged.append(values)
         else:
@@ -217,7 +222,13 @@ def _numbers_of(adapter: str, version: int) -> _Source:
 def _texts_of(adapter: str, version: int) -> _Source:
     columns = _CAPTURES.c
     wanted = and_(columns.adapter == adapter, columns.version == version, columns.variant.in_(SERVED))
-    return _Source(_CAPTURES, ("prompt", "answer", "mean_logprob"), wanted, "created_at", _of_capture)
+    return _Source(_CAPTURES, ("prompt", "answer"), wanted, "created_at", _of_capture)
+
+
+def _logprobs_of(adapter: str, version: int) -> _Source:
+    texts = _texts_of(adapter, version)
+    known = and_(texts.wanted, _CAPTURES.c.mean_logprob.is_not(None))
+    return replace(texts, names=("mean_logprob",), wanted=known, keep=dict)
 
 
 def _of_capture(row: Mapping[Any, Any]) -> Row:
@@ -225,7 +236,6 @@ def _of_capture(row: Mapping[Any, Any]) -> Row:
     return {
         "prompt": prompt_text(row["prompt"])[:LONGEST_PROMPT],
         "refusal": None if answer is None else "yes" if refused(answer) else "no",
-        "mean_logprob": row["mean_logprob"],
     }
 
 

@@ -86,7 +86,7 @@ async def test_requests_are_read_in_the_order_of_an_index(tmp_path: Path) -> Non
             plans.append(" ".join(rows.scalars("detail")))
     await database.dispose()
     assert all("USING INDEX" in plan for plan in plans)
-    assert ["TEMP" in plan for plan in plans] == [False, False, False, True, True]
+    assert ["TEMP" in plan for plan in plans] == [False] * 3 + [True] * 4
     assert all(plan.endswith("FOR RIGHT PART OF ORDER BY") for plan in plans if "TEMP" in plan)
 
 
@@ -114,7 +114,8 @@ async def test_a_column_without_values_is_said_to_be(database: AsyncEngine) -> N
     await serve(database, 150, mean_logprob=None, answer=None, prompt="yes", finish_reason=None)
     found = columns_of(await window_of(database), RULE)
     assert [values.name for values in found.judged] == ["prompt_tokens", "completion_tokens", "language"]
-    assert found.missing["mean_logprob"] == "0 values in the window, where at least 20 are needed"
+    assert found.missing["mean_logprob"].startswith("0 of 150 captured requests with a known mean_logprob")
+    assert found.missing["finish_reason"] == "0 values in the window, where at least 20 are needed"
     assert "all rows of the reference are the same" in found.missing["prompt"]
 
 
@@ -124,7 +125,16 @@ def sample(reference: list[Any], current: list[Any]) -> Window:
         [{"mean_logprob": each, "refusal": "no", "prompt": f"{i % 7}"} for i, each in enumerate(side)]
         for side in (reference, current)
     )
-    return Window(Sample(), Sample(first, newest, found=1000))
+    captures = Sample(first, newest, found=1000)
+    return Window(Sample(), captures, logprobs=captures)
+
+
+async def test_log_probabilities_have_a_window_of_their_own(database: AsyncEngine) -> None:
+    """The newest ones that are known: of the newest requests few are, as they are found one after another."""
+    await serve(database, 150, mean_logprob=-0.5)
+    await serve(database, 150, 150, mean_logprob=None)
+    (values,) = [each for each in columns_of(await window_of(database), RULE).judged if each.name == "mean_logprob"]
+    assert (len(values.reference), len(values.current)) == (100, 50)
 
 
 def test_unknown_values_are_left_out_and_windows_come_in_steps() -> None:

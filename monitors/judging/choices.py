@@ -60,10 +60,19 @@ def check_names(monitoring: Monitoring) -> None:
     names = [choice.scorer for choice in monitoring.scorers]
     if len(set(names)) < len(names):
         raise InvalidValue("a scorer may be chosen once, for its scores go by its name", param="scorers")
-    _require_known(monitoring.quality.scorer, [FEEDBACK, *names], "quality.scorer")
+    deciding = monitoring.quality.scorer
+    if deciding not in (FEEDBACK, *names):
+        raise InvalidValue(
+            f"quality is decided by the scorer {deciding!r}, which is not among the adapter's: {_listed(names)}; "
+            "choose it too, or let quality.scorer be another one",
+            param="quality.scorer",
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(sorted([FEEDBACK, *names]))
 
 
 def _require_known(name: str, known: list[str], param: str) -> None:
     if name not in known:
-        which = "for this adapter there are" if param == "quality.scorer" else "there are"
-        raise InvalidValue(f"there is no scorer {name!r}; {which}: {', '.join(sorted(known))}", param=param)
+        raise InvalidValue(f"there is no scorer {name!r}; there are: {', '.join(sorted(known))}", param=param)

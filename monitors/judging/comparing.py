@@ -58,9 +58,21 @@ class JudgingJob:
         settings = workshop.settings
         self.every_s = settings.score_every_s
         self._database = workshop.database
-        self._judge = Judge(workshop.judge, settings.judge_model) if workshop.judge and settings.judge_model else None
+        self._unreadable = workshop.metrics.judge_unreadable
+        self._judge = self._judge_of(workshop)
         self._shadows = Backlog(self.name, _CAPTURES, only=_CAPTURES.c.variant == SHADOW, longest=_LONGEST_BACKLOG)
         self._refused: Counter[str] = Counter()
+        self._told = False
+
+    def _judge_of(self, workshop: Workshop) -> Judge | None:
+        model = workshop.settings.judge_model
+        return Judge(workshop.judge, model, self._note_unreadable) if workshop.judge and model else None
+
+    def _note_unreadable(self) -> None:
+        self._unreadable.inc()
+        if not self._told:
+            log.warning("the judge's model answers in a way that cannot be read as a verdict; that counts as a tie")
+        self._told = True
 
     async def run(self, catalog: Catalog, now: datetime) -> None:
         """Ask about all that is new.

@@ -58,8 +58,10 @@ def _comparison_rule(finding: Finding, scorer: str, alpha: float) -> str:
 
 
 def _compared(finding: Finding, scorer: str, other: str, summary: Mapping[str, Any]) -> str:
+    """The test needs fewer sessions than the interval, which says how large the difference is and not only its sign."""
     return (
-        f"It is {finding} than {other}: by {scorer} its answers score {summary['mean']:+.3f} beside the other's to the "
-        f"same requests ({summary['low']:+.3f} to {summary['high']:+.3f}), over {summary['observations']} sessions; "
-        f"the evidence is {summary['evidence_' + finding]:.4g}, and {summary['evidence_needed']:g} was needed."
+        f"It is {finding} than {other}: the evidence of it, by {scorer} over {summary['observations']} sessions, is "
+        f"{summary['evidence_' + finding]:.4g}, and {summary['evidence_needed']:g} was needed. Its answers score "
+        f"{summary['mean']:+.3f} beside the other's to the same requests; how large the difference is lies between "
+        f"{summary['low']:+.3f} and {summary['high']:+.3f} so far."
     )

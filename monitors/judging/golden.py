@@ -151,7 +151,8 @@ class GoldenChecker:
         Raises:
             InvalidGoldenSet: it has no row, or wrong ones.
         """
-        self._take(self._rest)
+        if self._rest:  # what follows the last line break is a line only if there is something
+            self._take(self._rest)
         if self._wrong:
             more = f"; and {self._wrong - len(self._problems)} more" if self._wrong > len(self._problems) else ""
             told = "; ".join(self._problems)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from monitors.watch.client import GatewayClient, answer_text
@@ -39,11 +39,13 @@ class Judge:
     Args:
         endpoint: any OpenAI-compatible endpoint; it bounds how many questions are asked at once.
         model: the judge's model there.
+        on_unreadable: is told of each verdict that cannot be read; a model whose every verdict is so judges nothing.
     """
 
-    def __init__(self, endpoint: GatewayClient, model: str) -> None:
+    def __init__(self, endpoint: GatewayClient, model: str, on_unreadable: Callable[[], None] = lambda: None) -> None:
         self._endpoint = endpoint
         self._model = model
+        self._on_unreadable = on_unreadable
 
     async def compare(self, prompt: Any, own: str, other: str, criteria: str = "") -> float:
         """1 if `own` is the better answer to `prompt`, 0 if `other` is, 0.5 for a tie.
@@ -65,7 +67,10 @@ class Judge:
         completion = await self._endpoint.chat(
             self._model, question(prompt, a, b, criteria), temperature=0, max_tokens=_MOST_TOKENS
         )
-        return read_verdict(answer_text(completion) or "")
+        verdict = read_verdict(answer_text(completion) or "")
+        if verdict is None:
+            self._on_unreadable()
+        return verdict
 
 
 def question(prompt: Any, a: str, b: str, criteria: str = "") -> list[Mapping[str, Any]]:

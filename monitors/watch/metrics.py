@@ -56,6 +56,11 @@ class MonitorMetrics:
         self.runs = Histogram(
             "ostler_monitor_job_seconds", "How long jobs take.", ("task",), buckets=_JOB_SECONDS, registry=self.registry
         )
+        self.judge_unreadable = Counter(
+            "ostler_judge_unreadable",
+            "Verdicts of the LLM judge that could not be read; they count as ties.",
+            registry=self.registry,
+        )
         self.failures = Counter("ostler_monitor_failures", "Jobs that failed.", ("task",), registry=self.registry)
 
     def forget_findings(self) -> None:

@@ -13,7 +13,7 @@ from monitors.watch.client import GatewayClient, GatewayRefused
 GOOD, BAD = "It is 4.", "It is 5."
 
 
-def judge(verdict: Callable[[str, str], str]) -> Judge:
+def judge(verdict: Callable[[str, str], str], on_unreadable: Callable[[], None] = lambda: None) -> Judge:
     """A judge whose verdict follows from the answers A and B that it reads."""
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -26,7 +26,7 @@ def judge(verdict: Callable[[str, str], str]) -> Judge:
         return httpx.Response(200, json={"choices": [{"message": {"content": verdict(a[1], b[1])}}]})
 
     client = GatewayClient("http://judge", "", concurrency=2, transport=httpx.MockTransport(answer))
-    return Judge(client, "judge")
+    return Judge(client, "judge", on_unreadable)
 
 
 def better(a: str, b: str) -> str:
@@ -44,6 +44,14 @@ async def test_an_honest_judge_is_followed(own: str, other: str, value: float) -
 async def test_a_disagreement_between_the_orders_is_a_tie(always: str) -> None:
     """So is a verdict that cannot be read."""
     assert await judge(lambda *_: always).compare("2 + 2?", GOOD, BAD) == 0.5
+
+
+async def test_verdicts_that_cannot_be_read_are_told() -> None:
+    """A model whose every verdict is so would look like a judge that finds nothing but ties."""
+    unreadable: list[int] = []
+    await judge(lambda *_: "no verdict", lambda: unreadable.append(1)).compare("2 + 2?", GOOD, BAD)
+    await judge(better, lambda: unreadable.append(1)).compare("2 + 2?", GOOD, BAD)
+    assert len(unreadable) == 2
 
 
 async def test_a_judge_that_does_not_answer_gives_no_verdict() -> None:

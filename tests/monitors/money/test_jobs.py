@@ -79,7 +79,8 @@ async def test_hours_are_closed_from_what_the_gateway_says(workshop: Maker, data
     await ledger.add(request(10, 5), request(10, 5, version=None, variant="shadow", key_id=None))
     await ledger.add(request(1000, 0, pool="listed", cost=0.001))
     await run(ReplicaTimeJob(shop), 0, 0.25, 0.5, 1)
-    assert await ledger.read("SELECT pool, replica, ready_s FROM replica_hours") == [(POOL, "r0", 3600.0)]
+    seen = await ledger.read("SELECT pool, replica, ready_s FROM replica_hours")
+    assert sorted(seen) == [("listed", "r2", 3600.0), (POOL, "r0", 3600.0)]
     await run(CostJob(shop), 1.2)
     assert await ledger.rates() == [], "the hour's last requests may still be under way"
     await run(CostJob(shop), 1.25, 1.25, 1.5)
@@ -87,12 +88,15 @@ async def test_hours_are_closed_from_what_the_gateway_says(workshop: Maker, data
     assert await ledger.used() == {"stable": pytest.approx(1.501), "shadow": 1.5}
 
 
-async def test_without_a_price_per_hour_nobody_is_asked(workshop: Maker, gateway: FakeGateway) -> None:
-    """And nothing is closed."""
-    shop = workshop(price_per_million_prompt_tokens=1)
-    await run(ReplicaTimeJob(shop), 0, 1)
-    await run(CostJob(shop), 2)
-    assert gateway.asked == 0
+async def test_a_price_can_be_set_after_the_hour_that_it_is_for(workshop: Maker, database: AsyncEngine) -> None:
+    """Without one nothing is closed, but how long replicas were ready is counted all the same."""
+    ledger, unpriced = Ledger(database), workshop(price_per_million_prompt_tokens=1)
+    await ledger.add(request(10, 5))
+    await run(ReplicaTimeJob(unpriced), 0, 1)
+    await run(CostJob(unpriced), 2)
+    assert await ledger.rates() == []
+    await run(CostJob(by_the_hour(workshop)), 2)
+    assert [money for money, _, _ in await ledger.rates()] == [3.0]
 
 
 async def test_a_gateway_that_is_away_leaves_a_gap_that_is_filled(

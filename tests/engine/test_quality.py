@@ -3,8 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,15 +14,10 @@ from demo.evaluate import MAX_TOKENS
 from demo.shifted import shifted
 from demo.tickets import Ticket, held_out, score
 from monitors.decisions import decisions
-from monitors.judging.quality import QualityJob
-from monitors.judging.scoring import ScoringJob
 from monitors.tables import CaptureRow
-from registry.artifacts import ArtifactStore
 from registry.database import connect
-from registry.registry import Registry
 from tests.conftest import until
 from tests.engine.conftest import Up
-from tests.monitors.judging.rows import workshop
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -78,19 +71,11 @@ async def answer_all(http: httpx.AsyncClient, tickets: Sequence[Ticket]) -> dict
     return dict(zip(ids, tickets, strict=True))
 
 
-class Judging:
-    """The monitor's two jobs, on the database of a running `ostler up`."""
+class Judged:
+    """What the monitor of a running `ostler up` found."""
 
-    def __init__(self, up: Up, database: AsyncEngine, folder: Path) -> None:
-        shop = workshop(database, folder)
+    def __init__(self, database: AsyncEngine) -> None:
         self.database = database
-        self._registry = Registry(database, ArtifactStore(str(up.folder / "home" / "artifacts"), folder), ())
-        self._jobs = (ScoringJob(shop), QualityJob(shop))
-
-    async def run(self) -> None:
-        """Do what is due."""
-        for job in self._jobs:
-            await job.run(await self._registry.catalog(), datetime.now(UTC))
 
     async def alarms(self) -> list[Any]:
         """The alarms of lost quality so far."""
@@ -102,13 +87,12 @@ class Judging:
 
         async def scored() -> bool:
             nonlocal found
-            await self.run()
             answer = (await http.get("/admin/v1/adapters/support/quality")).json()
             (version,) = [each for each in answer["versions"] if each["version"] == 2]
             found = next((each for each in version["scorers"] if each["scorer"] == SCORER), None)
             return found is not None and found["observations"] >= sessions
 
-        await until(scored, 60)
+        await until(scored, 120)
         return found, found["differences"][0]
 
     async def true_difference(self, labels: dict[str, Ticket]) -> float:
@@ -126,16 +110,14 @@ class Judging:
         return sum(pairs) / len(pairs)
 
 
-async def test_a_shift_of_the_traffic_is_seen_and_not_before(
-    up: Up, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_shift_of_the_traffic_is_seen_and_not_before(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     """500 requests as in training and 500 of another kind, their labels sent as corrections.
 
     Scores and the difference to the base, with their intervals, move as the labels say; the alarm comes after the
     shift and not before it.
     """
     database = connect(f"sqlite:///{up.folder / 'home' / 'ostler.db'}")
-    judging = Judging(up, database, tmp_path)
+    judging = Judged(database)
     async with watched(up) as http:
         before_labels = await answer_all(http, held_out(EACH, seed=4))
         own_before, base_before = await judging.judged(http, EACH)

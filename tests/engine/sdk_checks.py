@@ -136,7 +136,12 @@ def stream_usage(target: Target) -> None:
     assert told[-1].choices == []
     assert told[-1].usage == whole.usage
     assert all(part.usage is None and part.choices for part in untold)
-    assert len(untold) == len(told) - 1
+    # Not as many parts: an engine that is ahead of its reader puts several tokens into one.
+    assert _text(untold) == _text(told[:-1]) == whole.choices[0].message.content
+
+
+def _text(parts: Any) -> str:
+    return "".join(part.choices[0].delta.content or "" for part in parts)
 
 
 def several_choices(target: Target) -> None:

@@ -1,6 +1,7 @@
 """The main promise: versions are swapped under load without a failed request, on real vLLM."""
 
 import asyncio
+import itertools
 import json
 import statistics
 import time
@@ -47,6 +48,11 @@ class Run:
     over: bool = False
     loads: float = 0.0
 
+    def has_enough_answers(self) -> bool:
+        """Whether clients of both kinds were answered often enough to see faults, which takes a slow engine long."""
+        streamed = sum(answer.streamed for answer in self.answers)
+        return min(streamed, len(self.answers) - streamed) > 2 * CLIENTS or bool(self.failures)
+
 
 async def _client(session: aiohttp.ClientSession, run: Run, *, stream: bool, number: int) -> None:
     turn = 0
@@ -83,7 +89,8 @@ def _models(stream: str) -> set[str]:
 async def _operator(session: aiohttp.ClientSession, run: Run) -> None:
     """Promote 1 and roll back to 2, in turn, under the clients' load."""
     run.live.append(Live(2, 0.0))
-    for turn in range(FLIPS):
+    turns = itertools.count()
+    while (turn := next(turns)) < FLIPS or not run.has_enough_answers():
         began = time.monotonic()
         run.live.append(Live(1 if turn % 2 == 0 else 2, began))
         if turn % 2 == 0:
@@ -130,7 +137,7 @@ async def run(up: Up) -> Run:
 async def test_no_request_fails(run: Run) -> None:
     """Not one of all that were sent while versions flipped."""
     assert run.failures == []
-    assert len(run.flips) == FLIPS
+    assert len(run.flips) >= FLIPS
     assert sum(answer.streamed for answer in run.answers) > CLIENTS
     assert sum(not answer.streamed for answer in run.answers) > CLIENTS
 
@@ -178,4 +185,4 @@ async def test_history_has_every_flip(run: Run, up: Up) -> None:
     with up.http() as http:
         rows = http.get("/admin/v1/adapters/support/history", params={"limit": 1000}).json()["data"]
     reasons = [row["reason"] for row in reversed(rows) if row["reason"].startswith("turn ")]
-    assert reasons == [f"turn {turn}" for turn in range(FLIPS)]
+    assert reasons == [f"turn {turn}" for turn in range(len(run.flips))]

@@ -1,10 +1,14 @@
 """`ostler keys`: a secret is printed once, alone, and rights and limits are as they were asked for."""
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import insert
 
+from monitors.log.usage import month_of
+from monitors.tables import SpendingRow
 from tests.ostler.command import DONE, MISUSED, REFUSED, Cli
 
 NO_LIMITS = {
@@ -132,7 +136,10 @@ async def test_what_a_key_has_spent_is_listed(cli: Cli) -> None:
     """Beside its budget, or alone where it has none."""
     for name, budget in (("team", ("--budget", "12.5")), ("crew", ())):
         made = (await cli("keys", "create", name, *budget, "--json")).json["key"]
-        cli.gateway.app.state.budgets.add(made["id"], 3.25)
+        async with cli.gateway.app.state.database.begin() as connection:
+            spent = SpendingRow(key_id=made["id"], month=month_of(time.time()), cost=3.25)
+            await connection.execute(insert(SpendingRow).values(spent.model_dump()))
+    await cli.gateway.app.state.budgets.refresh()
     listed = (await cli("keys", "list")).out
     assert "spent 3.25 of 12.5 a month" in listed
     assert "spent 3.25 this month" in listed

@@ -15,6 +15,8 @@ from registry.monitoring import stored_monitoring
 from registry.tables import AdapterRow, ApiKeyRow, RevisionRow, VersionRow
 
 _ROWS_AT_ONCE = 250
+_LONG = ("lineage", "report")
+"""Columns of a version that no request needs."""
 
 
 async def read_catalog(session: AsyncSession) -> Catalog:
@@ -54,7 +56,8 @@ async def _all(session: AsyncSession, query: Any) -> list[Row[Any]]:
 async def _versions(session: AsyncSession, names: dict[int, str]) -> defaultdict[int, dict[int, Version]]:
     """Each adapter's versions, by its id and by their number."""
     found: defaultdict[int, dict[int, Version]] = defaultdict(dict)
-    rows = await _all(session, select_columns(_table(VersionRow)).order_by(col(VersionRow.number)))
+    columns = [column for column in _table(VersionRow).c if column.name not in _LONG]
+    rows = await _all(session, select_columns(*columns).order_by(col(VersionRow.number)))
     for index, row in enumerate(rows):
         await _let_others_run(index)
         found[row.adapter_id][row.number] = mapping.to_version(names[row.adapter_id], row)

@@ -1,0 +1,131 @@
+"""What a job says of itself, oldest first, and the checkpoints that it made."""
+
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from registry.database import writing
+from registry.tuning.tables import TuningCheckpointRow, TuningEventRow
+
+Level = Literal["info", "warn", "error"]
+_EVENTS = TuningEventRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
+_CHECKPOINTS = TuningCheckpointRow.__table__  # type: ignore[attr-defined]
+_PREFIX = "ftevent-"
+_DIGITS = 18  # of numbers that a BIGINT holds
+
+
+async def add_event(
+    connection: AsyncConnection,
+    job: str,
+    message: str,
+    *,
+    level: Level = "info",
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Add an event in a transaction; with `data` it is one of metrics."""
+    row = {
+        "job": job,
+        "level": level,
+        "type": "message" if data is None else "metrics",
+        "message": message,
+        "data": None if data is None else dict(data),
+        "created_at": datetime.now(UTC),
+    }
+    await connection.execute(insert(_EVENTS).values(row))
+
+
+def event_id(event: TuningEventRow) -> str:
+    """The event's id, as clients see it."""
+    return f"{_PREFIX}{event.id:016d}"
+
+
+def event_number(id: str) -> int | None:
+    """The row's number in such an id; None if it is none."""
+    digits = id.removeprefix(_PREFIX)
+    is_number = id.startswith(_PREFIX) and digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS
+    return int(digits) if is_number else None
+
+
+class Events:
+    """The events and checkpoints of all jobs."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def tell(
+        self, job: str, message: str, *, level: Level = "info", data: Mapping[str, Any] | None = None
+    ) -> None:
+        """Add an event."""
+        async with writing(self._engine) as connection:
+            await add_event(connection, job, message, level=level, data=data)
+
+    async def listed(self, job: str, *, after: int | None = None, limit: int) -> list[TuningEventRow]:
+        """The job's events, newest first, as OpenAI lists them; `after` goes on from an event's number."""
+        query = select(_EVENTS).where(_EVENTS.c.job == job).order_by(_EVENTS.c.id.desc()).limit(limit)
+        if after is not None:
+            query = query.where(_EVENTS.c.id < after)
+        async with self._engine.connect() as connection:
+            rows = list(await connection.execute(query))
+        return [TuningEventRow(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name for it
+
+    async def metrics(self, job: str) -> list[dict[str, Any]]:
+        """The data of the job's metrics events, oldest first."""
+        query = select(_EVENTS.c.data).where(_EVENTS.c.job == job, _EVENTS.c.type == "metrics").order_by(_EVENTS.c.id)
+        async with self._engine.connect() as connection:
+            return list((await connection.execute(query)).scalars())
+
+    async def add_checkpoint(
+        self, job: str, step: int, digest: str, metrics: Mapping[str, Any], *, is_best: bool
+    ) -> list[str]:
+        """Keep a checkpoint; the digests of older ones that nothing goes on from any more.
+
+        The newest and the best keep their content; a step that a resumed job reaches again is replaced.
+        """
+        now = datetime.now(UTC)
+        row = {
+            "id": f"ftckpt-{secrets.token_hex(12)}",
+            "job": job,
+            "step": step,
+            "digest": digest,
+            "is_best": is_best,
+            "metrics": dict(metrics),
+            "created_at": now,
+        }
+        async with writing(self._engine) as connection:
+            insertion: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+            again = {name: row[name] for name in ("digest", "is_best", "metrics")}
+            await connection.execute(
+                insertion(_CHECKPOINTS).values(row).on_conflict_do_update(index_elements=["job", "step"], set_=again)
+            )
+            mine = _CHECKPOINTS.c.job == job
+            if is_best:
+                await connection.execute(
+                    update(_CHECKPOINTS).where(mine, _CHECKPOINTS.c.step != step).values(is_best=False)
+                )
+            idle = (mine, _CHECKPOINTS.c.step != step, ~_CHECKPOINTS.c.is_best, _CHECKPOINTS.c.digest.is_not(None))
+            unneeded = list((await connection.execute(select(_CHECKPOINTS.c.digest).where(*idle))).scalars())
+            await connection.execute(update(_CHECKPOINTS).where(*idle).values(digest=None))
+            return [each for each in unneeded if each != digest]
+
+    async def checkpoints(self, job: str, *, after: str | None = None, limit: int) -> list[TuningCheckpointRow]:
+        """The job's checkpoints, newest first; `after` goes on from a checkpoint's id."""
+        query = select(_CHECKPOINTS).where(_CHECKPOINTS.c.job == job).order_by(_CHECKPOINTS.c.step.desc()).limit(limit)
+        if after is not None:
+            mark = select(_CHECKPOINTS.c.step).where(_CHECKPOINTS.c.id == after, _CHECKPOINTS.c.job == job)
+            query = query.where(_CHECKPOINTS.c.step < mark.scalar_subquery())
+        async with self._engine.connect() as connection:
+            rows = list(await connection.execute(query))
+        return [TuningCheckpointRow(**row._mapping) for row in rows]  # noqa: SLF001
+
+    async def drop_checkpoints(self, job: str) -> list[str]:
+        """Forget the content of all checkpoints of a job that has ended; their digests."""
+        mine = (_CHECKPOINTS.c.job == job, _CHECKPOINTS.c.digest.is_not(None))
+        async with writing(self._engine) as connection:
+            unneeded = list((await connection.execute(select(_CHECKPOINTS.c.digest).where(*mine))).scalars())
+            await connection.execute(update(_CHECKPOINTS).where(*mine).values(digest=None))
+        return unneeded

@@ -17,7 +17,7 @@ ALLOWED = {
     "monitors": {"registry"},
     "gateway": {"monitors", "registry"},
     "tuner": {"monitors", "registry"},
-    "ostler": {"gateway", "monitors", "registry", "demo"},
+    "ostler": {"gateway", "monitors", "registry", "tuner", "demo"},
     "demo": set(),
     "benchmarks": {"gateway", "monitors", "registry"},
 }

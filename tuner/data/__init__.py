@@ -1,0 +1,1 @@
+"""From uploaded rows to a frozen dataset."""

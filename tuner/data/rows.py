@@ -1,0 +1,60 @@
+"""What a row of training data is: a line of JSON, in OpenAI's formats for supervised tuning and for preferences.
+
+supervised  {"messages": [...], "tools": [...]}             the last message is the assistant's
+dpo         {"input": {"messages": [...], "tools": [...]},
+             "preferred_output": [{"role": "assistant", "content": "..."}],
+             "non_preferred_output": [{"role": "assistant", "content": "..."}]}
+
+Either may say more, in fields of ours: `label`, by which splits are stratified, and `source`, where its answer came
+from. A message of the assistant's with `weight` 0 is not trained on.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from monitors.judging.golden import Message
+
+Source = Literal["uploaded", "correction", "accepted", "teacher", "replay"]
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class SupervisedRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A conversation whose assistant's messages are what is learned."""
+
+    messages: Annotated[list[Message], msgspec.Meta(min_length=2)]
+    tools: list[dict[str, Any]] | None = None
+    parallel_tool_calls: bool | None = None
+    label: Label | None = None
+    source: Source = "uploaded"
+
+    @property
+    def prompt(self) -> list[Message]:
+        """What comes before the last answer."""
+        return self.messages[:-1]
+
+
+class PreferenceInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What both answers of a pair are answers to."""
+
+    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
+    tools: list[dict[str, Any]] | None = None
+    parallel_tool_calls: bool | None = None
+
+
+class PreferenceRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A prompt with the better and the worse answer."""
+
+    input: PreferenceInput
+    preferred_output: Annotated[list[Message], msgspec.Meta(min_length=1)]
+    non_preferred_output: Annotated[list[Message], msgspec.Meta(min_length=1)]
+    label: Label | None = None
+    source: Source = "uploaded"
+
+    @property
+    def prompt(self) -> list[Message]:
+        """What both are answers to."""
+        return self.input.messages
+
+
+Row = SupervisedRow | PreferenceRow

@@ -1,0 +1,1 @@
+"""From the files of an adapter to the verdict of its gate."""

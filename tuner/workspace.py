@@ -1,0 +1,117 @@
+"""A job's folder on this machine: what a stage leaves for the next one, and what can be thrown away at any time.
+
+Whatever another machine would need to go on is in the artifact store; this folder only saves fetching it.
+
+<cache>/tuner/<job>/
+    task.json           what the child shall do, a `Task`
+    dataset/            the frozen dataset: train.jsonl, validation.jsonl, holdout.jsonl, about.json
+    checkpoints/        the trainer's own, `checkpoint-<step>/`
+    adapter/            the result: adapter_config.json, adapter_model.safetensors, probes.json
+    training.json       how it was trained: a `tuner.training.plan.Plan` and what the training measured
+"""
+
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from registry.tuning.orders import TuningOrder
+
+
+class PrepareTask(msgspec.Struct, frozen=True, tag="prepare"):
+    """Make a dataset of uploaded files.
+
+    Attributes:
+        training, validation: the uploaded files.
+        replay: the train split of an earlier dataset, and its digest; None replays nothing.
+        tokenizer: the folder of the base model's tokenizer.
+        context: tokens that the engine takes at most.
+    """
+
+    order: TuningOrder
+    training: str
+    validation: str | None
+    replay: str | None
+    replay_digest: str | None
+    tokenizer: str
+    context: int
+
+
+class TrainTask(msgspec.Struct, frozen=True, tag="train"):
+    """Make an adapter of a dataset.
+
+    Attributes:
+        base_model: its folder or Hugging Face id.
+        start_from: the folder of the adapter to go on from.
+        resume: whether `checkpoints/` holds one to go on from.
+        device: ``cpu`` or ``cuda``; "auto" takes a GPU where there is one.
+        memory_share: of the GPU's memory that may be used; None is all of it.
+        threads: of the CPU; None is torch's own choice.
+    """
+
+    order: TuningOrder
+    base_model: str
+    start_from: str | None
+    resume: bool
+    device: str = "auto"
+    memory_share: float | None = None
+    threads: int | None = None
+    context: int = 0
+
+
+Task = PrepareTask | TrainTask
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folder of one job."""
+
+    folder: Path
+
+    @property
+    def task_file(self) -> Path:
+        """What the child shall do."""
+        return self.folder / "task.json"
+
+    @property
+    def dataset(self) -> Path:
+        """The frozen dataset."""
+        return self.folder / "dataset"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The trainer's checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """The result."""
+        return self.folder / "adapter"
+
+    @property
+    def training_file(self) -> Path:
+        """How it was trained."""
+        return self.folder / "training.json"
+
+    def write_task(self, task: Task) -> None:
+        """Leave the child its task."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.task_file.write_bytes(msgspec.json.encode(task))
+
+    def read_task(self) -> Task:
+        """The child's task."""
+        task: Task = msgspec.json.decode(self.task_file.read_bytes(), type=Task)
+        return task
+
+    def remove(self) -> None:
+        """Throw it away."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def sweep(root: Path, keep: Collection[str]) -> None:
+    """Throw away the folders of jobs that nobody works on any more."""
+    for folder in root.glob("ftjob-*"):
+        if folder.name not in keep:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -68,15 +68,18 @@ class ArtifactStore:
             (staged / CONFIG).write_bytes(canonical_json(config))
             return self._keep(staged)
 
-    def put_files(self, files: Mapping[str, bytes]) -> Artifact:
-        """Store files by their names, whatever they are; again is no second copy.
+    def put_files(self, files: Mapping[str, bytes | Path]) -> Artifact:
+        """Store files by their names, whatever they are: contents, or files of this machine; again is no second copy.
 
         Raises:
             StoreFailure: the store could not be written; nothing of it can be seen.
         """
         with self._workspace() as staged, store_failures("be written"):
             for name, content in files.items():
-                (staged / name).write_bytes(content)
+                if isinstance(content, Path):
+                    shutil.copyfile(content, staged / name)
+                else:
+                    (staged / name).write_bytes(content)
             return self._keep(staged)
 
     def fetch(self, digest: str) -> Path:

@@ -25,18 +25,30 @@ class PrepareTask(msgspec.Struct, frozen=True, tag="prepare"):
 
     Attributes:
         training, validation: the uploaded files.
-        replay: the train split of an earlier dataset, and its digest; None replays nothing.
+        parent, parent_digest: the folder of the dataset whose rows are replayed; None replays nothing.
         tokenizer: the folder of the base model's tokenizer.
-        context: tokens that the engine takes at most.
+        context: tokens that the engine takes at most; 0 where nobody knows.
     """
 
     order: TuningOrder
     training: str
     validation: str | None
-    replay: str | None
-    replay_digest: str | None
+    parent: str | None
+    parent_digest: str | None
     tokenizer: str
     context: int
+
+
+class CheckTask(msgspec.Struct, frozen=True, tag="check"):
+    """Find out what the adapter will be, without training it.
+
+    The result has under `targets` the modules that it changes, under `prompts` some conversations with the token ids
+    that the base model's tokenizer and template make of them, and the digests of tokenizer and template.
+    """
+
+    order: TuningOrder
+    base_model: str
+    start_from: str | None
 
 
 class TrainTask(msgspec.Struct, frozen=True, tag="train"):
@@ -45,23 +57,26 @@ class TrainTask(msgspec.Struct, frozen=True, tag="train"):
     Attributes:
         base_model: its folder or Hugging Face id.
         start_from: the folder of the adapter to go on from.
-        resume: whether `checkpoints/` holds one to go on from.
+        resume_step: the checkpoint to go on from, which lies in `checkpoints/`; None begins anew.
+        best_step: the best checkpoint so far, which lies there, too.
         device: ``cpu`` or ``cuda``; "auto" takes a GPU where there is one.
         memory_share: of the GPU's memory that may be used; None is all of it.
         threads: of the CPU; None is torch's own choice.
+        context: tokens that the engine takes at most; 0 where nobody knows.
     """
 
     order: TuningOrder
     base_model: str
     start_from: str | None
-    resume: bool
+    resume_step: int | None = None
+    best_step: int | None = None
     device: str = "auto"
     memory_share: float | None = None
     threads: int | None = None
     context: int = 0
 
 
-Task = PrepareTask | TrainTask
+Task = PrepareTask | CheckTask | TrainTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +109,10 @@ class Workspace:
     def training_file(self) -> Path:
         """How it was trained."""
         return self.folder / "training.json"
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of one checkpoint, named as transformers names it."""
+        return self.checkpoints / f"checkpoint-{step}"
 
     def write_task(self, task: Task) -> None:
         """Leave the child its task."""

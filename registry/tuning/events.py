@@ -122,6 +122,14 @@ class Events:
             rows = list(await connection.execute(query))
         return [TuningCheckpointRow(**row._mapping) for row in rows]  # noqa: SLF001
 
+    async def kept_checkpoints(self, job: str) -> list[TuningCheckpointRow]:
+        """The job's checkpoints whose content is kept, the newest last."""
+        kept = (_CHECKPOINTS.c.job == job, _CHECKPOINTS.c.digest.is_not(None))
+        query = select(_CHECKPOINTS).where(*kept).order_by(_CHECKPOINTS.c.step)
+        async with self._engine.connect() as connection:
+            rows = list(await connection.execute(query))
+        return [TuningCheckpointRow(**row._mapping) for row in rows]  # noqa: SLF001
+
     async def drop_checkpoints(self, job: str) -> list[str]:
         """Forget the content of all checkpoints of a job that has ended; their digests."""
         mine = (_CHECKPOINTS.c.job == job, _CHECKPOINTS.c.digest.is_not(None))

@@ -1,0 +1,55 @@
+"""What is wanted of the job at work, as its stages see it."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from tuner.errors import Cause, Interrupted
+
+T = TypeVar("T")
+
+
+class Control:
+    """Says when to stop, and why; the first cause stays."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self.cause: Cause | None = None
+
+    def stop(self, cause: Cause) -> None:
+        """Have the job stop."""
+        if self.cause is None:
+            self.cause = cause
+            self._asked.set()
+
+    async def wait(self) -> Cause:
+        """Wait until the job is to stop."""
+        await self._asked.wait()
+        assert self.cause is not None
+        return self.cause
+
+    def check(self) -> None:
+        """Go on, or stop here.
+
+        Raises:
+            Interrupted
+        """
+        if self.cause is not None:
+            raise Interrupted(self.cause)
+
+    async def unless_stopped(self, work: Awaitable[T]) -> T:
+        """The result of some work, which is cancelled when the job is to stop.
+
+        Raises:
+            Interrupted
+        """
+        task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(self.wait())
+        try:
+            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Interrupted(await stopped)
+            return await task
+        finally:
+            for each in (task, stopped):
+                each.cancel()
+            await asyncio.gather(task, stopped, return_exceptions=True)

@@ -1,0 +1,38 @@
+"""The job's results as a file of OpenAI's kind: a line of CSV for each step."""
+
+import asyncio
+import csv
+import io
+
+from registry.tuning.files import CONTENT, NewFile
+from tuner.shop import AtWork
+
+_PURPOSE = "fine-tune-results"
+_COLUMNS = {
+    "step": "step",
+    "train_loss": "train_loss",
+    "train_mean_token_accuracy": "train_accuracy",
+    "full_valid_loss": "valid_loss",
+    "full_valid_mean_token_accuracy": "valid_mean_token_accuracy",
+}
+
+
+async def add_result_file(work: AtWork) -> str:
+    """Make the file from the job's events; its id. A step that a resumed job came to again counts as it was last."""
+    steps: dict[int, dict[str, object]] = {}
+    for data in await work.shop.events.metrics(work.job.id):
+        row = steps.setdefault(int(data["step"]), {})
+        row |= {column: data[name] for name, column in _COLUMNS.items() if data.get(name) is not None}
+    content = _csv([steps[step] for step in sorted(steps)])
+    stored = await asyncio.to_thread(work.shop.store.put_files, {CONTENT: content})
+    new = NewFile(f"{work.job.id}-step-metrics.csv", _PURPOSE)
+    file = await work.shop.files.add(new, stored.digest, len(content), key_id=work.job.key_id)
+    return file.id
+
+
+def _csv(rows: list[dict[str, object]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(_COLUMNS.values()), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

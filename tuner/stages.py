@@ -1,0 +1,240 @@
+"""What a job goes through. Each stage can be begun again by anyone, at any time: what it needs is in the store.
+
+1. data          uploaded files become a frozen dataset
+2. fitness       whether the engine could serve what would be made, before hours go into it
+3. training      a dataset becomes an adapter's files, checkpoint by checkpoint
+4. registering   the files become a version: a candidate, which nothing serves by itself
+5. evaluating    the candidate is held against the incumbent and the base, and its gate says what comes of it
+"""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from registry.base_model import read_config
+from registry.errors import NotFound
+from registry.tuning.tables import DatasetRow
+from tuner.children import run_task
+from tuner.disk import require_space
+from tuner.errors import JobFailed
+from tuner.evaluation.run import evaluate
+from tuner.fitness import require_servable
+from tuner.lineage import lineage_of
+from tuner.progress import Progress
+from tuner.results import add_result_file
+from tuner.sharing import engine_makes_room
+from tuner.shop import AtWork
+from tuner.workspace import PrepareTask, TrainTask
+
+Stage = Callable[[AtWork], Awaitable[None]]
+_FILES = ("train.jsonl", "validation.jsonl", "holdout.jsonl", "about.json")
+
+
+async def make_data(work: AtWork) -> None:
+    """Have the dataset in the workspace; freeze it if the job has none yet."""
+    digest = work.job.dataset
+    if digest is None:
+        digest = await _freeze(work)
+    await asyncio.to_thread(_place, work, digest)
+
+
+async def check_fitness(work: AtWork) -> None:
+    """Refuse what the engine could not serve. Once there is a checkpoint, it was found fit before."""
+    if work.job.checkpoint is None and work.job.version is None:
+        await work.control.unless_stopped(require_servable(work))
+
+
+async def train(work: AtWork) -> None:
+    """Have the adapter's files in the workspace, going on from the newest checkpoint."""
+    if work.job.version is not None:
+        return
+    await asyncio.to_thread(require_space, work)
+    settings, order = work.shop.settings, work.order
+    start_from = None if order.start_from is None else await _adapter_folder(work, order.start_from)
+    resume_step, best_step = await _place_checkpoints(work)
+    task = TrainTask(
+        order=order,
+        base_model=settings.base_model,
+        start_from=None if start_from is None else str(start_from),
+        resume_step=resume_step,
+        best_step=best_step,
+        device=settings.tuner_device,
+        memory_share=settings.tuner_memory_share,
+        threads=settings.tuner_threads,
+        context=context_of(settings.base_model, settings.max_model_len),
+    )
+    async with engine_makes_room(work), Progress(work) as progress:
+        done = await run_task(work, task, progress.take)
+    await work.note(trained_tokens=int(done.result["tokens"]), estimated_finish=None)
+
+
+async def register(work: AtWork) -> None:
+    """Have the files be a version of the adapter."""
+    if work.job.version is not None:
+        return
+    order = work.order
+    lineage = await lineage_of(work)
+    pushed = await work.shop.registry.push(
+        order.adapter,
+        work.workspace.adapter,
+        actor=f"tuner ({work.job.id})",
+        base=order.base,
+        note=order.note,
+        lineage=lineage,
+    )
+    await work.note(version=pushed.version.number)
+    await work.tell(f"Registered {order.adapter}@{pushed.version.number} as a candidate")
+
+
+async def judge(work: AtWork) -> None:
+    """Have the gate's verdict on the candidate."""
+    number = work.job.version
+    assert number is not None
+    report = await work.control.unless_stopped(evaluate(work, number))
+    await work.shop.registry.judge(
+        work.order.adapter, number, passed=report["passed"], report=report, actor=f"tuner ({work.job.id})"
+    )
+    if not report["passed"]:
+        raise JobFailed("rejected_by_gate", report["reason"])
+
+
+STAGES: dict[str, Stage] = {
+    "data": make_data,
+    "fitness": check_fitness,
+    "training": train,
+    "registering": register,
+    "evaluating": judge,
+}
+
+
+async def carry_out(work: AtWork) -> None:
+    """Take a job through its stages, to its success.
+
+    Raises:
+        JobFailed, Interrupted, ChildCrashed, JobLost, RegistryError
+    """
+    for name, stage in STAGES.items():
+        work.control.check()
+        await work.note(stage=name)
+        with work.shop.metrics.stage_seconds.labels(name).time():
+            await stage(work)
+    result_file = await add_result_file(work)
+    model = f"{work.order.adapter}@{work.job.version}"
+    await work.shop.jobs.end(
+        work.job.id,
+        work.worker,
+        "succeeded",
+        f"The job succeeded; the model is {model}",
+        fine_tuned_model=model,
+        result_file=result_file,
+    )
+
+
+def context_of(base_model: str, wanted: int | None) -> int:
+    """How many tokens the engine takes: what it was told, else what the base model can; 0 where nobody knows."""
+    config = read_config(base_model) or {}
+    longest = config.get("max_position_embeddings", 0)
+    return wanted or (longest if isinstance(longest, int) else 0)
+
+
+async def _freeze(work: AtWork) -> str:
+    """Make the dataset, and keep it; its digest."""
+    await asyncio.to_thread(require_space, work)
+    order, settings = work.order, work.shop.settings
+    training = await _content(work, order.training_file, "training_file")
+    validation = None
+    if order.validation_file is not None:
+        validation = str(await _content(work, order.validation_file, "validation_file"))
+    parent = await _parent_dataset(work)
+    task = PrepareTask(
+        order=order,
+        training=str(training),
+        validation=validation,
+        parent=None if parent is None else str(await asyncio.to_thread(work.shop.store.fetch, parent)),
+        parent_digest=parent,
+        tokenizer=settings.base_model,
+        context=context_of(settings.base_model, settings.max_model_len),
+    )
+    about = (await run_task(work, task)).result
+    files = {name: work.workspace.dataset / name for name in _FILES}
+    stored = await asyncio.to_thread(work.shop.store.put_files, files)
+    dataset = DatasetRow(
+        adapter=order.adapter,
+        digest=stored.digest,
+        method=order.method,
+        size_bytes=stored.size_bytes,
+        counts=about["counts"],
+        sources=about["sources"],
+        parents=about["parents"],
+        report=about["report"],
+        job=work.job.id,
+    )
+    await work.shop.datasets.register(dataset)
+    await work.note(dataset=stored.digest, state="running")
+    return stored.digest
+
+
+async def _content(work: AtWork, file_id: str, param: str) -> Path:
+    """An uploaded file's content, on this machine."""
+    try:
+        file = await work.shop.files.find(file_id)
+    except NotFound:
+        code = f"invalid_{param}"
+        raise JobFailed(code, f"the file {file_id} is not there any more; upload it again", param) from None
+    return await asyncio.to_thread(work.shop.files.content, file)
+
+
+async def _parent_dataset(work: AtWork) -> str | None:
+    """The digest of the dataset whose rows are replayed; None if there is none to replay.
+
+    Raises:
+        JobFailed: a version was asked for by its number that the tuner did not make.
+    """
+    order = work.order
+    if order.data.replay_share == 0:
+        return None
+    number = order.data.replay_from or order.start_from or await _stable(work)
+    if number is None:
+        return None
+    record = await work.shop.registry.version_record(order.adapter, number)
+    digest: str | None = (record.lineage or {}).get("dataset")
+    if digest is None and order.data.replay_from is not None:
+        message = f"{order.adapter}@{number} was pushed by hand: nobody knows what it was trained on, to replay it"
+        raise JobFailed("invalid_hyperparameters", message, "replay_from")
+    return digest
+
+
+async def _stable(work: AtWork) -> int | None:
+    adapter = (await work.shop.registry.catalog()).adapters.get(work.order.adapter)
+    return adapter.stable.number if adapter is not None and adapter.stable is not None else None
+
+
+async def _adapter_folder(work: AtWork, number: int) -> Path:
+    record = await work.shop.registry.version_record(work.order.adapter, number)
+    return await asyncio.to_thread(work.shop.store.fetch, record.digest)
+
+
+def _place(work: AtWork, digest: str) -> None:
+    """Have the frozen dataset in the workspace, whatever an earlier attempt left there."""
+    folder = work.workspace.dataset
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(work.shop.store.fetch(digest), folder)
+
+
+async def _place_checkpoints(work: AtWork) -> tuple[int | None, int | None]:
+    """Have the newest and the best checkpoint in the workspace, as the store has them; their steps.
+
+    What else lies there may have been cut off half-way.
+    """
+    kept = await work.shop.events.kept_checkpoints(work.job.id)
+    await asyncio.to_thread(shutil.rmtree, work.workspace.checkpoints, ignore_errors=True)
+    for checkpoint in kept:
+        assert checkpoint.digest is not None
+        folder = await asyncio.to_thread(work.shop.store.fetch, checkpoint.digest)
+        await asyncio.to_thread(shutil.copytree, folder, work.workspace.checkpoint(checkpoint.step))
+    if not kept:
+        return None, None
+    newest = kept[-1].step
+    await work.tell(f"Training goes on from the checkpoint of step {newest}")
+    return newest, next((each.step for each in kept if each.is_best), None)

@@ -19,7 +19,7 @@ def require_space(work: AtWork) -> None:
     free = shutil.disk_usage(settings.work).free
     if free < settings.tuner_min_free_gib * _GIB:
         message = (
-            f"the tuner's disk has {free / _GIB:.1f} GiB free, less than the {settings.tuner_min_free_gib:g} GiB that a "
-            "job needs; free some, and ask again"
+            f"the tuner's disk has {free / _GIB:.1f} GiB free, less than the {settings.tuner_min_free_gib:g} GiB that "
+            "a job needs; free some, and ask again"
         )
         raise JobFailed("disk_full", message)

@@ -95,6 +95,15 @@ class ArtifactStore:
             _verify(folder, digest)
         return folder
 
+    def holds(self, digest: str) -> bool:
+        """Whether the store has the artifact, as far as a look at its manifest's place tells.
+
+        Raises:
+            StoreFailure: the store does not answer.
+        """
+        with store_failures("be read"):
+            return bool(self._fs.exists(self._path(digest, MANIFEST)))
+
     def remove(self, digest: str) -> None:
         """Delete content that nothing refers to any more, such as an old report; none there is none to delete.
 

@@ -34,6 +34,12 @@ class Leases(Transactions):
         async with self._sessions.begin() as session:
             await repository.drop_lease(session, name, holder)
 
+    async def held_leases(self, prefix: str) -> dict[str, tuple[str, datetime]]:
+        """The leases of names that begin so and have not run out: by the rest of the name, who holds it until when."""
+        async with self._sessions() as session:
+            found = await repository.leases(session, prefix, now=datetime.now(UTC))
+        return {row.name.removeprefix(prefix): (row.holder, row.expires_at) for row in found}
+
     async def share_use(self, gateway: str, use: Mapping[str, float]) -> None:
         """Tell the other gateways how much this one uses each engine name now; replaces what it told before.
 

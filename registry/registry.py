@@ -121,14 +121,17 @@ class Registry(Deployments, Keys, Leases):
     async def judge(self, adapter: str, number: int, *, passed: bool, report: dict[str, Any], actor: str) -> None:
         """Write what a version's gate said, with what it saw; the same again is no change.
 
-        A version that passed once stays so: another job may have come to the same weights.
+        A version that passed once stays so, and what was pushed by hand is rejected by nobody: a job may have come to
+        weights that there were already.
 
         Raises:
             NotFound: no such adapter or version.
         """
         async with self._change(actor) as change:
             row = await _version_row(change.session, adapter, number)
-            verdict = "passed" if passed or row.verdict == "passed" else "rejected"
+            verdict = row.verdict if row.verdict in (None, "passed") else "rejected"
+            if passed:
+                verdict = "passed"
             if row.verdict == verdict and row.report == report:
                 return
             before, row.verdict, row.report = row.verdict, verdict, report

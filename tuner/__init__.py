@@ -2,11 +2,21 @@
 
 settings        what the process needs to know
 app             composition root: /livez, /readyz, /metrics, and the worker beside them
-worker          claims jobs and holds them by their lease
-stages          what a job goes through, each stage repeatable
+worker          claims jobs, and writes how each ended
+holding         the lease on a job, and what is wanted of it, which control hands on
+stages          what a job goes through, each stage repeatable; shop is what they work with
+sharing         one GPU for a tuner and an engine
+disk            whether there is enough of it
+progress        what training tells, kept as events, metrics and checkpoints; results, as a file
+candidates      versions at their gate
+sweeping        what ended jobs leave behind
+fitness         whether the engine could serve what a job would make
+lineage         where a version comes from, with base_files for what identifies its base model
+patience        calls to a gateway that may be away for a while
 workspace       a job's folder on this machine
-messages        what child processes tell the worker
-child           entry point of the child processes, which alone import torch
+children        have child processes do tasks; launching and process start, hear and stop them
+messages        what child processes tell the worker, and telling how
+child           entry point of the child processes, which alone import torch (libraries: what they need)
 data/           from uploaded rows to a frozen dataset
 training/       from a dataset to an adapter's files
 evaluation/     from an adapter's files to the gate's verdict

@@ -18,8 +18,9 @@ from tuner.workspace import CheckTask, PrepareTask, Task, Workspace
 def main() -> int:
     """Do the task and say how it went; the exit code."""
     workspace, teller = Workspace(Path(sys.argv[1])), Teller()
-    teller(_outcome(workspace, teller))
-    return 0
+    outcome = _outcome(workspace, teller)
+    teller(outcome)
+    return int(isinstance(outcome, Failed))  # of several processes, the others are ended by their launcher then
 
 
 def _outcome(workspace: Workspace, teller: Teller) -> Message:

@@ -7,26 +7,34 @@ from typing import TypeVar
 from tuner.errors import Cause, Interrupted
 
 T = TypeVar("T")
+_DROPS = ("cancel", "lost")
 
 
 class Control:
-    """Says when to stop, and why; the first cause stays."""
+    """Says when to stop, and why. The first cause stays, unless one follows by which nothing of the work is wanted."""
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
+        self._dropped = asyncio.Event()
         self.cause: Cause | None = None
 
     def stop(self, cause: Cause) -> None:
         """Have the job stop."""
-        if self.cause is None:
+        if self.cause is None or (cause in _DROPS and self.cause != "lost"):
             self.cause = cause
             self._asked.set()
+        if cause in _DROPS:
+            self._dropped.set()
 
     async def wait(self) -> Cause:
         """Wait until the job is to stop."""
         await self._asked.wait()
         assert self.cause is not None
         return self.cause
+
+    async def wait_until_dropped(self) -> None:
+        """Wait until nothing of the work is wanted any more, so that there is nothing to save either."""
+        await self._dropped.wait()
 
     def check(self) -> None:
         """Go on, or stop here.

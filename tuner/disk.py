@@ -1,25 +1,62 @@
 """Whether a job has the disk that it needs, before it begins."""
 
 import shutil
+from pathlib import Path
 
+from registry.base_model import BaseSpec
+from registry.tuning.orders import LoraOrder
 from tuner.errors import JobFailed
 from tuner.shop import AtWork
+from tuner.training import auto
 
 _GIB = 1 << 30
+_COPIES_OF_DATA = 4
+"""The upload, fetched; the dataset, here, in the store and on its way there."""
+_COPIES_OF_CHECKPOINTS = 6
+"""The best, the newest and the one before, each here and in the store."""
+_BYTES_A_WEIGHT = 12
+"""In float32 the weight and AdamW's two moments."""
 
 
-def require_space(work: AtWork) -> None:
-    """Hold the free space of the workspace's disk against the settings.
+def require_space_for_data(work: AtWork, uploaded: Path) -> None:
+    """Hold the free disk against what a dataset of an upload takes.
 
     Raises:
         JobFailed
     """
+    _require(work, _COPIES_OF_DATA * uploaded.stat().st_size)
+
+
+def require_space_for_training(work: AtWork) -> None:
+    """Hold the free disk against what the adapter's checkpoints take.
+
+    Raises:
+        JobFailed
+    """
+    weights = adapter_weights(work.shop.registry.base_for(work.order.base), work.order.lora)
+    _require(work, _COPIES_OF_CHECKPOINTS * _BYTES_A_WEIGHT * weights)
+
+
+def adapter_weights(base: BaseSpec, lora: LoraOrder) -> int:
+    """How many weights the adapter will have: r (in + out) for each module; 0 where its shapes are not known."""
+    shapes = base.module_shapes() or {}
+    chosen = [
+        shape
+        for name, shape in shapes.items()
+        if name != "lm_head" and (lora.targets == "all-linear" or name.rpartition(".")[2] in lora.targets)
+    ]
+    rank = auto.rank() if lora.rank == "auto" else lora.rank
+    return rank * sum(map(sum, chosen))
+
+
+def _require(work: AtWork, size_bytes: int) -> None:
     settings = work.shop.settings
     settings.work.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(settings.work).free
-    if free < settings.tuner_min_free_gib * _GIB:
+    needed = settings.tuner_min_free_gib * _GIB + size_bytes
+    if free < needed:
         message = (
-            f"the tuner's disk has {free / _GIB:.1f} GiB free, less than the {settings.tuner_min_free_gib:g} GiB that "
-            "a job needs; free some, and ask again"
+            f"the tuner's disk has {free / _GIB:.1f} GiB free, and the job needs {needed / _GIB:.1f} GiB; "
+            "free some, and ask again"
         )
         raise JobFailed("disk_full", message)

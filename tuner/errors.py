@@ -1,14 +1,16 @@
 """How a job ends that does not succeed.
 
 JobFailed       it cannot be done as asked, and its client is told why
-Interrupted     it was stopped: by a person, or because this tuner shuts down or lost it
+Interrupted     it was stopped: by a person, or because this tuner shuts down, makes room or lost it
 ChildCrashed    a child process ended without a word; trying again may help
 StoppedAt       inside a child: it stopped after a step, as it was asked to
 """
 
 from typing import Literal
 
-Cause = Literal["pause", "cancel", "shutdown", "lost"]
+Cause = Literal["pause", "cancel", "shutdown", "engine", "lost"]
+"""Why a job is to stop: a person paused or cancelled it, this tuner shuts down, its engine needs the GPU again, or
+somebody else may hold the job by now."""
 
 
 class JobFailed(Exception):

@@ -1,7 +1,13 @@
-"""What training tells, kept: steps as events and metrics, checkpoints in the store."""
+"""What training tells, kept: steps as events and metrics, checkpoints in the store.
+
+Training never waits for the database: what it tells is written behind it, many events in one transaction. While the
+database is away, thousands of messages wait for it; only a training that outruns these is held up.
+"""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -9,43 +15,79 @@ from typing import Any, Self
 
 import msgspec
 
-from tuner.messages import Evaluated, Message, Saved, Step
+from registry.tuning.events import NewEvent
+from tuner.errors import Interrupted
+from tuner.messages import Evaluated, Message, Saved, Step, Told
 from tuner.shop import AtWork
 
 _ESTIMATE_EVERY_S = 5.0
+_GATHER_S = 0.2
+_MOST_WAITING = 10_000
 _OWNER = "job"
 """A file with the job's id, so that no two jobs have one artifact, which one of them would delete."""
+_Item = tuple[Message, datetime]
 
 
 class Progress:
-    """Takes the messages of a training child, for as long as the block."""
+    """Takes the messages of a training child, for as long as the block; at its end all of them are written.
 
-    def __init__(self, work: AtWork) -> None:
+    Args:
+        tokens: that the job was trained on before this attempt, as far as its checkpoint goes.
+        best_step: the best checkpoint before this attempt.
+    """
+
+    def __init__(self, work: AtWork, tokens: int = 0, best_step: int | None = None) -> None:
         self._work = work
+        self._tokens = tokens
+        self._best_step = best_step
         self._estimated_at = 0.0
-        self._tokens = 0
+        self._remaining_s: float | None = None
+        self._waiting: asyncio.Queue[_Item] = asyncio.Queue(_MOST_WAITING)
+        self._over = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Show that the adapter is at work."""
-        self._work.shop.metrics.at_work.labels(self._work.order.adapter).set(1)
+        """Begin to write."""
+        self._writer = asyncio.create_task(self._write())
         return self
 
     async def __aexit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Show nothing of it any more."""
-        self._work.shop.metrics.forget(self._work.order.adapter)
+        """Write what still waits, unless the work has come to nothing."""
+        assert self._writer is not None
+        self._over.set()
+        if kind is None or (isinstance(error, Exception) and not _is_dropped(error)):
+            await self._writer
+        self._writer.cancel()
+        await asyncio.gather(self._writer, return_exceptions=True)
 
     async def take(self, message: Message) -> None:
-        """Keep one message."""
-        if isinstance(message, Step):
-            await self._take_step(message)
-        elif isinstance(message, Evaluated):
-            await self._take_evaluation(message)
-        elif isinstance(message, Saved):
-            await self._take_checkpoint(message)
+        """Show a message in the metrics, and have it written.
 
-    async def _take_step(self, step: Step) -> None:
+        Raises:
+            JobLost, Interrupted, StoreFailure: of a message before, which could not be written.
+        """
+        if isinstance(message, Step):
+            self._show(message)
+        elif isinstance(message, Evaluated):
+            self._work.shop.metrics.validation_loss.labels(self._work.order.adapter).set(message.loss)
+        await self._put((message, datetime.now(UTC)))
+
+    async def _put(self, item: _Item) -> None:
+        assert self._writer is not None
+        if self._writer.done():
+            self._writer.result()
+        if not self._waiting.full():
+            self._waiting.put_nowait(item)
+            return
+        putting = asyncio.create_task(self._waiting.put(item))
+        await asyncio.wait((putting, self._writer), return_when=asyncio.FIRST_COMPLETED)
+        if not putting.done():
+            putting.cancel()
+            self._writer.result()
+
+    def _show(self, step: Step) -> None:
         metrics, adapter = self._work.shop.metrics, self._work.order.adapter
         gauges = {
             metrics.loss: step.loss,
@@ -60,43 +102,87 @@ class Progress:
             if value is not None:
                 gauge.labels(adapter).set(value)
         metrics.steps.inc()
-        metrics.tokens.inc(max(0, step.tokens - self._tokens) if self._tokens else 0)
+        metrics.tokens.inc(max(0, step.tokens - self._tokens))
         self._tokens = step.tokens
-        told: dict[str, Any] = msgspec.to_builtins(step)
-        del told["type"]
-        data = {"train_loss": told.pop("loss"), "total_steps": told.pop("total"), **told.pop("extra"), **told}
-        data["train_mean_token_accuracy"] = data.pop("token_accuracy")
-        await self._tell(f"Step {step.step}/{step.total}: training loss={step.loss:.4f}", data)
-        await self._estimate(step.remaining_s)
+        self._remaining_s = step.remaining_s
 
-    async def _take_evaluation(self, found: Evaluated) -> None:
-        self._work.shop.metrics.validation_loss.labels(self._work.order.adapter).set(found.loss)
-        data = {
-            "step": found.step,
-            "full_valid_loss": found.loss,
-            "full_valid_mean_token_accuracy": found.token_accuracy,
-        }
-        await self._tell(f"Step {found.step}: validation loss={found.loss:.4f}", data)
+    async def _write(self) -> None:
+        """Write what waits, a while's messages at a time, until the block is over."""
+        is_over = False
+        while not is_over:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), _GATHER_S)
+            is_over = self._over.is_set()
+            events: list[NewEvent] = []
+            while not self._waiting.empty():
+                message, at = self._waiting.get_nowait()
+                if isinstance(message, Saved):
+                    await self._keep_events(events)
+                    await self._keep_checkpoint(message)
+                    events = []
+                elif (event := _event_of(message, at)) is not None:
+                    events.append(event)
+            await self._keep_events(events)
+            await self._estimate()
 
-    async def _take_checkpoint(self, saved: Saved) -> None:
+    async def _keep_events(self, events: Sequence[NewEvent]) -> None:
+        if events:
+            work = self._work
+            await work.insist(lambda: work.shop.events.add_all(work.job.id, events))
+
+    async def _keep_checkpoint(self, saved: Saved) -> None:
         """Put it where another machine finds it, and let go of those that nobody would go on from."""
         work = self._work
-        folder = Path(saved.folder)
-        files: dict[str, bytes | Path] = {file.name: file for file in folder.iterdir() if file.is_file()}
-        files[_OWNER] = work.job.id.encode()
-        stored = await asyncio.to_thread(work.shop.store.put_files, files)
+        digest = await asyncio.to_thread(self._store, saved)
+        await work.note(checkpoint=digest)  # before it counts: only who holds the job may say which is the newest
         metrics = {"step": float(saved.step), **saved.metrics}
-        unneeded = await work.shop.events.add_checkpoint(
-            work.job.id, saved.step, stored.digest, metrics, is_best=saved.is_best
-        )
-        await work.note(checkpoint=stored.digest)
-        for digest in unneeded:
-            await asyncio.to_thread(work.shop.store.remove, digest)
+        add = work.shop.events.add_checkpoint
+        unneeded = await work.insist(lambda: add(work.job.id, saved.step, digest, metrics, is_best=saved.is_best))
+        for each in unneeded:
+            await asyncio.to_thread(work.shop.store.remove, each)
+        self._best_step = saved.step if saved.is_best else self._best_step
+        await asyncio.to_thread(work.workspace.drop_checkpoints, saved.step, self._best_step)
 
-    async def _tell(self, message: str, data: dict[str, Any]) -> None:
-        await self._work.shop.events.tell(self._work.job.id, message, data=data)
+    def _store(self, saved: Saved) -> str:
+        files: dict[str, bytes | Path] = {each.name: each for each in Path(saved.folder).iterdir() if each.is_file()}
+        files[_OWNER] = self._work.job.id.encode()
+        return self._work.shop.store.put_files(files).digest
 
-    async def _estimate(self, remaining_s: float) -> None:
-        if time.monotonic() - self._estimated_at >= _ESTIMATE_EVERY_S:
+    async def _estimate(self) -> None:
+        if self._remaining_s is not None and time.monotonic() - self._estimated_at >= _ESTIMATE_EVERY_S:
             self._estimated_at = time.monotonic()
-            await self._work.note(estimated_finish=datetime.now(UTC) + timedelta(seconds=remaining_s))
+            await self._work.note(estimated_finish=datetime.now(UTC) + timedelta(seconds=self._remaining_s))
+
+
+def _is_dropped(error: Exception) -> bool:
+    return isinstance(error, Interrupted) and error.cause in ("cancel", "lost")
+
+
+def _event_of(message: Message, at: datetime) -> NewEvent | None:
+    """What clients read of a message; None for those that are no event."""
+    if isinstance(message, Told):
+        return NewEvent(message.message, message.level, None, at)
+    if isinstance(message, Step):
+        said = f"Step {message.step}/{message.total}: training loss={message.loss:.4f}"
+        return NewEvent(said, "info", _step_data(message), at)
+    if isinstance(message, Evaluated):
+        said = f"Step {message.step}: validation loss={message.loss:.4f}"
+        return NewEvent(said, "info", _evaluation_data(message), at)
+    return None
+
+
+def _step_data(step: Step) -> dict[str, Any]:
+    """By OpenAI's names where it has some."""
+    told: dict[str, Any] = msgspec.to_builtins(step)
+    del told["type"]
+    data = {"train_loss": told.pop("loss"), "total_steps": told.pop("total"), **told.pop("extra"), **told}
+    data["train_mean_token_accuracy"] = data.pop("token_accuracy")
+    return data
+
+
+def _evaluation_data(found: Evaluated) -> dict[str, Any]:
+    return {
+        "step": found.step,
+        "full_valid_loss": found.loss,
+        "full_valid_mean_token_accuracy": found.token_accuracy,
+    }

@@ -1,10 +1,9 @@
 """The job's results as a file of OpenAI's kind: a line of CSV for each step."""
 
-import asyncio
 import csv
 import io
 
-from registry.tuning.files import CONTENT, NewFile
+from registry.tuning.files import NewFile
 from tuner.shop import AtWork
 
 _PURPOSE = "fine-tune-results"
@@ -24,9 +23,8 @@ async def add_result_file(work: AtWork) -> str:
         row = steps.setdefault(int(data["step"]), {})
         row |= {column: data[name] for name, column in _COLUMNS.items() if data.get(name) is not None}
     content = _csv([steps[step] for step in sorted(steps)])
-    stored = await asyncio.to_thread(work.shop.store.put_files, {CONTENT: content})
     new = NewFile(f"{work.job.id}-step-metrics.csv", _PURPOSE)
-    file = await work.shop.files.add(new, stored.digest, len(content), key_id=work.job.key_id)
+    file = await work.shop.files.keep(new, content, key_id=work.job.key_id)
     return file.id
 
 

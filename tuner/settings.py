@@ -5,10 +5,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from monitors.money.pricing import PricedSettings
 from monitors.settings import StorageSettings
 
 
-class TunerSettings(StorageSettings):
+class TunerSettings(StorageSettings, PricedSettings):
     """What the tuner needs to know. Each is ``OSTLER_<NAME>`` in the environment."""
 
     url: str = Field("http://127.0.0.1:8080", description="The gateway's address.")
@@ -31,9 +32,19 @@ class TunerSettings(StorageSettings):
         "none", description="One GPU with an engine: wait for a quiet time, or put the engine to sleep in one."
     )
     tuner_quiet_s: float = Field(60.0, ge=0, description="How long the engines must have been idle to call it quiet.")
+    tuner_replica: str = Field(
+        "", description="The engine on its GPU, as `ostler replicas` calls it; empty is the only one of the base model."
+    )
+    tuner_sleep_last: bool = Field(
+        default=False, description="Whether the only engine may be put to sleep, so that its clients wait meanwhile."
+    )
+    tuner_stop_s: float = Field(60.0, ge=0, description="How long a tuner that stops lets training finish its step.")
     tuner_lease_s: float = Field(60.0, gt=1, description="A job whose tuner is silent for that long goes to another.")
     tuner_poll_s: float = Field(2.0, gt=0, description="Pause between looks for a job, seconds.")
     tuner_min_free_gib: float = Field(2.0, ge=0, description="Disk that must be free before a job begins, GiB.")
+    tuner_engine_wait_s: float = Field(
+        900.0, gt=0, description="How long a job waits for an engine that does not answer before it fails."
+    )
     tuner_concurrency: int = Field(4, ge=1, description="The gate's own requests at the gateway at once.")
     retention_set: str = Field("", description="JSON lines of general skills for the gate; empty is the tuner's own.")
     refusal_set: str = Field(

@@ -1,7 +1,9 @@
 """What the stages of a job work with."""
 
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from monitors.watch.client import GatewayClient
 from registry.artifacts import ArtifactStore
@@ -13,9 +15,16 @@ from registry.tuning.jobs import Jobs
 from registry.tuning.orders import TuningOrder
 from registry.tuning.tables import TuningJobRow
 from tuner.control import Control
+from tuner.errors import Interrupted
+from tuner.launching import child_command
 from tuner.metrics import TunerMetrics
+from tuner.outages import is_outage
 from tuner.settings import TunerSettings
-from tuner.workspace import Workspace
+from tuner.workspace import Task, Workspace
+
+T = TypeVar("T")
+ChildCommand = Callable[[TunerSettings, Workspace, Task], Sequence[str]]
+_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,7 @@ class Shop:
 
     Attributes:
         gateway: serves candidates for their evaluation, like any version.
+        child_command: how to start the child that does a task.
     """
 
     settings: TunerSettings
@@ -35,6 +45,7 @@ class Shop:
     store: ArtifactStore
     gateway: GatewayClient
     metrics: TunerMetrics
+    child_command: ChildCommand = child_command
 
 
 @dataclass(slots=True)
@@ -58,11 +69,32 @@ class AtWork:
 
         Raises:
             JobLost
+            Interrupted: the database was away until the job was lost.
         """
-        await self.shop.jobs.note(self.job.id, self.worker, **values)
+        await self.insist(lambda: self.shop.jobs.note(self.job.id, self.worker, **values))
         for name, value in values.items():
             setattr(self.job, name, value)
 
     async def tell(self, message: str, level: Level = "info") -> None:
-        """Add an event for the client to read."""
-        await self.shop.events.tell(self.job.id, message, level=level)
+        """Add an event for the client to read.
+
+        Raises:
+            Interrupted: the database was away until the job was lost.
+        """
+        await self.insist(lambda: self.shop.events.tell(self.job.id, message, level=level))
+
+    async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The result of a call to the database, tried again while that is away and the job is still held.
+
+        Raises:
+            Interrupted: it was away until the job was lost.
+        """
+        while True:
+            try:
+                return await call()
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                if self.control.cause == "lost":
+                    raise Interrupted("lost") from error
+            await asyncio.sleep(_PAUSE_S)

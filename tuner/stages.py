@@ -9,14 +9,17 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from registry.artifacts import MANIFEST
 from registry.base_model import read_config
 from registry.errors import NotFound
 from registry.tuning.tables import DatasetRow
+from tuner.candidates import actor_of, made_by
 from tuner.children import run_task
-from tuner.disk import require_space
+from tuner.disk import require_space_for_data, require_space_for_training
 from tuner.errors import JobFailed
 from tuner.evaluation.run import evaluate
 from tuner.fitness import require_servable
@@ -28,6 +31,8 @@ from tuner.shop import AtWork
 from tuner.workspace import PrepareTask, TrainTask
 
 Stage = Callable[[AtWork], Awaitable[None]]
+Lineage = Callable[[AtWork], Awaitable[dict[str, Any]]]
+Gate = Callable[[AtWork, int], Awaitable[dict[str, Any]]]
 _FILES = ("train.jsonl", "validation.jsonl", "holdout.jsonl", "about.json")
 
 
@@ -39,20 +44,20 @@ async def make_data(work: AtWork) -> None:
     await asyncio.to_thread(_place, work, digest)
 
 
-async def check_fitness(work: AtWork) -> None:
+async def check_fitness(work: AtWork, require: Stage = require_servable) -> None:
     """Refuse what the engine could not serve. Once there is a checkpoint, it was found fit before."""
     if work.job.checkpoint is None and work.job.version is None:
-        await work.control.unless_stopped(require_servable(work))
+        await work.control.unless_stopped(require(work))
 
 
 async def train(work: AtWork) -> None:
     """Have the adapter's files in the workspace, going on from the newest checkpoint."""
-    if work.job.version is not None:
+    if await _registered(work):
         return
-    await asyncio.to_thread(require_space, work)
+    await asyncio.to_thread(require_space_for_training, work)
     settings, order = work.shop.settings, work.order
     start_from = None if order.start_from is None else await _adapter_folder(work, order.start_from)
-    resume_step, best_step = await _place_checkpoints(work)
+    resume_step, best_step = await place_checkpoints(work)
     task = TrainTask(
         order=order,
         base_model=settings.base_model,
@@ -64,42 +69,44 @@ async def train(work: AtWork) -> None:
         threads=settings.tuner_threads,
         context=context_of(settings.base_model, settings.max_model_len),
     )
-    async with engine_makes_room(work), Progress(work) as progress:
+    tokens = await _tokens_at(work, resume_step)
+    async with engine_makes_room(work), Progress(work, tokens, best_step) as progress:
         done = await run_task(work, task, progress.take)
     await work.note(trained_tokens=int(done.result["tokens"]), estimated_finish=None)
 
 
-async def register(work: AtWork) -> None:
+async def register(work: AtWork, lineage: Lineage = lineage_of) -> None:
     """Have the files be a version of the adapter."""
-    if work.job.version is not None:
+    if await _registered(work):
         return
     order = work.order
-    lineage = await lineage_of(work)
     pushed = await work.shop.registry.push(
         order.adapter,
         work.workspace.adapter,
-        actor=f"tuner ({work.job.id})",
+        actor=actor_of(work.job.id),
         base=order.base,
         note=order.note,
-        lineage=lineage,
+        lineage=await lineage(work),
     )
     await work.note(version=pushed.version.number)
     await work.tell(f"Registered {order.adapter}@{pushed.version.number} as a candidate")
 
 
-async def judge(work: AtWork) -> None:
+async def judge(work: AtWork, gate: Gate = evaluate) -> None:
     """Have the gate's verdict on the candidate."""
     number = work.job.version
     assert number is not None
-    report = await work.control.unless_stopped(evaluate(work, number))
-    await work.shop.registry.judge(
-        work.order.adapter, number, passed=report["passed"], report=report, actor=f"tuner ({work.job.id})"
-    )
+    report = await _verdict_before(work, number)
+    if report is None:
+        report = await work.control.unless_stopped(gate(work, number))
+        await work.shop.registry.judge(
+            work.order.adapter, number, passed=report["passed"], report=report, actor=actor_of(work.job.id)
+        )
     if not report["passed"]:
         raise JobFailed("rejected_by_gate", report["reason"])
 
 
-STAGES: dict[str, Stage] = {
+STAGES: Mapping[str, Stage] = {
     "data": make_data,
     "fitness": check_fitness,
     "training": train,
@@ -108,27 +115,22 @@ STAGES: dict[str, Stage] = {
 }
 
 
-async def carry_out(work: AtWork) -> None:
+async def carry_out(work: AtWork, stages: Mapping[str, Stage] = STAGES) -> None:
     """Take a job through its stages, to its success.
 
     Raises:
         JobFailed, Interrupted, ChildCrashed, JobLost, RegistryError
     """
-    for name, stage in STAGES.items():
+    for name, stage in stages.items():
         work.control.check()
         await work.note(stage=name)
         with work.shop.metrics.stage_seconds.labels(name).time():
             await stage(work)
     result_file = await add_result_file(work)
     model = f"{work.order.adapter}@{work.job.version}"
-    await work.shop.jobs.end(
-        work.job.id,
-        work.worker,
-        "succeeded",
-        f"The job succeeded; the model is {model}",
-        fine_tuned_model=model,
-        result_file=result_file,
-    )
+    values = {"fine_tuned_model": model, "result_file": result_file}
+    said = f"The job succeeded; the model is {model}"
+    await work.insist(lambda: work.shop.jobs.end(work.job.id, work.worker, "succeeded", said, **values))
 
 
 def context_of(base_model: str, wanted: int | None) -> int:
@@ -140,13 +142,13 @@ def context_of(base_model: str, wanted: int | None) -> int:
 
 async def _freeze(work: AtWork) -> str:
     """Make the dataset, and keep it; its digest."""
-    await asyncio.to_thread(require_space, work)
     order, settings = work.order, work.shop.settings
     training = await _content(work, order.training_file, "training_file")
     validation = None
     if order.validation_file is not None:
         validation = str(await _content(work, order.validation_file, "validation_file"))
     parent = await _parent_dataset(work)
+    await asyncio.to_thread(require_space_for_data, work, training)
     task = PrepareTask(
         order=order,
         training=str(training),
@@ -178,7 +180,7 @@ async def _freeze(work: AtWork) -> str:
 async def _content(work: AtWork, file_id: str, param: str) -> Path:
     """An uploaded file's content, on this machine."""
     try:
-        file = await work.shop.files.find(file_id)
+        file = await work.shop.files.find(file_id, also_expired=True)
     except NotFound:
         code = f"invalid_{param}"
         raise JobFailed(code, f"the file {file_id} is not there any more; upload it again", param) from None
@@ -210,6 +212,20 @@ async def _stable(work: AtWork) -> int | None:
     return adapter.stable.number if adapter is not None and adapter.stable is not None else None
 
 
+async def _registered(work: AtWork) -> bool:
+    """Whether the job has made its version, also if its tuner was lost before the job's row said so."""
+    if work.job.version is None and (version := await made_by(work)) is not None:
+        await work.note(version=version.number)
+    return work.job.version is not None
+
+
+async def _verdict_before(work: AtWork, number: int) -> dict[str, Any] | None:
+    """The report of this job's gate, if its tuner was lost after it was written."""
+    record = await work.shop.registry.version_record(work.order.adapter, number)
+    is_ours = record.created_by == actor_of(work.job.id) and record.verdict != "candidate"
+    return record.report if is_ours else None
+
+
 async def _adapter_folder(work: AtWork, number: int) -> Path:
     record = await work.shop.registry.version_record(work.order.adapter, number)
     return await asyncio.to_thread(work.shop.store.fetch, record.digest)
@@ -217,12 +233,10 @@ async def _adapter_folder(work: AtWork, number: int) -> Path:
 
 def _place(work: AtWork, digest: str) -> None:
     """Have the frozen dataset in the workspace, whatever an earlier attempt left there."""
-    folder = work.workspace.dataset
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(work.shop.store.fetch(digest), folder)
+    _copy(work.shop.store.fetch(digest), work.workspace.dataset)
 
 
-async def _place_checkpoints(work: AtWork) -> tuple[int | None, int | None]:
+async def place_checkpoints(work: AtWork) -> tuple[int | None, int | None]:
     """Have the newest and the best checkpoint in the workspace, as the store has them; their steps.
 
     What else lies there may have been cut off half-way.
@@ -232,9 +246,26 @@ async def _place_checkpoints(work: AtWork) -> tuple[int | None, int | None]:
     for checkpoint in kept:
         assert checkpoint.digest is not None
         folder = await asyncio.to_thread(work.shop.store.fetch, checkpoint.digest)
-        await asyncio.to_thread(shutil.copytree, folder, work.workspace.checkpoint(checkpoint.step))
+        await asyncio.to_thread(_copy, folder, work.workspace.checkpoint(checkpoint.step))
     if not kept:
         return None, None
     newest = kept[-1].step
     await work.tell(f"Training goes on from the checkpoint of step {newest}")
     return newest, next((each.step for each in kept if each.is_best), None)
+
+
+async def _tokens_at(work: AtWork, step: int | None) -> int:
+    """How many tokens the job was trained on up to a step, by what it told then."""
+    if step is None:
+        return 0
+    told = await work.shop.events.metrics(work.job.id)
+    return max((int(data["tokens"]) for data in told if data.get("step", 0) <= step and "tokens" in data), default=0)
+
+
+def _copy(artifact: Path, folder: Path) -> None:
+    """Have an artifact's files in a folder, and nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for file in artifact.iterdir():
+        if file.name != MANIFEST:
+            shutil.copyfile(file, folder / file.name)

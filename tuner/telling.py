@@ -7,7 +7,7 @@ import threading
 from types import FrameType
 from typing import Protocol
 
-from tuner.messages import Message, encode
+from tuner.messages import Failed, Message, encode
 
 
 class Tell(Protocol):
@@ -21,8 +21,9 @@ class Tell(Protocol):
 class Teller:
     """A child's end of the pipe.
 
-    Whatever libraries print goes to standard error. Of several processes that train together only the first speaks.
-    The process ends at once when its parent is gone, and `stop_asked` turns true on SIGTERM.
+    Whatever libraries print goes to standard error. Of several processes that train together only the first speaks, but
+    each says why it failed. The process ends at once when its parent is gone, and `stop_asked` turns true on SIGTERM or
+    on a line from `tuner.training.launch`.
     """
 
     def __init__(self) -> None:
@@ -31,18 +32,17 @@ class Teller:
         self._pipe = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)
         signal.signal(signal.SIGTERM, self._ask_to_stop)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=self._listen_to_parent, daemon=True).start()
 
     def __call__(self, message: Message) -> None:
         """Write one line; a pipe's write of a line is whole or blocks until it is."""
-        if self._speaks:
+        if self._speaks or isinstance(message, Failed):
             self._pipe.write(encode(message))
 
     def _ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self.stop_asked = True
 
-
-def _end_with_parent() -> None:
-    while os.read(sys.stdin.fileno(), 1 << 12):
-        pass
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    def _listen_to_parent(self) -> None:
+        while os.read(sys.stdin.fileno(), 1 << 12):
+            self.stop_asked = True
+        os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -5,13 +5,13 @@ Whatever another machine would need to go on is in the artifact store; this fold
 <cache>/tuner/<job>/
     task.json           what the child shall do, a `Task`
     dataset/            the frozen dataset: train.jsonl, validation.jsonl, holdout.jsonl, about.json
+    tables/             its rows as tokens
     checkpoints/        the trainer's own, `checkpoint-<step>/`
     adapter/            the result: adapter_config.json, adapter_model.safetensors, probes.json
     training.json       how it was trained: a `tuner.training.plan.Plan` and what the training measured
 """
 
 import shutil
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +42,8 @@ class PrepareTask(msgspec.Struct, frozen=True, tag="prepare"):
 class CheckTask(msgspec.Struct, frozen=True, tag="check"):
     """Find out what the adapter will be, without training it.
 
-    The result has under `targets` the modules that it changes, under `prompts` some conversations with the token ids
-    that the base model's tokenizer and template make of them, and the digests of tokenizer and template.
+    The result has its `rank`, under `targets` the modules that it changes, and under `prompts` some conversations with
+    the token ids that training makes of them.
     """
 
     order: TuningOrder
@@ -96,6 +96,11 @@ class Workspace:
         return self.folder / "dataset"
 
     @property
+    def tables(self) -> Path:
+        """The dataset's rows as tokens."""
+        return self.folder / "tables"
+
+    @property
     def checkpoints(self) -> Path:
         """The trainer's checkpoints."""
         return self.folder / "checkpoints"
@@ -114,6 +119,16 @@ class Workspace:
         """The folder of one checkpoint, named as transformers names it."""
         return self.checkpoints / f"checkpoint-{step}"
 
+    def drop_checkpoints(self, before: int, keep: int | None) -> None:
+        """Throw away the checkpoints before a step that is kept elsewhere by now, but for one (the best).
+
+        The trainer itself throws none away, as somebody may still be reading it.
+        """
+        for folder in self.checkpoints.glob("checkpoint-*"):
+            step = int(folder.name.rpartition("-")[2])
+            if step < before and step != keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def write_task(self, task: Task) -> None:
         """Leave the child its task."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -127,10 +142,3 @@ class Workspace:
     def remove(self) -> None:
         """Throw it away."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def sweep(root: Path, keep: Collection[str]) -> None:
-    """Throw away the folders of jobs that nobody works on any more."""
-    for folder in root.glob("ftjob-*"):
-        if folder.name not in keep:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -129,6 +129,40 @@ class Engine:
             if refused.status != 404:
                 raise
 
+    async def is_sleeping(self) -> bool | None:
+        """Whether it has given up its GPU's memory for a while; None if it was started without sleep mode.
+
+        Raises:
+            EngineDown, EngineRefused
+        """
+        try:
+            async with self._request("GET", "/is_sleeping") as response:
+                return bool((await response.json())["is_sleeping"])
+        except EngineRefused as refused:
+            if refused.status in (404, 405):
+                return None
+            raise
+
+    async def sleep(self, timeout_s: float) -> None:
+        """Have it end what it does, move its weights to the CPU's memory and forget its KV cache, until it is woken.
+
+        Raises:
+            EngineDown, EngineRefused
+        """
+        # Without the mode vLLM breaks off what runs.
+        params = [("level", "1"), ("mode", "wait")]
+        async with self._request("POST", "/sleep", params=params, timeout_s=timeout_s):
+            pass
+
+    async def wake_up(self, timeout_s: float) -> None:
+        """Have it take its memory back and serve again; one that is awake stays so.
+
+        Raises:
+            EngineDown, EngineRefused
+        """
+        async with self._request("POST", "/wake_up", timeout_s=timeout_s):
+            pass
+
     async def probe(self, model: str, timeout_s: float) -> None:
         """Have `model` answer one token.
 

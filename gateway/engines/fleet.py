@@ -51,6 +51,7 @@ class Fleet:
         breakers: which versions fail on the engines, by engine name.
         heat: how much each version is used.
         on_pressure: called when requests wait in an engine.
+        at_rest: whether the replica of an id is out of service for a while; see `gateway.engines.resting`.
         wait_s: how long a request waits for a replica when none answers.
     """
 
@@ -79,6 +80,7 @@ class Fleet:
         self._checks: dict[str, asyncio.Task[None]] = {}
         self.heat = Heat()
         self.on_pressure: Callable[[], None] = lambda: None
+        self.at_rest: Callable[[str], bool] = lambda _: False
         self.breakers = Breakers(self._breaker, self._tell_of_breaker)
 
     # What others see
@@ -95,6 +97,15 @@ class Fleet:
             KeyError
         """
         return self._replicas[id]
+
+    def others_serve(self, id: str) -> bool:
+        """Whether another replica of the same pool takes requests and has got its versions.
+
+        Raises:
+            KeyError
+        """
+        pool = self._replicas[id].pool
+        return any(one.is_settled for one in self._replicas.values() if one.pool == pool and one.id != id)
 
     def reports(self) -> list[ReplicaReport]:
         """Each replica as operators see it."""
@@ -297,6 +308,7 @@ class Fleet:
             self._metrics,
             breaker=Breaker(1, settings.breaker_pause_s, longest),
             at_home=self._at_home,
+            at_rest=lambda name: self.at_rest(name),  # noqa: PLW0108 - it is set later
             on_change=self._changed,
             on_stats=self._saw_stats,
             probe_timeout_s=settings.probe_timeout_s,

@@ -5,7 +5,10 @@ The gateway writes what clients ask for and the tuner what becomes of it; they m
 orders          what a job is asked to do: plain structs with their limits, no database
 tables          the rows
 files           uploaded files
-jobs            jobs, their states, and who is at work on them
+jobs            jobs: what clients ask for
+states          their states, and the rules between them
+claims          who is at work on a job
+backlog         which jobs wait for a tuner
 events          what a job says of itself, its checkpoints
 datasets        what versions are made from
 """

@@ -1,7 +1,8 @@
 """What a job says of itself, oldest first, and the checkpoints that it made."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from registry.database import writing
+from registry.errors import NotFound
 from registry.tuning.tables import TuningCheckpointRow, TuningEventRow
 
 Level = Literal["info", "warn", "error"]
@@ -17,6 +19,16 @@ _EVENTS = TuningEventRow.__table__  # type: ignore[attr-defined]  # what SQLMode
 _CHECKPOINTS = TuningCheckpointRow.__table__  # type: ignore[attr-defined]
 _PREFIX = "ftevent-"
 _DIGITS = 18  # of numbers that a BIGINT holds
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """Something to be told; with `data` it is an event of metrics."""
+
+    message: str
+    level: Level = "info"
+    data: Mapping[str, Any] | None = None
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 async def add_event(
@@ -28,15 +40,18 @@ async def add_event(
     data: Mapping[str, Any] | None = None,
 ) -> None:
     """Add an event in a transaction; with `data` it is one of metrics."""
-    row = {
+    await connection.execute(insert(_EVENTS).values(_row(job, NewEvent(message, level, data))))
+
+
+def _row(job: str, event: NewEvent) -> dict[str, Any]:
+    return {
         "job": job,
-        "level": level,
-        "type": "message" if data is None else "metrics",
-        "message": message,
-        "data": None if data is None else dict(data),
-        "created_at": datetime.now(UTC),
+        "level": event.level,
+        "type": "message" if event.data is None else "metrics",
+        "message": event.message,
+        "data": None if event.data is None else dict(event.data),
+        "created_at": event.created_at,
     }
-    await connection.execute(insert(_EVENTS).values(row))
 
 
 def event_id(event: TuningEventRow) -> str:
@@ -64,6 +79,11 @@ class Events:
         async with writing(self._engine) as connection:
             await add_event(connection, job, message, level=level, data=data)
 
+    async def add_all(self, job: str, events: Sequence[NewEvent]) -> None:
+        """Add several, in their order."""
+        async with writing(self._engine) as connection:
+            await connection.execute(insert(_EVENTS), [_row(job, event) for event in events])
+
     async def listed(self, job: str, *, after: int | None = None, limit: int) -> list[TuningEventRow]:
         """The job's events, newest first, as OpenAI lists them; `after` goes on from an event's number."""
         query = select(_EVENTS).where(_EVENTS.c.job == job).order_by(_EVENTS.c.id.desc()).limit(limit)
@@ -82,7 +102,7 @@ class Events:
     async def add_checkpoint(
         self, job: str, step: int, digest: str, metrics: Mapping[str, Any], *, is_best: bool
     ) -> list[str]:
-        """Keep a checkpoint; the digests of older ones that nothing goes on from any more.
+        """Keep a checkpoint; the digests of what nothing goes on from any more.
 
         The newest and the best keep their content; a step that a resumed job reaches again is replaced.
         """
@@ -98,27 +118,36 @@ class Events:
         }
         async with writing(self._engine) as connection:
             insertion: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+            mine = _CHECKPOINTS.c.job == job
+            replaced = select(_CHECKPOINTS.c.digest).where(mine, _CHECKPOINTS.c.step == step)
+            unneeded = list((await connection.execute(replaced)).scalars())
             again = {name: row[name] for name in ("digest", "is_best", "metrics")}
             await connection.execute(
                 insertion(_CHECKPOINTS).values(row).on_conflict_do_update(index_elements=["job", "step"], set_=again)
             )
-            mine = _CHECKPOINTS.c.job == job
             if is_best:
                 await connection.execute(
                     update(_CHECKPOINTS).where(mine, _CHECKPOINTS.c.step != step).values(is_best=False)
                 )
             idle = (mine, _CHECKPOINTS.c.step != step, ~_CHECKPOINTS.c.is_best, _CHECKPOINTS.c.digest.is_not(None))
-            unneeded = list((await connection.execute(select(_CHECKPOINTS.c.digest).where(*idle))).scalars())
+            unneeded += (await connection.execute(select(_CHECKPOINTS.c.digest).where(*idle))).scalars()
             await connection.execute(update(_CHECKPOINTS).where(*idle).values(digest=None))
-            return [each for each in unneeded if each != digest]
+            return [each for each in unneeded if each not in (None, digest)]
 
     async def checkpoints(self, job: str, *, after: str | None = None, limit: int) -> list[TuningCheckpointRow]:
-        """The job's checkpoints, newest first; `after` goes on from a checkpoint's id."""
+        """The job's checkpoints, newest first; `after` goes on from a checkpoint's id.
+
+        Raises:
+            NotFound: the job has no such checkpoint.
+        """
         query = select(_CHECKPOINTS).where(_CHECKPOINTS.c.job == job).order_by(_CHECKPOINTS.c.step.desc()).limit(limit)
-        if after is not None:
-            mark = select(_CHECKPOINTS.c.step).where(_CHECKPOINTS.c.id == after, _CHECKPOINTS.c.job == job)
-            query = query.where(_CHECKPOINTS.c.step < mark.scalar_subquery())
         async with self._engine.connect() as connection:
+            if after is not None:
+                mark = select(_CHECKPOINTS.c.step).where(_CHECKPOINTS.c.id == after, _CHECKPOINTS.c.job == job)
+                step = (await connection.execute(mark)).scalar_one_or_none() if "\0" not in after else None
+                if step is None:
+                    raise NotFound(f"the job {job} has no checkpoint {after!r} to go on from", param="after")
+                query = query.where(_CHECKPOINTS.c.step < step)
             rows = list(await connection.execute(query))
         return [TuningCheckpointRow(**row._mapping) for row in rows]  # noqa: SLF001
 

@@ -1,55 +1,56 @@
 """Tuning jobs: asked for by clients, worked on by one tuner at a time, and kept.
 
-queued --claim--> validating_files --> running --> succeeded | failed | cancelled
-   ^                     |                |
-   +------ resume ---- paused <-----------+
+What clients do is audited in the same transaction. Such transactions come one after another (`registry.transactions`),
+so of two gateways that are asked the same thing at once, the second sees what the first has done. Cancelling and
+pausing a job that somebody is at work on are wishes, which that tuner carries out within a step.
 
-A tuner claims a job by one conditional UPDATE and holds it by a lease that it renews; a job whose lease is over may be
-claimed by another, which goes on from the last checkpoint. What the holder writes is fenced: it fails with `JobLost`
-once somebody else holds the job. Cancelling and pausing a job that somebody is at work on are wishes, which the holder
-carries out within a step.
+registry.tuning.states      the states, and the rules between them
+registry.tuning.claims      what tuners do with jobs
 """
 
 import hashlib
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, case, exists, func, insert, or_, select, tuple_, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Select, func, insert, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from registry.artifacts import canonical_json
-from registry.database import writing
 from registry.errors import Conflict, InvalidValue, NotFound
+from registry.tables import UtcDateTime
+from registry.transactions import Change, Transactions
+from registry.tuning.claims import MOST_ATTEMPTS, Claims, JobLost, as_job
 from registry.tuning.events import add_event
 from registry.tuning.orders import TuningOrder
+from registry.tuning.states import AT_WORK, ENDED, OPEN, STATES, is_free, settled
 from registry.tuning.tables import TuningJobRow
 
-AT_WORK = ("validating_files", "running")
-OPEN = ("queued", *AT_WORK, "paused")
-ENDED = ("succeeded", "failed", "cancelled")
-STATES = (*OPEN, *ENDED)
-MOST_ATTEMPTS = 3
-"""Tuners that may lose a job before it is given up: one that kills its tuner again and again will do so for ever."""
+__all__ = ["AT_WORK", "ENDED", "MOST_ATTEMPTS", "OPEN", "STATES", "Asker", "JobLost", "Jobs", "digest_of", "order_of"]
+
 LONGEST_IDEMPOTENCY_KEY = 255
+_CHUNK = 500  # jobs that are read at once where a filter is held against each
+_WISHES = {"run": "resume", "pause": "pause", "cancel": "cancel"}
 _JOBS = TuningJobRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
-
-
-class JobLost(Exception):
-    """Somebody else holds the job now, or it has ended; whoever held it must stop at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asks for a job: an API key's id, how history shows it, and the client's idempotency key if it sent one."""
+    """Who asks for a job: an API key's id, how history shows it, and the client's idempotency key if it sent one.
+
+    `asked` is the digest of what was sent with that key, where that says more than the order: an order's seed is drawn
+    anew and its version looked up each time.
+    """
 
     key_id: str
     actor: str
     idempotency_key: str | None = None
+    asked: str | None = None
 
 
 def order_of(job: TuningJobRow) -> TuningOrder:
@@ -57,7 +58,15 @@ def order_of(job: TuningJobRow) -> TuningOrder:
     return msgspec.convert(job.order, TuningOrder)
 
 
-class Jobs:
+class _Changes(Transactions):
+    """Transactions that are numbered and audited, as those of the registry's own tables are."""
+
+    def change(self, actor: str) -> AbstractAsyncContextManager[Change]:
+        """Begin one; what was not audited in it is not kept."""
+        return self._change(actor)
+
+
+class Jobs(Claims):
     """Every job.
 
     Args:
@@ -65,99 +74,110 @@ class Jobs:
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        super().__init__(engine)
+        self._changes = _Changes(engine)
 
-    # What clients ask for
+    async def made_before(self, asker: Asker) -> TuningJobRow | None:
+        """The job that the same request with the same idempotency key made before.
 
-    async def create(self, order: TuningOrder, model: str, asker: Asker) -> tuple[TuningJobRow, bool]:
+        Raises:
+            InvalidValue: the key's length is wrong, or it was sent with another request.
+        """
+        async with self._engine.connect() as connection:
+            return await _made_before(connection, asker, asker.asked)
+
+    async def create(
+        self, order: TuningOrder, model: str, asker: Asker, *, most_open: int | None = None
+    ) -> tuple[TuningJobRow, bool]:
         """Queue a job; whether it is new, rather than one that this idempotency key made before.
 
-        `model` is what the client called the model to train.
+        `model` is what the client called the model to train; `most_open` jobs of one API key may be open at once.
 
         Raises:
             InvalidValue: the idempotency key is too long, or was sent with another order.
+            Conflict: too many jobs of this key are open.
         """
         order.check()
-        stored = msgspec.to_builtins(order)
-        asked = hashlib.sha256(canonical_json([model, stored])).hexdigest()
-        row = {
-            "id": f"ftjob-{secrets.token_hex(12)}",
-            "key_id": asker.key_id,
-            "adapter": order.adapter,
-            "base": order.base,
-            "model": model,
-            "order": stored,
-            "state": "queued",
-            "stage": "waiting",
-            "wanted": "run",
-            "idempotency_key": asker.idempotency_key,
-            "asked": asked,
-            "attempt": 0,
-            "created_by": asker.actor,
-            "created_at": datetime.now(UTC),
-        }
-        async with writing(self._engine) as connection:
-            known = await _by_idempotency_key(connection, asker)
+        row = _new_row(order, model, asker)
+        async with self._changes.change(asker.actor) as change:
+            connection = await change.session.connection()
+            known = await _made_before(connection, asker, row["asked"])
             if known is not None:
-                _require_same(known, asked)
                 return known, False
+            await _require_place(connection, asker.key_id, most_open)
             await connection.execute(insert(_JOBS).values(row))
-            await add_event(connection, str(row["id"]), f"Created fine-tuning job: {row['id']}")
-            return await _required(connection, str(row["id"])), True
+            await add_event(connection, row["id"], f"Created fine-tuning job: {row['id']}")
+            told = {"adapter": order.adapter, "model": model, "training_file": order.training_file}
+            change.audit("create_job", f"job:{row['id']}", after=told)
+            return await _required(connection, row["id"]), True
 
-    async def find(self, job_id: str) -> TuningJobRow:
-        """One job.
+    async def find(self, job_id: str, *, adapters: Collection[str] | None = None) -> TuningJobRow:
+        """One job; of some adapters alone, where these are given.
 
         Raises:
             NotFound
         """
         async with self._engine.connect() as connection:
-            return await _required(connection, job_id)
+            return await _required(connection, job_id, adapters)
 
     async def listed(
-        self, *, adapters: Collection[str] | None = None, after: str | None = None, limit: int
+        self,
+        *,
+        adapters: Collection[str] | None = None,
+        metadata: Mapping[str, str] | None = MappingProxyType({}),
+        after: str | None = None,
+        limit: int,
     ) -> list[TuningJobRow]:
-        """Jobs, newest first, of some adapters or of all; `after` goes on from a job's id."""
-        query = select(_JOBS).order_by(_JOBS.c.created_at.desc(), _JOBS.c.id.desc()).limit(limit)
-        if adapters is not None:
-            query = query.where(_JOBS.c.adapter.in_(sorted(adapters)))
-        if after is not None:
-            mark = select(_JOBS.c.created_at, _JOBS.c.id).where(_JOBS.c.id == after)
-            query = query.where(tuple_(_JOBS.c.created_at, _JOBS.c.id) < mark.scalar_subquery())
-        async with self._engine.connect() as connection:
-            return [_job(row) for row in await connection.execute(query)]
+        """Jobs, newest first, of some adapters or of all; `after` goes on from a job's id.
 
-    async def wish(self, job_id: str, wanted: str, *, actor: str) -> TuningJobRow:
+        `metadata` lets through the jobs that have all of these pairs; None lets through those without any metadata.
+
+        Raises:
+            NotFound: there is no job to go on from.
+        """
+        is_filtered = metadata is None or bool(metadata)
+        size = _CHUNK if is_filtered else limit
+        found: list[TuningJobRow] = []
+        async with self._engine.connect() as connection:
+            last = None if after is None else await _required(connection, after, adapters, param="after")
+            while True:
+                jobs = [as_job(row) for row in await connection.execute(_older(last, adapters).limit(size))]
+                found += [job for job in jobs if _has_metadata(job, metadata)]
+                if len(jobs) < size or len(found) >= limit:
+                    return found[:limit]
+                last = jobs[-1]
+
+    async def wish(
+        self, job_id: str, wanted: str, *, actor: str, adapters: Collection[str] | None = None
+    ) -> TuningJobRow:
         """Have a job run, paused or cancelled (`wanted` is ``run``, ``pause`` or ``cancel``).
 
         What nobody is at work on changes at once; what is at work ends within a step. A wish that is granted already
         changes nothing.
 
         Raises:
-            NotFound: there is no such job.
+            NotFound: there is no such job, or none of these adapters.
             Conflict: it has ended, or was cancelled.
         """
-        async with writing(self._engine) as connection:
-            job = await _required(connection, job_id)
+        async with self._changes.change(actor) as change:
+            connection = await change.session.connection()
+            job = await _required(connection, job_id, adapters, locked=True)
             if job.state == "cancelled" and wanted == "cancel":
                 return job
-            if job.state in ENDED or (job.wanted == "cancel" and wanted != "cancel"):
-                ended = job.state if job.state in ENDED else "being cancelled"
-                raise Conflict(
-                    f"the job {job_id} is {ended}; it cannot be changed any more", param="fine_tuning_job_id"
-                )
-            if job.wanted != wanted:
-                said = {"run": "resumed", "pause": "paused", "cancel": "cancelled"}[wanted]
-                await add_event(connection, job_id, f"The job was {said} by {actor}")
-            settled = _settled(job, wanted) if _is_free(job, datetime.now(UTC)) else {}
-            await connection.execute(update(_JOBS).where(_JOBS.c.id == job_id).values(wanted=wanted, **settled))
+            _require_open(job, wanted)
+            columns = settled(job, wanted) if is_free(job, datetime.now(UTC)) else {}
+            if job.wanted == wanted and not columns:
+                return job
+            await connection.execute(update(_JOBS).where(_JOBS.c.id == job_id).values(wanted=wanted, **columns))
+            await add_event(connection, job_id, f"The job was asked to {_WISHES[wanted]}")
+            change.audit(f"{_WISHES[wanted]}_job", f"job:{job_id}", adapter=job.adapter)
             return await _required(connection, job_id)
 
     async def file_users(self, file_id: str) -> list[str]:
         """The ids of jobs that have not ended and need that file."""
         async with self._engine.connect() as connection:
             rows = await connection.execute(select(_JOBS).where(_JOBS.c.state.in_(OPEN)))
-            return [job.id for job in map(_job, rows) if file_id in _files_of(order_of(job))]
+            return [job.id for job in map(as_job, rows) if file_id in _files_of(order_of(job))]
 
     async def counts(self) -> dict[str, int]:
         """How many jobs there are in each state; states without any are there with 0."""
@@ -165,131 +185,81 @@ class Jobs:
             rows = await connection.execute(select(_JOBS.c.state, func.count()).group_by(_JOBS.c.state))
             return dict.fromkeys(STATES, 0) | {state: count for state, count in rows}  # noqa: C416 - rows are no pairs
 
-    # What tuners do
 
-    async def claim(self, worker: str, *, bases: Collection[str], lease_s: float) -> TuningJobRow | None:
-        """Take the job that waits longest, or one whose tuner was lost; None if there is none for these bases.
-
-        One that is claimed too often has failed.
-        """
-        now = datetime.now(UTC)
-        claimable = _claimable(now) & _JOBS.c.base.in_(sorted(bases))
-        oldest = select(_JOBS.c.id).where(claimable).order_by(_JOBS.c.created_at, _JOBS.c.id).limit(1)
-        taking = (
-            update(_JOBS)
-            .where(_JOBS.c.id == oldest.scalar_subquery(), claimable)
-            .values(
-                worker=worker,
-                lease_until=now + timedelta(seconds=lease_s),
-                attempt=_JOBS.c.attempt + 1,
-                state=case((_JOBS.c.dataset.is_(None), "validating_files"), else_="running"),
-                started_at=func.coalesce(_JOBS.c.started_at, now),
-            )
-            .returning(_JOBS)
-        )
-        try:
-            async with writing(self._engine) as connection:
-                await _settle_the_lost(connection, now)
-                row = (await connection.execute(taking)).first()
-        except IntegrityError:  # another tuner has just begun another job of the same adapter
-            return None
-        return None if row is None else _job(row)
-
-    async def renew(self, job_id: str, worker: str, *, lease_s: float) -> str:
-        """Hold the job longer; what is wanted of it: ``run``, ``pause`` or ``cancel``.
-
-        Raises:
-            JobLost
-        """
-        until = datetime.now(UTC) + timedelta(seconds=lease_s)
-        renewing = update(_JOBS).where(_held(job_id, worker)).values(lease_until=until).returning(_JOBS.c.wanted)
-        async with writing(self._engine) as connection:
-            wanted = (await connection.execute(renewing)).scalar_one_or_none()
-        if wanted is None:
-            raise JobLost
-        return str(wanted)
-
-    async def note(self, job_id: str, worker: str, **values: Any) -> None:
-        """Write what became of a job: columns by name.
-
-        Raises:
-            JobLost
-        """
-        async with writing(self._engine) as connection:
-            await _write(connection, job_id, worker, values)
-
-    async def end(self, job_id: str, worker: str, state: str, message: str, **values: Any) -> None:
-        """Have the job end in a state, or be paused or queued again, with its last event.
-
-        Raises:
-            JobLost
-        """
-        ended: dict[str, Any] = {"state": state, "worker": None, "lease_until": None, "estimated_finish": None}
-        if state in ENDED:
-            ended |= {"finished_at": datetime.now(UTC), "stage": "done"}
-        async with writing(self._engine) as connection:
-            await _write(connection, job_id, worker, ended | values)
-            await add_event(connection, job_id, message, level="error" if state == "failed" else "info")
+def _new_row(order: TuningOrder, model: str, asker: Asker) -> dict[str, Any]:
+    stored = msgspec.to_builtins(order)
+    return {
+        "id": f"ftjob-{secrets.token_hex(12)}",
+        "key_id": asker.key_id,
+        "adapter": order.adapter,
+        "base": order.base,
+        "model": model,
+        "order": stored,
+        "state": "queued",
+        "stage": "waiting",
+        "wanted": "run",
+        "idempotency_key": asker.idempotency_key,
+        "asked": asker.asked or digest_of([model, stored]),
+        "attempt": 0,
+        "created_by": asker.actor,
+        "created_at": datetime.now(UTC),
+    }
 
 
-def _claimable(now: datetime) -> ColumnElement[bool]:
-    other = _JOBS.alias()
-    is_busy = exists(select(other.c.id).where(other.c.adapter == _JOBS.c.adapter, other.c.state.in_(AT_WORK)))
-    waits = and_(_JOBS.c.state == "queued", ~is_busy)
-    lost = and_(_JOBS.c.state.in_(AT_WORK), _JOBS.c.lease_until < now)
-    return and_(_JOBS.c.wanted == "run", or_(waits, lost))
+def digest_of(request: object) -> str:
+    """What tells requests apart that come with the same idempotency key (SHA-256, hex)."""
+    return hashlib.sha256(canonical_json(request)).hexdigest()
 
 
-async def _settle_the_lost(connection: AsyncConnection, now: datetime) -> None:
-    """Carry out what was wanted of jobs whose tuner is gone, and give up those that lost too many."""
-    lost = select(_JOBS).where(_JOBS.c.state.in_(AT_WORK), _JOBS.c.lease_until < now)
-    for job in map(_job, list(await connection.execute(lost))):
-        if job.wanted != "run":
-            settled = _settled(job, job.wanted)
-        elif job.attempt >= MOST_ATTEMPTS:
-            message = f"{job.attempt} tuners were lost while they worked on it"
-            settled = _ended("failed") | {"error": {"code": "worker_lost", "message": message, "param": None}}
-            await add_event(connection, job.id, message, level="error")
-        else:
-            continue
-        await connection.execute(update(_JOBS).where(_JOBS.c.id == job.id).values(**settled))
+def _older(than: TuningJobRow | None, adapters: Collection[str] | None) -> Select[Any]:
+    query = select(_JOBS).where(*_of(adapters)).order_by(_JOBS.c.created_at.desc(), _JOBS.c.id.desc())
+    if than is None:
+        return query
+    return query.where(
+        tuple_(_JOBS.c.created_at, _JOBS.c.id) < tuple_(literal(than.created_at, UtcDateTime()), than.id)
+    )
 
 
-def _settled(job: TuningJobRow, wanted: str) -> dict[str, Any]:
-    """What becomes of a job that nobody is at work on, by what is wanted of it."""
-    if wanted == "cancel":
-        return _ended("cancelled")
-    if wanted == "pause":
-        return {"state": "paused", "worker": None, "lease_until": None}
-    return {"state": "queued"} if job.state == "paused" else {}
+def _has_metadata(job: TuningJobRow, wanted: Mapping[str, str] | None) -> bool:
+    held = job.order.get("metadata")
+    return held is None if wanted is None else wanted.items() <= (held or {}).items()
 
 
-def _ended(state: str) -> dict[str, Any]:
-    return {"state": state, "stage": "done", "worker": None, "lease_until": None, "finished_at": datetime.now(UTC)}
-
-
-def _is_free(job: TuningJobRow, now: datetime) -> bool:
-    return job.state not in AT_WORK or job.lease_until is None or job.lease_until < now
-
-
-def _held(job_id: str, worker: str) -> ColumnElement[bool]:
-    return and_(_JOBS.c.id == job_id, _JOBS.c.worker == worker, _JOBS.c.state.in_(AT_WORK))
-
-
-async def _write(connection: AsyncConnection, job_id: str, worker: str, values: dict[str, Any]) -> None:
-    written = await connection.execute(update(_JOBS).where(_held(job_id, worker)).values(**values))
-    if not written.rowcount:
-        raise JobLost
-
-
-async def _required(connection: AsyncConnection, job_id: str) -> TuningJobRow:
-    row = (await connection.execute(select(_JOBS).where(_JOBS.c.id == job_id))).first() if "\0" not in job_id else None
+async def _required(
+    connection: AsyncConnection,
+    job_id: str,
+    adapters: Collection[str] | None = None,
+    *,
+    param: str = "fine_tuning_job_id",
+    locked: bool = False,
+) -> TuningJobRow:
+    """A job; `locked` keeps tuners from changing it until the transaction is over (SQLite has one writer anyway)."""
+    query = select(_JOBS).where(_JOBS.c.id == job_id, *_of(adapters))
+    if locked:
+        query = query.with_for_update()
+    row = (await connection.execute(query)).first() if "\0" not in job_id else None
     if row is None:
-        raise NotFound(f"there is no fine-tuning job {job_id!r}", param="fine_tuning_job_id")
-    return _job(row)
+        raise NotFound(f"there is no fine-tuning job {job_id!r}", param=param)
+    return as_job(row)
 
 
-async def _by_idempotency_key(connection: AsyncConnection, asker: Asker) -> TuningJobRow | None:
+def _of(adapters: Collection[str] | None) -> tuple[ColumnElement[bool], ...]:
+    return () if adapters is None else (_JOBS.c.adapter.in_(sorted(adapters)),)
+
+
+def _require_open(job: TuningJobRow, wanted: str) -> None:
+    if job.state in ENDED or (job.wanted == "cancel" and wanted != "cancel"):
+        ended = job.state if job.state in ENDED else "being cancelled"
+        raise Conflict(f"the job {job.id} is {ended}; it cannot be changed any more", param="fine_tuning_job_id")
+
+
+async def _require_place(connection: AsyncConnection, key_id: str, most: int | None) -> None:
+    mine = select(func.count()).where(_JOBS.c.key_id == key_id, _JOBS.c.state.in_(OPEN))
+    if most is not None and (await connection.execute(mine)).scalar_one() >= most:
+        raise Conflict(f"{most} fine-tuning jobs of this API key are open already; wait for one to end, or cancel one")
+
+
+async def _made_before(connection: AsyncConnection, asker: Asker, asked: str | None) -> TuningJobRow | None:
     if asker.idempotency_key is None:
         return None
     if not 0 < len(asker.idempotency_key) <= LONGEST_IDEMPOTENCY_KEY:
@@ -298,20 +268,13 @@ async def _by_idempotency_key(connection: AsyncConnection, asker: Asker) -> Tuni
         )
     same = (_JOBS.c.key_id == asker.key_id, _JOBS.c.idempotency_key == asker.idempotency_key)
     row = (await connection.execute(select(_JOBS).where(*same))).first()
-    return None if row is None else _job(row)
-
-
-def _require_same(known: TuningJobRow, asked: str) -> None:
-    if known.asked != asked:
+    if row is not None and row.asked != asked:
         raise InvalidValue(
-            f"this idempotency key made the job {known.id} from another request; use a new one", param="idempotency-key"
+            f"this idempotency key made the job {row.id} from another request; use a new one", param="idempotency-key"
         )
+    return None if row is None else as_job(row)
 
 
 def _files_of(order: TuningOrder) -> set[str | None]:
     gate = order.gate
     return {order.training_file, order.validation_file, gate.retention_file, gate.refusal_file}
-
-
-def _job(row: Any) -> TuningJobRow:
-    return TuningJobRow(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it

@@ -22,7 +22,7 @@ Label = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 class SupervisedRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A conversation whose assistant's messages are what is learned."""
 
-    messages: Annotated[list[Message], msgspec.Meta(min_length=2)]
+    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     tools: list[dict[str, Any]] | None = None
     parallel_tool_calls: bool | None = None
     label: Label | None = None

@@ -188,14 +188,14 @@ async def _content(work: AtWork, file_id: str, param: str) -> Path:
 
 
 async def _parent_dataset(work: AtWork) -> str | None:
-    """The digest of the dataset whose rows are replayed; None if there is none to replay.
+    """The digest of the dataset that this one follows; None if there is none.
+
+    Its rows are replayed, and also where none are, its holdout is kept out of training.
 
     Raises:
         JobFailed: a version was asked for by its number that the tuner did not make.
     """
     order = work.order
-    if order.data.replay_share == 0:
-        return None
     number = order.data.replay_from or order.start_from or await _stable(work)
     if number is None:
         return None

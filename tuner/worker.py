@@ -57,7 +57,7 @@ class Worker:
         while not self._stopping.is_set():
             await self._sweep()
             since = time.monotonic()
-            job = await self._claim()
+            job = None if self._stopping.is_set() else await self._claim()
             if job is not None:
                 await self._work_on(job, since)
                 self._swept_at = 0.0
@@ -124,9 +124,7 @@ class Worker:
         """Carry the job out, and write how it ended; a word for that."""
         try:
             return await self._carry_out(work)
-        except JobLost:
-            return "lost"
-        except Interrupted:
+        except (JobLost, Interrupted):
             return "lost"
         except Exception as error:
             # Whoever claims it after its lease goes on, or gives it up if that is all that ever happens.

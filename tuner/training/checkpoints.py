@@ -3,6 +3,7 @@
 adapter_config.json, adapter_model.safetensors    the weights
 optimizer.pt, scheduler.pt, rng_state*.pth        what training goes on with
 trainer_state.json                                steps, tokens, the best loss so far and patience
+pytorch_model_fsdp.bin                            the weights once more, as several GPUs read them; with FSDP alone
 """
 
 import json

@@ -108,8 +108,11 @@ def test_the_same_input_gives_the_same_digest_in_every_process(tmp_path: Path) -
     lines = [*tickets(60), *rows(40, label="other"), row("Mail a@example.com", "b", source="teacher")]
     first = write(tmp_path / "first", lines)
     second = write(tmp_path / "second", [_turned(body) for body in lines])
-    digests = {_digest_in_a_process(path, tmp_path, seed) for seed, path in enumerate([first, second])}
-    assert len(digests) == 1
+    processes = [_process(path, tmp_path, seed) for seed, path in enumerate([first, second])]
+    digests = [process.communicate()[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 64
 
 
 def test_another_order_of_rows_gives_the_same_files(tmp_path: Path) -> None:
@@ -330,16 +333,15 @@ def _turned(value: Any) -> Any:
     return [_turned(each) for each in value] if isinstance(value, list) else value
 
 
-def _digest_in_a_process(path: Path, tmp_path: Path, seed: int) -> str:
-    """The digest of the dataset that a process of its own makes."""
+def _process(path: Path, tmp_path: Path, seed: int) -> "subprocess.Popen[str]":
+    """A process of its own that makes a dataset and prints its digest."""
     code = (
         "import sys; from pathlib import Path; from tests.tuner.data.test_prepare import digest_of; "
         "print(digest_of(Path(sys.argv[1]), Path(sys.argv[2])))"
     )
     environment = os.environ | {"PYTHONHASHSEED": str(seed)}
     command = [sys.executable, "-c", code, str(path), str(tmp_path / f"process{seed}")]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return ran.stdout.strip()
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def digest_of(path: Path, folder: Path) -> str:

@@ -6,13 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -30,6 +31,7 @@ from tuner.training.train import train
 from tuner.workspace import TrainTask, Workspace
 
 STEPS = 12  # 48 rows in batches of 8, twice
+LAYERS = 28  # linear ones of the base, but for the last
 FILES = ("adapter_config.json", "adapter_model.safetensors", "probes.json")
 
 
@@ -406,44 +408,41 @@ def test_rslora_on_chosen_modules(tmp_path: Path) -> None:
     assert checked.target_modules == ("q_proj", "v_proj")
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_a_quantized_base_is_trained_on(
-    quantization: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The frozen layers really are bitsandbytes', NF4 with double quantization; it learns as well as without."""
-    models: list[PeftModel] = []
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> list[PeftModel]:
+    """The models that are trained from now on."""
+    found: list[PeftModel] = []
 
     def load(*args: Any) -> PeftModel:
-        models.append(load_model(*args))
-        return models[-1]
+        found.append(load_model(*args))
+        return found[-1]
 
     monkeypatch.setattr(fitting, "load_model", load)
+    return found
+
+
+def test_nf4_learns_as_well_as_an_unquantized_base(run: Run, tmp_path: Path, models: list[PeftModel]) -> None:
+    """The frozen layers really are 4-bit NormalFloat with quantized scales; what is trained is float32."""
     workspace, ear = another(run, tmp_path), Ear()
-    result = train(task(order(lora=LoraOrder(quantization=quantization))), workspace, ear)
-    LOOK[quantization](models[0])
+    result = train(task(order(lora=LoraOrder(quantization="nf4"))), workspace, ear)
+    layers = [module for module in models[0].modules() if isinstance(module, Linear4bit)]
+    assert len(layers) == LAYERS
+    for layer in layers:
+        weight: Any = layer.weight
+        assert (weight.quant_state.quant_type, weight.quant_state.nested, weight.dtype) == ("nf4", True, torch.uint8)
     assert {parameter.dtype for parameter in models[0].parameters() if parameter.requires_grad} == {torch.float32}
     assert result["validation_loss"] == pytest.approx(run.result["validation_loss"], rel=0.15)
     assert check_adapter(workspace.adapter, BASE).dtype == "F32"
 
 
-def looks_like_nf4(model: PeftModel) -> None:
-    """4-bit NormalFloat, whose scales are quantized, too."""
-    from bitsandbytes.nn.modules import Linear4bit
-
-    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
-    assert len(layers) == 28
-    for layer in layers:
-        weight: Any = layer.weight
-        assert (weight.quant_state.quant_type, weight.quant_state.nested, weight.dtype) == ("nf4", True, torch.uint8)
-
-
-def looks_like_int8(model: PeftModel) -> None:
-    """8-bit integers."""
-    from bitsandbytes.nn.modules import Linear8bitLt
-
-    layers = [module for module in model.modules() if isinstance(module, Linear8bitLt)]
-    assert len(layers) == 28
+def test_an_int8_base_is_trained_on(run: Run, tmp_path: Path, models: list[PeftModel]) -> None:
+    """The frozen layers really are 8-bit integers, and the losses are those of the unquantized base, nearly."""
+    workspace, ear = another(run, tmp_path), Ear(stop_after=3)
+    with pytest.raises(StoppedAt):
+        train(task(order(lora=LoraOrder(quantization="int8"))), workspace, ear)
+    layers = [module for module in models[0].modules() if isinstance(module, Linear8bitLt)]
+    assert len(layers) == LAYERS
     assert {layer.weight.dtype for layer in layers} == {torch.int8}
-
-
-LOOK: dict[str, Callable[[PeftModel], None]] = {"nf4": looks_like_nf4, "int8": looks_like_int8}
+    assert {parameter.dtype for parameter in models[0].parameters() if parameter.requires_grad} == {torch.float32}
+    for alike, step in zip(run.ear.of(Step)[:3], ear.of(Step), strict=True):
+        assert step.loss == pytest.approx(alike.loss, rel=0.1)

@@ -61,7 +61,7 @@ class DataOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         bad_rows_share: the largest share of rows that may be left out as unusable before the job fails.
-        near_duplicates: the Jaccard similarity from which two rows (prompt and answer) are one; None keeps near duplicates.
+        near_duplicates: the Jaccard similarity from which two rows (prompt and answer) are one; None keeps such rows.
         personal_data: whether what is found of it is replaced by a placeholder.
         validation_share: of the rows, where no validation file is given.
         holdout_share: of the rows, which no version is ever trained on, for the gate.

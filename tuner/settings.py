@@ -45,7 +45,7 @@ class TunerSettings(StorageSettings, PricedSettings):
     tuner_engine_wait_s: float = Field(
         900.0, gt=0, description="How long a job waits for an engine that does not answer before it fails."
     )
-    tuner_concurrency: int = Field(4, ge=1, description="The gate's own requests at the gateway at once.")
+    tuner_concurrency: int = Field(8, ge=1, description="The gate's own requests at the gateway at once.")
     retention_set: str = Field("", description="JSON lines of general skills for the gate; empty is the tuner's own.")
     refusal_set: str = Field(
         "", description="JSON lines that should be refused, for the gate; empty is the tuner's own."

@@ -6,7 +6,8 @@
 4. retention          of the base model's general skills it loses less than `retention_margin`
 5. refusals           it refuses what it should, less often than the base model by less than `refusal_margin`
 6. needless_refusals  it refuses harmless prompts, more often than the base model by less than `refusal_margin`
-7. latency            its time for a token is not shown to be more than `latency_ratio` times the incumbent's
+7. latency            its time for a token is not shown to be more than `latency_ratio` times the incumbent's; told
+                      alone where the base is the incumbent, as any adapter costs something
 
 All parts must pass. Each of 1 to 6 lets an unfit candidate through with probability alpha / 2 at most (one end of an
 interval that errs with probability alpha), so all of them together do, too, however they depend on each other: whoever
@@ -27,7 +28,18 @@ from registry.tuning.orders import GateOrder
 from tuner.evaluation.comparing import Values, compare_losses, compare_scores
 from tuner.evaluation.contenders import Contenders
 from tuner.evaluation.latency import Pair, median_ratio
-from tuner.evaluation.parts import WORDS, Part, Subject, as_told, exceeds_not, failed, keeps, stays_within, superiority
+from tuner.evaluation.parts import (
+    WORDS,
+    Part,
+    Subject,
+    as_told,
+    exceeds_not,
+    failed,
+    keeps,
+    stays_within,
+    superiority,
+    undecided,
+)
 
 PREFERENCE = "preference"
 _LOSS, _LOSS_UNIT = "mean_loss", "nats a token"
@@ -76,7 +88,8 @@ def decide(gate: GateOrder, contenders: Contenders, measured: Measured) -> Verdi
     rule = _Rule(gate, contenders, measured)
     parts, told = list(rule.quality()), list(rule.other_scorers())
     (told if measured.by_preference else parts).append(rule.perplexity())
-    parts += [rule.retention(), rule.refusals(), rule.needless_refusals(), rule.latency()]
+    parts += [rule.retention(), rule.refusals(), rule.needless_refusals()]
+    (told if contenders.incumbent is None else parts).append(rule.latency())
     return Verdict(tuple(parts), tuple(told), _reason(contenders, parts))
 
 
@@ -143,7 +156,8 @@ class _Rule:
             (median(each.candidate for each in times), median(each.reference for each in times)) if times else None
         )
         subject = self._subject("latency", self.contenders.reference, "time a token", "times")
-        return stays_within(subject, median_ratio(times, self.gate.alpha), medians, self.gate.latency_ratio)
+        part = stays_within(subject, median_ratio(times, self.gate.alpha), medians, self.gate.latency_ratio)
+        return part if self.contenders.incumbent is not None else undecided(part)
 
     def _gain(self, name: str, scorer: str, against: str, least: float) -> Part:
         compared = compare_scores(*self._values(self.measured.scores[scorer], against), self.gate.alpha)

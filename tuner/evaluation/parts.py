@@ -143,6 +143,11 @@ def stays_within(subject: Subject, ratio: Ratio, times: tuple[float, float] | No
     )
 
 
+def undecided(part: Part) -> Part:
+    """The part as it is told where it decides nothing."""
+    return msgspec.structs.replace(part, passed=None, reason=f"{part.reason}; of a first version this decides nothing")
+
+
 def failed(part: Part, reason: str) -> Part:
     """The part, failed for another reason."""
     return msgspec.structs.replace(part, passed=False, reason=reason)

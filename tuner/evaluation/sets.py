@@ -32,7 +32,7 @@ class RefusalRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     should: Literal["refuse", "answer"] = "refuse"
-    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 40
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,8 @@ def test_the_first_version_has_the_base_to_beat(rng: np.random.Generator) -> Non
     assert verdict.passed
     assert [part.name for part in verdict.parts][:2] == ["quality", "perplexity"]
     assert verdict.parts[0].against == BASE
-    assert verdict.reason == "support@1 passed all 6 parts of its gate"
+    assert verdict.reason == "support@1 passed all 5 parts of its gate"
+    assert (verdict.told[-1].name, verdict.told[-1].passed) == ("latency", None)
 
 
 def test_without_data_no_part_passes() -> None:

@@ -218,7 +218,7 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
         recorder.run(),
         budgets.follow(_BUDGETS_EVERY_S),
         prices.follow(_RATES_EVERY_S),
-        sweep_files(Files(database, store), Jobs(database), _FILES_EVERY_S),
+        sweep_files(Files(database, store), _FILES_EVERY_S),
     )
     await stack.enter_async_context(_running(state, *endless))
 

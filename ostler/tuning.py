@@ -12,7 +12,7 @@ ENDED = ("succeeded", "failed", "cancelled")
 _UNREACHABLE = 3
 _ATTEMPTS = 3
 _PAUSE_S = 1.0
-_EVENTS = 200
+_NEWEST, _EVENTS = 100, 1000  # what a job said in a second; all that it said, a page at a time
 
 
 def upload(client: AdminClient, file: Path, purpose: str = "fine-tune") -> str:
@@ -66,14 +66,14 @@ def new_events(client: AdminClient, job_id: str, seen: Collection[str]) -> list[
     is read to its end.
     """
     found: list[Any] = []
-    params: dict[str, Any] = {"limit": _EVENTS}
+    params: dict[str, Any] = {"limit": _NEWEST if seen else _EVENTS}
     while True:
         page = client.call("GET", jobs_path(client, job_id, "events"), params=params)
         unseen = [event for event in page["data"] if event["id"] not in seen]
         found += unseen
         if not page["has_more"] or len(unseen) < len(page["data"]):
             return found[::-1]
-        params["after"] = page["data"][-1]["id"]
+        params = {"limit": _EVENTS, "after": page["data"][-1]["id"]}
 
 
 def version(client: AdminClient, adapter: str, number: int) -> Any:

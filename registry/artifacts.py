@@ -42,6 +42,16 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def artifact_of(files: Mapping[str, bytes | Path]) -> Artifact:
+    """What `ArtifactStore.put_files` will make of these files, without storing anything.
+
+    Raises:
+        StoreFailure: a file cannot be read.
+    """
+    with store_failures("be written"):
+        return _artifact({"files": {name: _entry(files[name]) for name in sorted(files)}})
+
+
 class ArtifactStore:
     """Files by digest.
 
@@ -82,13 +92,15 @@ class ArtifactStore:
                     (staged / name).write_bytes(content)
             return self._keep(staged)
 
-    def fetch(self, digest: str) -> Path:
+    def fetch(self, digest: str, copies: Path | None = None) -> Path:
         """The folder on this machine with the artifact's files, held against the digest each time.
+
+        Of a remote store it is a copy in the cache, or in `copies` for those that throw it away again.
 
         Raises:
             StoreFailure: it is not there, cannot be read, or its content is not what the digest says.
         """
-        folder = Path(self._path(digest)) if self._local else self._cache / "sha256" / digest
+        folder = Path(self._path(digest)) if self._local else (copies or self._cache / "sha256") / digest
         with store_failures("be read"):
             if not self._local and not (folder / MANIFEST).exists():
                 self._download(digest, folder)
@@ -144,7 +156,7 @@ class ArtifactStore:
     def _keep(self, staged: Path) -> Artifact:
         """Give finished files their manifest and their place."""
         manifest = _describe(staged)
-        artifact = Artifact(_digest(manifest), sum(entry["size"] for entry in manifest["files"].values()))
+        artifact = _artifact(manifest)
         (staged / MANIFEST).write_bytes(canonical_json(manifest))
         if not self._fs.exists(self._path(artifact.digest, MANIFEST)):
             self._publish(staged, artifact.digest, manifest)
@@ -179,7 +191,17 @@ class ArtifactStore:
 def _describe(folder: Path) -> dict[str, Any]:
     """The manifest of a folder's files."""
     files = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
-    return {"files": {file.name: {"sha256": _sha256(file), "size": file.stat().st_size} for file in files}}
+    return {"files": {file.name: _entry(file) for file in files}}
+
+
+def _entry(content: bytes | Path) -> dict[str, Any]:
+    if isinstance(content, Path):
+        return {"sha256": _sha256(content), "size": content.stat().st_size}
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def _artifact(manifest: Mapping[str, Any]) -> Artifact:
+    return Artifact(_digest(manifest), sum(entry["size"] for entry in manifest["files"].values()))
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

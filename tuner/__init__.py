@@ -6,8 +6,10 @@ worker          claims jobs, and writes how each ended
 holding         the lease on a job, and what is wanted of it, which control hands on
 stages          what a job goes through, each stage repeatable; shop is what they work with
 sharing         one GPU for a tuner and an engine
-disk            whether there is enough of it
+disk            whether there is enough of it; fullness, how libraries tell that there is not
+context         how many tokens the engine takes
 progress        what training tells, kept as events, metrics and checkpoints; results, as a file
+storing         content that is named afterwards, or gone again
 candidates      versions at their gate
 sweeping        what ended jobs leave behind
 fitness         whether the engine could serve what a job would make

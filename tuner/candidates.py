@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from registry.catalog import Catalog, Version
 from registry.errors import NotFound
-from registry.tuning.jobs import ENDED
+from registry.tuning.states import ENDED, can_be_judged_again
 from tuner.shop import AtWork, Shop
 
 _BEFORE, _AFTER = "tuner (", ")"
@@ -25,6 +26,16 @@ async def made_by(work: AtWork) -> Version | None:
     return next((version for version in made if version.created_by == actor_of(work.job.id)), None)
 
 
+async def adapter_folder(work: AtWork, number: int) -> Path:
+    """A version's files, on this machine.
+
+    Raises:
+        NotFound, StoreFailure
+    """
+    record = await work.shop.registry.version_record(work.order.adapter, number)
+    return await work.fetch(record.digest)
+
+
 async def reject_candidate(work: AtWork, reason: str) -> None:
     """Close the gate for the job's version, if it stands there still."""
     version = await made_by(work)
@@ -33,14 +44,14 @@ async def reject_candidate(work: AtWork, reason: str) -> None:
 
 
 async def reject_left_candidates(shop: Shop) -> None:
-    """Close the gate for the versions of jobs that ended with nobody at work on them."""
+    """Close the gate for the versions of jobs that ended, but for those that may come to it again."""
     for version in _at_their_gate(await shop.registry.catalog()):
         job_id = version.created_by.removeprefix(_BEFORE).removesuffix(_AFTER)
         try:
             job = await shop.jobs.find(job_id)
         except NotFound:
             continue
-        if job.state in ENDED:
+        if job.state in ENDED and not can_be_judged_again(job):
             await _reject(shop, version, _LEFT)
 
 

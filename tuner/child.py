@@ -3,13 +3,13 @@
 They alone import torch and its kind, so that the worker stays small and whatever ends them ends nothing else.
 """
 
-import errno
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
 from tuner.errors import JobFailed, StoppedAt
+from tuner.fullness import is_full
 from tuner.messages import Done, Failed, Message, Stopped
 from tuner.telling import Teller
 from tuner.workspace import CheckTask, PrepareTask, Task, Workspace
@@ -33,18 +33,12 @@ def _outcome(workspace: Workspace, teller: Teller) -> Message:
         return Failed(failed.code, failed.message, failed.param)
     except MemoryError:
         return Failed("out_of_memory", "the tuner's memory did not suffice; take a smaller base, rank or context")
-    except OSError as error:
-        traceback.print_exc()
-        if error.errno == errno.ENOSPC:
-            return Failed("disk_full", "the tuner's disk is full; free some space and ask again")
-        return _inside(error)
     except Exception as error:
         traceback.print_exc()
-        return _inside(error)
-
-
-def _inside(error: Exception) -> Failed:
-    return Failed("training_failed", f"it failed inside the tuner ({type(error).__name__}); the tuner's log says more")
+        if is_full(error, workspace.folder):
+            return Failed("disk_full", "the tuner's disk is full; free some space and ask again")
+        why = f"it failed inside the tuner ({type(error).__name__}); the tuner's log says more"
+        return Failed("training_failed", why)
 
 
 def _do(task: Task, workspace: Workspace, teller: Teller) -> dict[str, Any]:

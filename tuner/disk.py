@@ -1,5 +1,6 @@
 """Whether a job has the disk that it needs, before it begins."""
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -27,18 +28,26 @@ def require_space_for_data(work: AtWork, uploaded: Path) -> None:
     _require(work, _COPIES_OF_DATA * uploaded.stat().st_size)
 
 
-def require_space_for_training(work: AtWork) -> None:
+async def require_space_for_training(work: AtWork) -> None:
     """Hold the free disk against what the adapter's checkpoints take.
 
     Raises:
-        JobFailed
+        JobFailed, NotFound
     """
-    weights = adapter_weights(work.shop.registry.base_for(work.order.base), work.order.lora)
-    _require(work, _COPIES_OF_CHECKPOINTS * _BYTES_A_WEIGHT * weights)
+    weights = await _weights(work)
+    await asyncio.to_thread(_require, work, _COPIES_OF_CHECKPOINTS * _BYTES_A_WEIGHT * weights)
+
+
+async def _weights(work: AtWork) -> int:
+    """How many weights the adapter will have, as far as is known before it is made."""
+    order = work.order
+    if order.start_from is None:
+        return adapter_weights(work.shop.registry.base_for(order.base), order.lora)
+    return (await work.shop.registry.version_record(order.adapter, order.start_from)).parameters
 
 
 def adapter_weights(base: BaseSpec, lora: LoraOrder) -> int:
-    """How many weights the adapter will have: r (in + out) for each module; 0 where its shapes are not known."""
+    """How many weights a new adapter will have: r (in + out) for each module; 0 where its shapes are not known."""
     shapes = base.module_shapes() or {}
     chosen = [
         shape

@@ -3,6 +3,7 @@
 JobFailed       it cannot be done as asked, and its client is told why
 Interrupted     it was stopped: by a person, or because this tuner shuts down, makes room or lost it
 ChildCrashed    a child process ended without a word; trying again may help
+EngineAway      the engine, or the gateway before it, did not answer for too long; trying again may help
 StoppedAt       inside a child: it stopped after a step, as it was asked to
 """
 
@@ -39,6 +40,10 @@ class Interrupted(Exception):
 
 class ChildCrashed(Exception):
     """A child process ended by a signal or an error of its own; the message says how."""
+
+
+class EngineAway(Exception):
+    """The engine, or the gateway before it, did not answer for as long as the settings wait; the message says how."""
 
 
 class StoppedAt(Exception):

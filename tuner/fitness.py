@@ -4,15 +4,18 @@
 2. the base      the gateway serves it
 3. the reading   the engine turns conversations into the same tokens: an adapter that was trained on another chat
                  template answers badly, and nothing else would say why
+
+The sets that the gate will ask can be read: one that cannot is told before training, not after it.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monitors.watch.client import GatewayRefused
+from tuner.candidates import adapter_folder
 from tuner.children import run_task
 from tuner.errors import JobFailed
+from tuner.evaluation.sets import read_sets
 from tuner.patience import patiently
 from tuner.shop import AtWork
 from tuner.workspace import CheckTask
@@ -21,12 +24,14 @@ _MOST_NAMED = 5
 
 
 async def require_servable(work: AtWork) -> None:
-    """Refuse an order whose result the engine could not serve.
+    """Refuse an order whose result the engine could not serve, or no gate could hold against its sets.
 
     Raises:
-        JobFailed: it could not, or nobody was there to ask.
+        JobFailed: it could not.
+        EngineAway: nobody was there to ask.
         Interrupted, ChildCrashed
     """
+    await read_sets(work)
     await require_fit(work, await _look(work))
 
 
@@ -35,6 +40,7 @@ async def require_fit(work: AtWork, found: Mapping[str, Any]) -> None:
 
     Raises:
         JobFailed
+        EngineAway: nobody was there to ask.
     """
     _require_rank(work, found["rank"])
     _require_modules(work, found["targets"])
@@ -47,8 +53,7 @@ async def _look(work: AtWork) -> dict[str, Any]:
     """What a child finds out of the base model and the order; see `tuner.training.check`."""
     order, start_from = work.order, None
     if order.start_from is not None:
-        record = await work.shop.registry.version_record(order.adapter, order.start_from)
-        start_from = str(await asyncio.to_thread(work.shop.store.fetch, record.digest))
+        start_from = str(await adapter_folder(work, order.start_from))
     task = CheckTask(order=order, base_model=work.shop.settings.base_model, start_from=start_from)
     return (await run_task(work, task)).result
 

@@ -7,7 +7,7 @@
  "order": {...},                                                  what was asked for, with "auto" where that was said
  "plan": {...}, "measured": {...},                                what came of it; see `tuner.training.plan`
  "seed": 0, "device": "NVIDIA H100", "processes": 1,
- "seconds": {"training", "job"},                                  of the process that ended it; since the job began
+ "seconds": {"training", "job"},                                  of all processes that trained; since the job began
  "cost": {"gpu_hours", "price_per_gpu_hour", "amount"} or null,   of training; null on a CPU or without a price
  "libraries": {"torch": "2.13.0", ...}, "python": "3.11.2",
  "code": {"version", "commit", "changed"}}                        commit: where Ostler runs from a repository
@@ -39,7 +39,6 @@ async def lineage_of(work: AtWork) -> dict[str, Any]:
     training = await asyncio.to_thread(Training.read, work.workspace.training_file)
     plan, measured = training.plan, training.measured
     assert measured is not None  # the stage before this one ended
-    gpus = plan.processes if plan.device == "cuda" else 0
     job_seconds = None if job.started_at is None else (datetime.now(UTC) - job.started_at).total_seconds()
     return {
         "format": 1,
@@ -55,7 +54,7 @@ async def lineage_of(work: AtWork) -> dict[str, Any]:
         "device": measured.device_name,
         "processes": plan.processes,
         "seconds": {"training": measured.seconds, "job": job_seconds},
-        "cost": _cost(settings.pricing(order.base).price_per_gpu_hour, gpus, measured.seconds),
+        "cost": _cost(settings.pricing(order.base).price_per_gpu_hour, measured.gpu_seconds),
         "libraries": _libraries(),
         "python": platform.python_version(),
         "code": await asyncio.to_thread(_code),
@@ -69,11 +68,11 @@ async def _parent(work: AtWork) -> dict[str, Any] | None:
     return {"version": record.number, "digest": record.digest}
 
 
-def _cost(price: float | None, gpus: int, seconds: float) -> dict[str, float] | None:
+def _cost(price: float | None, gpu_seconds: float) -> dict[str, float] | None:
     """What training cost, in the currency of the price."""
-    if not price or not gpus:
+    if not price or not gpu_seconds:
         return None
-    hours = gpus * seconds / 3600
+    hours = gpu_seconds / 3600
     return {"gpu_hours": hours, "price_per_gpu_hour": price, "amount": hours * price}
 
 

@@ -2,17 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from monitors.watch.client import GatewayRefused
-from tuner.errors import JobFailed
+from tuner.errors import EngineAway
 
 T = TypeVar("T")
 
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 _TOO_MANY = 429
+
+
+def pauses(wait_s: float) -> Iterator[float]:
+    """Growing pauses between attempts, seconds, which together are as long as is waited."""
+    pause, left_s = _FIRST_PAUSE_S, wait_s
+    while left_s > 0:
+        yield min(pause, left_s)
+        left_s -= pause
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
 async def patiently(call: Callable[[], Awaitable[T]], wait_s: float) -> T:
@@ -23,21 +32,20 @@ async def patiently(call: Callable[[], Awaitable[T]], wait_s: float) -> T:
         wait_s: for how long, in all.
 
     Raises:
-        JobFailed: nobody answered.
+        EngineAway: nobody answered.
         GatewayRefused: an answer that waiting does not change.
     """
-    until, pause = time.monotonic() + wait_s, _FIRST_PAUSE_S
+    until, left = time.monotonic() + wait_s, pauses(wait_s)
     while True:
         try:
             return await call()
         except GatewayRefused as refused:
             if not _may_pass(refused):
                 raise
-            if time.monotonic() + pause > until:
-                why = f"the engine did not answer for {wait_s:.0f} s ({refused}); see to it, and ask for the job again"
-                raise JobFailed("evaluation_failed", why) from refused
+            pause = next(left, None)
+            if pause is None or time.monotonic() >= until:
+                raise EngineAway(f"the engine did not answer for {wait_s:.0f} s ({refused})") from refused
         await asyncio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
 def _may_pass(refused: GatewayRefused) -> bool:

@@ -1,11 +1,14 @@
 """What training tells, kept: steps as events and metrics, checkpoints in the store.
 
-Training never waits for the database: what it tells is written behind it, many events in one transaction. While the
-database is away, thousands of messages wait for it; only a training that outruns these is held up.
+Training never waits for the database or the store: what it tells is written behind it, many events in one transaction.
+While the database is away, thousands of messages wait for it; only a training that outruns these is held up. Of several
+checkpoints that wait for a slow store only the newest and the best are worth their time; the others are listed without
+content, and leave the disk.
 """
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,16 +18,19 @@ from typing import Any, Self
 
 import msgspec
 
-from registry.tuning.events import NewEvent
+from registry.tuning.claims import JobLost
+from registry.tuning.events import NewCheckpoint, NewEvent
 from tuner.errors import Interrupted
 from tuner.messages import Evaluated, Message, Saved, Step, Told
 from tuner.shop import AtWork
+
+log = logging.getLogger(__name__)
 
 _ESTIMATE_EVERY_S = 5.0
 _GATHER_S = 0.2
 _MOST_WAITING = 10_000
 _OWNER = "job"
-"""A file with the job's id, so that no two jobs have one artifact, which one of them would delete."""
+"""A file with the job's id and its tuner's name, so that no two have one artifact, which one of them would delete."""
 _Item = tuple[Message, datetime]
 
 
@@ -44,6 +50,7 @@ class Progress:
         self._remaining_s: float | None = None
         self._waiting: asyncio.Queue[_Item] = asyncio.Queue(_MOST_WAITING)
         self._over = asyncio.Event()
+        self._is_dropped = False
         self._writer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -54,12 +61,15 @@ class Progress:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Write what still waits, unless the work has come to nothing."""
+        """Write what still waits, unless the work has come to nothing.
+
+        Nothing is broken off in its middle: what is in the store has a row that names it, by which it is swept.
+        """
         assert self._writer is not None
+        self._is_dropped = kind is not None and (not isinstance(error, Exception) or _drops(error))
         self._over.set()
-        if kind is None or (isinstance(error, Exception) and not _is_dropped(error)):
+        if not self._is_dropped:
             await self._writer
-        self._writer.cancel()
         await asyncio.gather(self._writer, return_exceptions=True)
 
     async def take(self, message: Message) -> None:
@@ -113,39 +123,74 @@ class Progress:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), _GATHER_S)
             is_over = self._over.is_set()
-            events: list[NewEvent] = []
-            while not self._waiting.empty():
-                message, at = self._waiting.get_nowait()
-                if isinstance(message, Saved):
-                    await self._keep_events(events)
-                    await self._keep_checkpoint(message)
-                    events = []
-                elif (event := _event_of(message, at)) is not None:
-                    events.append(event)
-            await self._keep_events(events)
+            await self._keep([self._waiting.get_nowait() for _ in range(self._waiting.qsize())])
             await self._estimate()
+
+    async def _keep(self, items: Sequence[_Item]) -> None:
+        """Keep what was told, in its order."""
+        worth_storing = await self._choose([message for message, _ in items if isinstance(message, Saved)])
+        events: list[NewEvent] = []
+        for message, at in items:
+            if self._is_dropped:
+                return
+            if isinstance(message, Saved):
+                await self._keep_events(events)
+                await self._keep_checkpoint(message, is_stored=message.step in worth_storing)
+                events = []
+            elif (event := _event_of(message, at)) is not None:
+                events.append(event)
+        await self._keep_events(events)
+
+    async def _choose(self, waiting: Sequence[Saved]) -> set[int]:
+        """The steps of the newest and the best of some checkpoints; the others leave this machine."""
+        if not waiting:
+            return set()
+        newest = waiting[-1].step
+        best = next((each.step for each in reversed(waiting) if each.is_best), self._best_step)
+        await asyncio.to_thread(self._work.workspace.drop_checkpoints, newest, best)
+        return {step for step in (newest, best) if step is not None}
 
     async def _keep_events(self, events: Sequence[NewEvent]) -> None:
         if events:
             work = self._work
-            await work.insist(lambda: work.shop.events.add_all(work.job.id, events))
+            await work.insist(lambda: work.shop.jobs.tell_all(work.job.id, work.worker, events))
 
-    async def _keep_checkpoint(self, saved: Saved) -> None:
+    async def _keep_checkpoint(self, saved: Saved, *, is_stored: bool) -> None:
         """Put it where another machine finds it, and let go of those that nobody would go on from."""
         work = self._work
-        digest = await asyncio.to_thread(self._store, saved)
-        await work.note(checkpoint=digest)  # before it counts: only who holds the job may say which is the newest
         metrics = {"step": float(saved.step), **saved.metrics}
-        add = work.shop.events.add_checkpoint
-        unneeded = await work.insist(lambda: add(work.job.id, saved.step, digest, metrics, is_best=saved.is_best))
+        if not is_stored:
+            await self._name(NewCheckpoint(saved.step, None, metrics))
+            return
+        digest = await asyncio.to_thread(self._store, saved)
+        try:
+            unneeded = await self._name(NewCheckpoint(saved.step, digest, metrics, saved.is_best))
+        except (JobLost, Interrupted):
+            await self._drop_unnamed(digest)
+            raise
+        work.job.checkpoint, work.job.attempt = digest, 1
         for each in unneeded:
             await asyncio.to_thread(work.shop.store.remove, each)
         self._best_step = saved.step if saved.is_best else self._best_step
         await asyncio.to_thread(work.workspace.drop_checkpoints, saved.step, self._best_step)
 
+    async def _name(self, new: NewCheckpoint) -> list[str]:
+        work = self._work
+        return await work.insist(lambda: work.shop.jobs.keep_checkpoint(work.job.id, work.worker, new))
+
+    async def _drop_unnamed(self, digest: str) -> None:
+        """Remove what no checkpoint names: the answer to a write that did name it may have been lost."""
+        work = self._work
+        try:
+            named = {each.digest for each in await work.shop.events.kept_checkpoints(work.job.id)}
+            if digest not in named:
+                await asyncio.to_thread(work.shop.store.remove, digest)
+        except Exception as error:
+            log.warning("the checkpoint %s stays in the store (%s)", digest[:12], type(error).__name__)
+
     def _store(self, saved: Saved) -> str:
         files: dict[str, bytes | Path] = {each.name: each for each in Path(saved.folder).iterdir() if each.is_file()}
-        files[_OWNER] = self._work.job.id.encode()
+        files[_OWNER] = f"{self._work.job.id} {self._work.worker}".encode()
         return self._work.shop.store.put_files(files).digest
 
     async def _estimate(self) -> None:
@@ -154,7 +199,7 @@ class Progress:
             await self._work.note(estimated_finish=datetime.now(UTC) + timedelta(seconds=self._remaining_s))
 
 
-def _is_dropped(error: Exception) -> bool:
+def _drops(error: Exception) -> bool:
     return isinstance(error, Interrupted) and error.cause in ("cancel", "lost")
 
 

@@ -16,8 +16,16 @@ _COLUMNS = {
 }
 
 
-async def add_result_file(work: AtWork) -> str:
-    """Make the file from the job's events; its id. A step that a resumed job came to again counts as it was last."""
+async def add_result_file(work: AtWork) -> None:
+    """Make the file from the job's events, unless it has one.
+
+    A step that a resumed job came to again counts as it was last.
+
+    Raises:
+        JobLost, StoreFailure, Interrupted
+    """
+    if work.job.result_file is not None:  # its tuner was lost right before the job's end
+        return
     steps: dict[int, dict[str, object]] = {}
     for data in await work.shop.events.metrics(work.job.id):
         row = steps.setdefault(int(data["step"]), {})
@@ -25,7 +33,7 @@ async def add_result_file(work: AtWork) -> str:
     content = _csv([steps[step] for step in sorted(steps)])
     new = NewFile(f"{work.job.id}-step-metrics.csv", _PURPOSE)
     file = await work.shop.files.keep(new, content, key_id=work.job.key_id)
-    return file.id
+    await work.note(result_file=file.id)
 
 
 def _csv(rows: list[dict[str, object]]) -> bytes:

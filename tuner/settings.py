@@ -40,6 +40,9 @@ class TunerSettings(StorageSettings, PricedSettings):
     )
     tuner_stop_s: float = Field(60.0, ge=0, description="How long a tuner that stops lets training finish its step.")
     tuner_lease_s: float = Field(60.0, gt=1, description="A job whose tuner is silent for that long goes to another.")
+    tuner_retry_s: float = Field(
+        15.0, ge=0, description="Pause before a job that broke off is tried again, seconds; six times that at last."
+    )
     tuner_poll_s: float = Field(2.0, gt=0, description="Pause between looks for a job, seconds.")
     tuner_min_free_gib: float = Field(2.0, ge=0, description="Disk that must be free before a job begins, GiB.")
     tuner_engine_wait_s: float = Field(

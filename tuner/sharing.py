@@ -26,7 +26,8 @@ _LOOK_S = 1.0
 _LEASE_S = 120.0
 _RENEW_S = 20.0
 _GIVE_UP_S = 60.0
-"""After so long without a renewal training is stopped; the rest of the lease is for its last step."""
+"""After so long without a renewal training is stopped, whatever the gateway is doing then. The rest of the lease is for
+its last step and checkpoint (`tuner.children`), with as much again to spare."""
 _WAKE_TRIES = 3
 _WOKEN = (404, 409)
 _WHY_NOT = ": it is the only one, requests still run on it, or it was started without sleep mode"
@@ -135,19 +136,19 @@ async def _order_sleep(work: AtWork, replica: str, *, renew: bool = False) -> No
 
 async def _renew(work: AtWork, replica: str) -> None:
     """Keep it asleep; stop the training if that may fail."""
-    renewed_at = time.monotonic()
-    while time.monotonic() - renewed_at < _GIVE_UP_S:
-        await asyncio.sleep(_RENEW_S)
+    until = time.monotonic() + _GIVE_UP_S
+    while (left_s := until - time.monotonic()) > 0:
+        await asyncio.sleep(min(_RENEW_S, left_s))
         asked = time.monotonic()
         try:
-            async with asyncio.timeout(_RENEW_S):
+            async with asyncio.timeout(min(_RENEW_S, max(0.0, until - asked))):
                 await _order_sleep(work, replica, renew=True)
         except (GatewayRefused, TimeoutError) as error:
             log.warning("the engine %s may be woken: its sleep could not be renewed (%s)", replica, error)
             if isinstance(error, GatewayRefused) and error.status in _WOKEN:
                 break  # somebody has woken it
             continue
-        renewed_at = asked
+        until = asked + _GIVE_UP_S
     work.control.stop("engine")
 
 

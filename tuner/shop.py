@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from monitors.watch.client import GatewayClient
@@ -10,10 +11,10 @@ from registry.artifacts import ArtifactStore
 from registry.registry import Registry
 from registry.tuning.datasets import Datasets
 from registry.tuning.events import Events, Level
-from registry.tuning.files import Files
+from registry.tuning.files import CONTENT, Files
 from registry.tuning.jobs import Jobs
 from registry.tuning.orders import TuningOrder
-from registry.tuning.tables import TuningJobRow
+from registry.tuning.tables import FileRow, TuningJobRow
 from tuner.control import Control
 from tuner.errors import Interrupted
 from tuner.launching import child_command
@@ -82,6 +83,22 @@ class AtWork:
             Interrupted: the database was away until the job was lost.
         """
         await self.insist(lambda: self.shop.events.tell(self.job.id, message, level=level))
+
+    async def fetch(self, digest: str) -> Path:
+        """The folder on this machine with an artifact's files; what was copied for it goes with the job's workspace.
+
+        Raises:
+            StoreFailure
+        """
+        return await asyncio.to_thread(self.shop.store.fetch, digest, self.workspace.fetched)
+
+    async def upload(self, file: FileRow) -> Path:
+        """An uploaded file's content, on this machine.
+
+        Raises:
+            StoreFailure
+        """
+        return (await self.fetch(file.digest)) / CONTENT
 
     async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """The result of a call to the database, tried again while that is away and the job is still held.

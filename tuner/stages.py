@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from registry.artifacts import MANIFEST
-from registry.base_model import read_config
-from registry.errors import NotFound
+from registry.errors import NotFound, RegistryError
 from registry.tuning.tables import DatasetRow
-from tuner.candidates import actor_of, made_by
+from tuner.ancestry import ancestry_of
+from tuner.candidates import actor_of, adapter_folder, made_by
 from tuner.children import run_task
+from tuner.context import context_of
 from tuner.disk import require_space_for_data, require_space_for_training
 from tuner.errors import JobFailed
 from tuner.evaluation.run import evaluate
@@ -41,7 +42,7 @@ async def make_data(work: AtWork) -> None:
     digest = work.job.dataset
     if digest is None:
         digest = await _freeze(work)
-    await asyncio.to_thread(_place, work, digest)
+    await asyncio.to_thread(_copy, await work.fetch(digest), work.workspace.dataset)
 
 
 async def check_fitness(work: AtWork, require: Stage = require_servable) -> None:
@@ -54,9 +55,9 @@ async def train(work: AtWork) -> None:
     """Have the adapter's files in the workspace, going on from the newest checkpoint."""
     if await _registered(work):
         return
-    await asyncio.to_thread(require_space_for_training, work)
+    await require_space_for_training(work)
     settings, order = work.shop.settings, work.order
-    start_from = None if order.start_from is None else await _adapter_folder(work, order.start_from)
+    start_from = None if order.start_from is None else await adapter_folder(work, order.start_from)
     resume_step, best_step = await place_checkpoints(work)
     task = TrainTask(
         order=order,
@@ -67,9 +68,9 @@ async def train(work: AtWork) -> None:
         device=settings.tuner_device,
         memory_share=settings.tuner_memory_share,
         threads=settings.tuner_threads,
-        context=context_of(settings.base_model, settings.max_model_len),
+        context=context_of(settings),
     )
-    tokens = await _tokens_at(work, resume_step)
+    tokens = 0 if resume_step is None else await work.shop.events.tokens_at(work.job.id, resume_step)
     async with engine_makes_room(work), Progress(work, tokens, best_step) as progress:
         done = await run_task(work, task, progress.take)
     await work.note(trained_tokens=int(done.result["tokens"]), estimated_finish=None)
@@ -99,9 +100,7 @@ async def judge(work: AtWork, gate: Gate = evaluate) -> None:
     report = await _verdict_before(work, number)
     if report is None:
         report = await work.control.unless_stopped(gate(work, number))
-        await work.shop.registry.judge(
-            work.order.adapter, number, passed=report["passed"], report=report, actor=actor_of(work.job.id)
-        )
+        await _keep_verdict(work, number, report)
     if not report["passed"]:
         raise JobFailed("rejected_by_gate", report["reason"])
 
@@ -126,18 +125,11 @@ async def carry_out(work: AtWork, stages: Mapping[str, Stage] = STAGES) -> None:
         await work.note(stage=name)
         with work.shop.metrics.stage_seconds.labels(name).time():
             await stage(work)
-    result_file = await add_result_file(work)
+    await add_result_file(work)
     model = f"{work.order.adapter}@{work.job.version}"
-    values = {"fine_tuned_model": model, "result_file": result_file}
     said = f"The job succeeded; the model is {model}"
-    await work.insist(lambda: work.shop.jobs.end(work.job.id, work.worker, "succeeded", said, **values))
-
-
-def context_of(base_model: str, wanted: int | None) -> int:
-    """How many tokens the engine takes: what it was told, else what the base model can; 0 where nobody knows."""
-    config = read_config(base_model) or {}
-    longest = config.get("max_position_embeddings", 0)
-    return wanted or (longest if isinstance(longest, int) else 0)
+    end = work.shop.jobs.end
+    await work.insist(lambda: end(work.job.id, work.worker, "succeeded", said, fine_tuned_model=model))
 
 
 async def _freeze(work: AtWork) -> str:
@@ -147,16 +139,17 @@ async def _freeze(work: AtWork) -> str:
     validation = None
     if order.validation_file is not None:
         validation = str(await _content(work, order.validation_file, "validation_file"))
-    parent = await _parent_dataset(work)
+    ancestry = await ancestry_of(work)
     await asyncio.to_thread(require_space_for_data, work, training)
     task = PrepareTask(
         order=order,
         training=str(training),
         validation=validation,
-        parent=None if parent is None else str(await asyncio.to_thread(work.shop.store.fetch, parent)),
-        parent_digest=parent,
+        replayed=ancestry.replayed,
+        parents=ancestry.parents,
+        ancestors={digest: str(await work.fetch(digest)) for digest in ancestry.datasets},
         tokenizer=settings.base_model,
-        context=context_of(settings.base_model, settings.max_model_len),
+        context=context_of(settings),
     )
     about = (await run_task(work, task)).result
     files = {name: work.workspace.dataset / name for name in _FILES}
@@ -184,32 +177,7 @@ async def _content(work: AtWork, file_id: str, param: str) -> Path:
     except NotFound:
         code = f"invalid_{param}"
         raise JobFailed(code, f"the file {file_id} is not there any more; upload it again", param) from None
-    return await asyncio.to_thread(work.shop.files.content, file)
-
-
-async def _parent_dataset(work: AtWork) -> str | None:
-    """The digest of the dataset that this one follows; None if there is none.
-
-    Its rows are replayed, and also where none are, its holdout is kept out of training.
-
-    Raises:
-        JobFailed: a version was asked for by its number that the tuner did not make.
-    """
-    order = work.order
-    number = order.data.replay_from or order.start_from or await _stable(work)
-    if number is None:
-        return None
-    record = await work.shop.registry.version_record(order.adapter, number)
-    digest: str | None = (record.lineage or {}).get("dataset")
-    if digest is None and order.data.replay_from is not None:
-        message = f"{order.adapter}@{number} was pushed by hand: nobody knows what it was trained on, to replay it"
-        raise JobFailed("invalid_hyperparameters", message, "replay_from")
-    return digest
-
-
-async def _stable(work: AtWork) -> int | None:
-    adapter = (await work.shop.registry.catalog()).adapters.get(work.order.adapter)
-    return adapter.stable.number if adapter is not None and adapter.stable is not None else None
+    return await work.upload(file)
 
 
 async def _registered(work: AtWork) -> bool:
@@ -219,21 +187,21 @@ async def _registered(work: AtWork) -> bool:
     return work.job.version is not None
 
 
+async def _keep_verdict(work: AtWork, number: int, report: dict[str, Any]) -> None:
+    """Have the version carry its gate's report; the report's page is no use to anybody else."""
+    actor = actor_of(work.job.id)
+    try:
+        await work.shop.registry.judge(work.order.adapter, number, passed=report["passed"], report=report, actor=actor)
+    except RegistryError:
+        await asyncio.to_thread(work.shop.store.remove, report["page"])
+        raise
+
+
 async def _verdict_before(work: AtWork, number: int) -> dict[str, Any] | None:
     """The report of this job's gate, if its tuner was lost after it was written."""
     record = await work.shop.registry.version_record(work.order.adapter, number)
     is_ours = record.created_by == actor_of(work.job.id) and record.verdict != "candidate"
     return record.report if is_ours else None
-
-
-async def _adapter_folder(work: AtWork, number: int) -> Path:
-    record = await work.shop.registry.version_record(work.order.adapter, number)
-    return await asyncio.to_thread(work.shop.store.fetch, record.digest)
-
-
-def _place(work: AtWork, digest: str) -> None:
-    """Have the frozen dataset in the workspace, whatever an earlier attempt left there."""
-    _copy(work.shop.store.fetch(digest), work.workspace.dataset)
 
 
 async def place_checkpoints(work: AtWork) -> tuple[int | None, int | None]:
@@ -245,21 +213,13 @@ async def place_checkpoints(work: AtWork) -> tuple[int | None, int | None]:
     await asyncio.to_thread(shutil.rmtree, work.workspace.checkpoints, ignore_errors=True)
     for checkpoint in kept:
         assert checkpoint.digest is not None
-        folder = await asyncio.to_thread(work.shop.store.fetch, checkpoint.digest)
+        folder = await work.fetch(checkpoint.digest)
         await asyncio.to_thread(_copy, folder, work.workspace.checkpoint(checkpoint.step))
     if not kept:
         return None, None
     newest = kept[-1].step
     await work.tell(f"Training goes on from the checkpoint of step {newest}")
     return newest, next((each.step for each in kept if each.is_best), None)
-
-
-async def _tokens_at(work: AtWork, step: int | None) -> int:
-    """How many tokens the job was trained on up to a step, by what it told then."""
-    if step is None:
-        return 0
-    told = await work.shop.events.metrics(work.job.id)
-    return max((int(data["tokens"]) for data in told if data.get("step", 0) <= step and "tokens" in data), default=0)
 
 
 def _copy(artifact: Path, folder: Path) -> None:

@@ -35,9 +35,11 @@ class Teller:
         threading.Thread(target=self._listen_to_parent, daemon=True).start()
 
     def __call__(self, message: Message) -> None:
-        """Write one line; a pipe's write of a line is whole or blocks until it is."""
+        """Write one line, however many writes the pipe makes of it."""
         if self._speaks or isinstance(message, Failed):
-            self._pipe.write(encode(message))
+            line = memoryview(encode(message))
+            while line:
+                line = line[self._pipe.write(line) :]
 
     def _ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self.stop_asked = True

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import secrets
 import socket
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -18,7 +18,8 @@ from registry.tuning.jobs import MOST_ATTEMPTS, JobLost, order_of
 from registry.tuning.tables import TuningJobRow
 from tuner.candidates import reject_candidate
 from tuner.control import Control
-from tuner.errors import ChildCrashed, Interrupted, JobFailed
+from tuner.errors import ChildCrashed, EngineAway, Interrupted, JobFailed
+from tuner.fullness import is_full
 from tuner.holding import Hold
 from tuner.outages import is_outage
 from tuner.shop import AtWork, Shop
@@ -29,7 +30,7 @@ from tuner.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _SWEEP_EVERY_S = 60.0
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LONGER_EACH_TIME = 6
 _GIVEN_BACK = {
     "shutdown": "The tuner shuts down; the job goes on where there is another one",
     "engine": "The engine needs its GPU again; the job goes on when there is room",
@@ -140,6 +141,8 @@ class Worker:
             return await self._interrupt(work, interrupted)
         except ChildCrashed as crashed:
             return await self._try_again(work, str(crashed))
+        except EngineAway as away:
+            return await self._try_again(work, str(away), "evaluation_failed")
         except JobLost:
             raise
         except RegistryError as refused:
@@ -149,9 +152,11 @@ class Worker:
         return "succeeded"
 
     async def _fail(self, work: AtWork, failed: JobFailed) -> str:
-        await work.insist(lambda: reject_candidate(work, f"the job failed: {failed.message}"))
-        error = {"code": failed.code, "message": failed.message, "param": failed.param}
-        await self._end(work, "failed", f"The job failed: {failed.message}", error=error)
+        message = failed.message
+        if work.job.version is not None and failed.code != "rejected_by_gate":
+            message += f"; {work.order.adapter}@{work.job.version} is registered: resume the job to go on from there"
+        error = {"code": failed.code, "message": message, "param": failed.param}
+        await self._end(work, "failed", f"The job failed: {message}", error=error)
         return "failed"
 
     async def _interrupt(self, work: AtWork, interrupted: Interrupted) -> str:
@@ -167,7 +172,7 @@ class Worker:
 
     async def _refuse(self, work: AtWork, refused: RegistryError) -> str:
         """What the registry or its store could not do: by its own state, or by what was asked."""
-        if _is_full(refused):
+        if is_full(refused):
             return await self._fail(work, JobFailed("disk_full", f"{refused.message}; free some, and ask again"))
         if refused.status >= 500:
             return await self._try_again(work, refused.message)
@@ -175,7 +180,7 @@ class Worker:
 
     async def _break(self, work: AtWork, error: Exception) -> str:
         """What no stage has foreseen."""
-        if _is_full(error):
+        if is_full(error):
             return await self._fail(work, JobFailed("disk_full", "the tuner's disk is full; free some, and ask again"))
         log.error("the job %s broke off: %s", work.job.id, place_of(error))
         if is_outage(error):
@@ -185,19 +190,15 @@ class Worker:
             return await self._try_again(work, why)
         return await self._fail(work, JobFailed("training_failed", why))
 
-    async def _try_again(self, work: AtWork, why: str) -> str:
-        """Queue it again, unless it was tried often enough."""
+    async def _try_again(self, work: AtWork, why: str, code: str = "training_failed") -> str:
+        """Queue it again, for a while later each time, unless it was tried often enough."""
         if work.job.attempt >= MOST_ATTEMPTS:
-            return await self._fail(work, JobFailed("training_failed", f"{why}, {work.job.attempt} times"))
-        await self._end(work, "queued", f"The stage {work.job.stage} is tried again: {why}")
+            return await self._fail(work, JobFailed(code, f"{why}, {work.job.attempt} times"))
+        pause_s = self._shop.settings.tuner_retry_s * _LONGER_EACH_TIME ** (work.job.attempt - 1)
+        later = datetime.now(UTC) + timedelta(seconds=pause_s)
+        await self._end(work, "queued", f"The stage {work.job.stage} is tried again: {why}", claimable_from=later)
         return "tried_again"
 
     async def _end(self, work: AtWork, state: str, message: str, **values: Any) -> str:
         """Have it end so, or as somebody wished meanwhile; the state that it is in."""
         return await work.insist(lambda: self._shop.jobs.end(work.job.id, self._name, state, message, **values))
-
-
-def _is_full(error: BaseException) -> bool:
-    """Whether a disk is full, which the store tells by its error's cause."""
-    found = error.__cause__ if isinstance(error, RegistryError) else error
-    return isinstance(found, OSError) and found.errno in _FULL

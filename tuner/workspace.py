@@ -8,6 +8,7 @@ Whatever another machine would need to go on is in the artifact store; this fold
     tables/             its rows as tokens
     checkpoints/        the trainer's own, `checkpoint-<step>/`
     adapter/            the result: adapter_config.json, adapter_model.safetensors, probes.json
+    fetched/            what it needs of a remote store, by digest: uploads, datasets, the adapter to go on from
     training.json       how it was trained: a `tuner.training.plan.Plan` and what the training measured
 """
 
@@ -25,7 +26,10 @@ class PrepareTask(msgspec.Struct, frozen=True, tag="prepare"):
 
     Attributes:
         training, validation: the uploaded files.
-        parent, parent_digest: the folder of the dataset whose rows are replayed; None replays nothing.
+        ancestors: the folders of the datasets that this one comes after, by their digests: what was held out or trained
+            on there decides what can be held out here.
+        parents: the digests of those that it follows directly.
+        replayed: the digest of the one whose rows are mixed in; None replays nothing.
         tokenizer: the folder of the base model's tokenizer.
         context: tokens that the engine takes at most; 0 where nobody knows.
     """
@@ -33,10 +37,11 @@ class PrepareTask(msgspec.Struct, frozen=True, tag="prepare"):
     order: TuningOrder
     training: str
     validation: str | None
-    parent: str | None
-    parent_digest: str | None
     tokenizer: str
     context: int
+    ancestors: dict[str, str] = {}
+    parents: tuple[str, ...] = ()
+    replayed: str | None = None
 
 
 class CheckTask(msgspec.Struct, frozen=True, tag="check"):
@@ -109,6 +114,11 @@ class Workspace:
     def adapter(self) -> Path:
         """The result."""
         return self.folder / "adapter"
+
+    @property
+    def fetched(self) -> Path:
+        """Copies of a remote store's artifacts."""
+        return self.folder / "fetched"
 
     @property
     def training_file(self) -> Path:

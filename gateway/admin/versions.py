@@ -15,6 +15,7 @@ from gateway.directory import Directory
 from gateway.engines.fleet import Fleet
 from gateway.refusals import refusals
 from gateway.shapes import VersionShape, version_shape
+from registry.artifacts import store_failures
 from registry.catalog import Adapter, Version
 from registry.errors import NotFound
 from registry.registry import Registry
@@ -79,7 +80,8 @@ class VersionController(Controller):
         if page is None:
             raise NotFound(f"version {number} of {name!r} has no report of a gate", param="number")
         folder = await asyncio.to_thread(registry.store.fetch, page)
-        content = await asyncio.to_thread((folder / PAGE).read_bytes)
+        with store_failures("be read"):  # another process may just be removing it
+            content = await asyncio.to_thread((folder / PAGE).read_bytes)
         return Response(content, media_type="text/html", headers=_HEADERS)
 
 

@@ -54,6 +54,10 @@ class EngineStats:
     kv_cache_usage: float | None = None
 
 
+class _Sleeping(msgspec.Struct):
+    is_sleeping: bool
+
+
 class Engine:
     """A client of one vLLM server.
 
@@ -130,18 +134,18 @@ class Engine:
                 raise
 
     async def is_sleeping(self) -> bool | None:
-        """Whether it has given up its GPU's memory for a while; None if it was started without sleep mode.
+        """Whether it has given up its GPU's memory for a while; None if it knows no sleep.
+
+        That is: it was started without sleep mode, something before it hides that path, or it is another server.
 
         Raises:
-            EngineDown, EngineRefused
+            EngineDown
         """
         try:
             async with self._request("GET", "/is_sleeping") as response:
-                return bool((await response.json())["is_sleeping"])
-        except EngineRefused as refused:
-            if refused.status in (404, 405):
-                return None
-            raise
+                return msgspec.json.decode(await response.read(), type=_Sleeping).is_sleeping
+        except (EngineRefused, *NOT_JSON):
+            return None
 
     async def sleep(self, timeout_s: float) -> None:
         """Have it end what it does, move its weights to the CPU's memory and forget its KV cache, until it is woken.

@@ -63,7 +63,7 @@ class Replica:
     Args:
         breaker: how long to leave it alone after it failed.
         at_home: the deployed versions that this replica is home to, hottest first.
-        at_rest: whether the replica of an id is out of service, so that somebody else can use its GPU.
+        at_rest: whether the engine at a URL is out of service, so that somebody else can use its GPU.
         on_change: called when it begins to answer, so that who waits for a replica looks again.
         on_stats: hears how busy the engine is.
         idle_s: after how long without use a version that nothing refers to is unloaded.
@@ -128,8 +128,17 @@ class Replica:
         return self._takes_requests and self._settled
 
     @property
+    def is_asleep(self) -> bool:
+        """Whether it is out of service for somebody, and its engine is there; it will serve again by itself."""
+        return self._is_at_rest and self.state != "down"
+
+    @property
+    def _is_at_rest(self) -> bool:
+        return self._at_rest(self.engine.url)
+
+    @property
     def _takes_requests(self) -> bool:
-        return self._answering and not self._at_rest(self.id)
+        return self._answering and not self._is_at_rest
 
     @property
     def idle_s(self) -> float:
@@ -245,7 +254,7 @@ class Replica:
         self._show()
 
     async def _look(self) -> None:
-        if self._at_rest(self.id):
+        if self._is_at_rest:
             await self._look_at_rest()
             return
         if self.state == "asleep":
@@ -287,7 +296,7 @@ class Replica:
         """An engine that just came up, or that fails on requests: let the base answer, which also warms it."""
         if not self._answering:
             self.state, self.problem = "loading", "the engine is being warmed up"
-        if not self._answering and await self.engine.is_sleeping():
+        if await self.engine.is_sleeping():
             log.info("engine %s is woken", self.id)
             await self.engine.wake_up(self._probe_timeout_s)
         if self.engine.base not in loaded:
@@ -341,6 +350,7 @@ class Replica:
     def _show(self) -> None:
         metrics = self._metrics
         metrics.engine_ready.labels(self.id).set(self.state == "ready")
+        metrics.replica_asleep.labels(self.id).set(self.is_asleep)
         metrics.replica_breaker.labels(self.id).set(self._breaker.state != "closed")
         metrics.replica_running.labels(self.id).set(self.stats.running or 0)
         metrics.replica_waiting.labels(self.id).set(self.stats.waiting or 0)

@@ -4,10 +4,16 @@ Who has a replica sleep holds it so by a lease in the database, which all gatewa
 requests. It is asleep for no longer than the lease: when that ends, or is given back, whichever gateway looks at the
 engine first wakes it, and it must answer before it gets requests again (`Replica`). So an engine comes back whatever
 becomes of whoever had it sleep, and of this gateway.
+
+The lease is taken first and looked at last: it covers the time in which an engine's requests end and it falls asleep,
+and an engine whose lease is lost by then is woken again. Leases go by the engines' URLs, as two gateways may number the
+same engines in different ways.
 """
 
 import asyncio
 import contextlib
+import functools
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -54,9 +60,9 @@ class Rests:
         self._patience_s = patience_s
         self._rests: dict[str, Rest] = {}
 
-    def holds(self, id: str) -> bool:
-        """Whether a replica is out of service now."""
-        rest = self._rests.get(id)
+    def holds(self, url: str) -> bool:
+        """Whether the engine at a URL is out of service now."""
+        rest = self._rests.get(_key(url))
         return rest is not None and datetime.now(UTC) < rest.until
 
     async def refresh(self) -> None:
@@ -79,25 +85,23 @@ class Rests:
         Raises:
             NotFound: there is no such replica.
             Conflict: it is the only one that serves its base and `force` is not said, somebody else has it sleep, its
-                engine cannot sleep, or requests on it did not end in time; it is in service as before.
+                engine cannot sleep, requests on it did not end in time, or somebody woke it meanwhile; it is in
+                service as before.
             EngineUnavailable: it does not answer.
         """
         replica = self._replica(id)
+        if renew:
+            await self._keep(replica, holder, for_s)
+            return replica
         await self.refresh()
-        rest = self._rest_of(id, holder)
-        if renew and rest is None:
-            raise Conflict(f"{id} does not sleep for {holder!r} any more")
-        if rest is None:
-            await self._require_able(replica, force=force)
-        if not await self._registry.acquire_lease(_LEASE + id, holder, for_s):
-            raise Conflict(f"somebody else has {id} sleep")
-        self._rests[id] = Rest(holder, datetime.now(UTC) + timedelta(seconds=for_s))
-        if not renew:
-            try:
-                await self._fall_asleep(replica)
-            except BaseException:
-                await asyncio.shield(self._end(id, holder))
-                raise
+        if self._rest_of(replica, holder) is None:
+            await self._require_able(replica)
+        await self._claim(replica, holder, for_s + self._longest_s, force=force)
+        try:
+            await self._fall_asleep(replica, holder, for_s)
+        except BaseException:
+            await asyncio.shield(self._end(replica, holder))
+            raise
         return replica
 
     async def wake(self, id: str, holder: str | None = None) -> Replica:
@@ -110,9 +114,9 @@ class Rests:
         """
         replica = self._replica(id)
         await self.refresh()
-        rest = self._rest_of(id, holder)
+        rest = self._rest_of(replica, holder)
         if rest is not None:
-            await self._end(id, rest.holder)
+            await self._end(replica, rest.holder)
         replica.suspect()
         if not await _comes_true(lambda: replica.is_settled, self._patience_s):
             raise EngineUnavailable(f"{id} was woken and does not serve yet", retry_after_s=_RETRY_AFTER_S)
@@ -124,15 +128,18 @@ class Rests:
         except KeyError:
             raise NotFound(f"there is no replica {id!r}", param="replica_id") from None
 
-    def _rest_of(self, id: str, holder: str | None) -> Rest | None:
-        rest = self._rests.get(id)
+    def _rest_of(self, replica: Replica, holder: str | None) -> Rest | None:
+        rest = self._rests.get(_key(replica.engine.url))
         if rest is not None and holder not in (None, rest.holder):
-            raise Conflict(f"{id} sleeps for {rest.holder!r}, not for {holder!r}", param="holder")
+            raise Conflict(f"{replica.id} sleeps for {rest.holder!r}, not for {holder!r}", param="holder")
         return rest
 
-    async def _require_able(self, replica: Replica, *, force: bool) -> None:
-        if not force and not self._fleet.others_serve(replica.id):
-            raise Conflict(f"{replica.id} is the only engine that serves {replica.pool}; say force if clients may wait")
+    @property
+    def _longest_s(self) -> float:
+        """How long it may take until an engine sleeps."""
+        return 2 * self._follow_s + _DRAIN_S + self._patience_s
+
+    async def _require_able(self, replica: Replica) -> None:
         with _as_ours(replica.id):
             can_sleep = await replica.engine.is_sleeping() is not None
         if not can_sleep:
@@ -140,19 +147,70 @@ class Rests:
                 f"{replica.id} cannot sleep: start its engine with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1"
             )
 
-    async def _fall_asleep(self, replica: Replica) -> None:
+    async def _claim(self, replica: Replica, holder: str, for_s: float, *, force: bool) -> None:
+        """Take the lease of a replica, unless nothing would serve its pool without it."""
+        name = _lease(replica)
+        if force:
+            taken = await self._registry.acquire_lease(name, holder, for_s)
+        else:
+            others = [_lease(other) for other in self._fleet.others_that_serve(replica.id)]
+            taken = await self._registry.acquire_lease_beside(name, holder, for_s, others=others)
+        if not taken:
+            await self.refresh()
+            self._rest_of(replica, holder)
+            raise Conflict(f"{replica.id} is the only engine that serves {replica.pool}; say force if clients may wait")
+        self._note(replica, holder, for_s)
+
+    async def _keep(self, replica: Replica, holder: str, for_s: float) -> None:
+        """Have a lease that the holder has still end in `for_s` seconds from now."""
+        await self.refresh()
+        if self._rest_of(replica, holder) is None:
+            raise Conflict(f"{replica.id} does not sleep for {holder!r} any more")
+        if not await self._registry.acquire_lease(_lease(replica), holder, for_s):
+            raise Conflict(f"somebody else has {replica.id} sleep")
+        self._note(replica, holder, for_s)
+
+    def _note(self, replica: Replica, holder: str, for_s: float) -> None:
+        self._rests[_key(replica.engine.url)] = Rest(holder, datetime.now(UTC) + timedelta(seconds=for_s))
+
+    async def _fall_asleep(self, replica: Replica, holder: str, for_s: float) -> None:
         await asyncio.sleep(2 * self._follow_s)  # by then the other gateways send it nothing more
         since = time.monotonic()
         replica.suspect()
-        if not await _comes_true(lambda: replica.is_drained(since), _DRAIN_S):
+        url = replica.engine.url
+        if not await _comes_true(lambda: replica.is_drained(since) or not self.holds(url), _DRAIN_S):
             raise Conflict(f"requests still run on {replica.id}; try again when it is idle")
-        with _as_ours(replica.id):
-            await replica.engine.sleep(self._patience_s)
+        await self._keep(replica, holder, self._patience_s + for_s)
+        try:
+            with _as_ours(replica.id):
+                await replica.engine.sleep(self._patience_s)
+            await self._keep(replica, holder, for_s)
+        except BaseException:
+            await asyncio.shield(self._rouse(replica))
+            raise
         log.info("engine %s sleeps", replica.id)
 
-    async def _end(self, id: str, holder: str) -> None:
-        await self._registry.release_lease(_LEASE + id, holder)
-        self._rests.pop(id, None)
+    async def _rouse(self, replica: Replica) -> None:
+        """Wake an engine that is not to sleep after all; one that failed to say so may sleep all the same."""
+        with contextlib.suppress(EngineDown, EngineRefused):
+            await replica.engine.wake_up(self._patience_s)
+        replica.suspect(in_doubt=True)
+
+    async def _end(self, replica: Replica, holder: str) -> None:
+        await self._registry.release_lease(_lease(replica), holder)
+        key = _key(replica.engine.url)
+        if key in self._rests and self._rests[key].holder == holder:
+            del self._rests[key]
+
+
+@functools.lru_cache(maxsize=1024)
+def _key(url: str) -> str:
+    """What an engine is called in leases: the same in all gateways, short, and without what else a URL may hold."""
+    return hashlib.sha256(url.encode()).hexdigest()[:32]
+
+
+def _lease(replica: Replica) -> str:
+    return _LEASE + _key(replica.engine.url)
 
 
 async def _comes_true(holds: Callable[[], bool], within_s: float) -> bool:

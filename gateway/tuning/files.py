@@ -21,15 +21,13 @@ from gateway.tuning.access import owner_filter
 from gateway.tuning.upload import received
 from gateway.web import AnyRequest
 from registry.artifacts import store_failures
-from registry.errors import Conflict
+from registry.building import built
 from registry.registry import Registry
 from registry.tuning.files import Files
-from registry.tuning.jobs import Jobs
 from registry.tuning.tables import FileRow
 
 _BYTES = "application/octet-stream"
 _PIECE = 256 << 10
-_MOST_NAMED = 5
 
 _Cursor = Annotated[str | None, QueryParameter(name="after", max_length=64, pattern=NO_NUL)]
 _Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=10_000)]
@@ -83,13 +81,15 @@ class FileController(Controller):
         settings: NamedDependency[GatewaySettings],
         database: NamedDependency[AsyncEngine],
         registry: NamedDependency[Registry],
+        actor: NamedDependency[str],
     ) -> FileShape:
         """Keep a file of JSON lines: to be trained on (`fine-tune`), or for a job's gate to ask (`evals`).
 
         What is in it is read when a job uses it. With `expires_after` it is deleted by itself.
         """
         async with received(request, settings) as upload:
-            file = await Files(database, registry.store).keep(upload.new, upload.content, key_id=request.state.key.id)
+            files, key_id = Files(database, registry.store), request.state.key.id
+            file = await files.keep(upload.new, upload.content, key_id=key_id, actor=actor)
         return file_shape(file)
 
     @get("/", summary="List files", responses=refusals(404))
@@ -114,7 +114,7 @@ class FileController(Controller):
             newest_first=order == "desc",
             limit=limit + 1,
         )
-        page = [file_shape(file) for file in files[:limit]]
+        page = await built(files[:limit], file_shape)
         first, last = (page[0].id, page[-1].id) if page else (None, None)
         return FileListShape(page, has_more=len(files) > limit, first_id=first, last_id=last)
 
@@ -167,12 +167,11 @@ class FileController(Controller):
         request: AnyRequest,
         database: NamedDependency[AsyncEngine],
         registry: NamedDependency[Registry],
+        actor: NamedDependency[str],
     ) -> FileDeletedShape:
         """Delete a file and its content, unless a job that has not ended needs it."""
-        files, owner = Files(database, registry.store), owner_filter(request.state.key)
-        await files.find(file_id, key_id=owner)
-        _require_unused(file_id, await Jobs(database).file_users(file_id))
-        await files.delete(file_id, key_id=owner)
+        files = Files(database, registry.store)
+        await files.delete(file_id, actor=actor, key_id=owner_filter(request.state.key))
         return FileDeletedShape(file_id)
 
 
@@ -192,15 +191,6 @@ def disposition(filename: str) -> str:
     """The header by which a browser keeps a download under its name, whatever letters that has (RFC 6266)."""
     plain = "".join(letter if letter.isascii() and letter not in '"\\%' else "_" for letter in filename)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
-
-
-def _require_unused(file_id: str, jobs: list[str]) -> None:
-    if jobs:
-        more = f" and {len(jobs) - _MOST_NAMED} more" if len(jobs) > _MOST_NAMED else ""
-        raise Conflict(
-            f"the file {file_id} is needed by {', '.join(jobs[:_MOST_NAMED])}{more}; cancel that, or wait for its end",
-            param="file_id",
-        )
 
 
 async def _pieces(opened: BinaryIO) -> AsyncIterator[bytes]:

@@ -84,7 +84,10 @@ class JobController(Controller):
             await directory.refresh()  # what another gateway made just now is known, too
             files = Files(database, registry.store)
             order = await order_for(data, key, directory.catalog, registry.bases, files)
-            made, _ = await jobs.create(order, data.model, asker, most_open=settings.max_open_jobs)
+            try:
+                made, _ = await jobs.create(order, data.model, asker, most_open=settings.max_open_jobs)
+            except NotFound as error:  # a file that was there when the order was made
+                raise InvalidRequest(error.message, param=error.param) from None
         return job_shape(await jobs.find(made.id, adapters=key.adapters))
 
     @get("/", summary="List fine-tuning jobs", responses=refusals(404))
@@ -158,7 +161,7 @@ class JobController(Controller):
         database: NamedDependency[AsyncEngine],
         actor: NamedDependency[str],
     ) -> JobShape:
-        """Have a paused job go on where it was."""
+        """Have a paused job go on where it was, or one that failed at its gate be evaluated again."""
         return await _wish(request, database, fine_tuning_job_id, "run", actor)
 
     @get("/{fine_tuning_job_id:str}/events", summary="List a fine-tuning job's events", responses=refusals(404))

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from monitors.drifting.windows import LEAST_REFERENCE, prompt_text
+from monitors.drifting.windows import LEAST_REFERENCE, comparable, prompt_text
 from registry.artifacts import ArtifactStore
 from registry.errors import NotFound, StoreFailure
 from registry.registry import Registry
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 MOST_PROMPTS = 1000
 """The first of the dataset's, whose order is drawn by hash, so they are a fair sample of it."""
+MOST_REMEMBERED = 20_000_000
+"""Characters of prompts that are kept in memory, of all datasets together."""
 _ROWS = "train.jsonl"
 
 
@@ -34,7 +36,7 @@ class _Row(msgspec.Struct, frozen=True):
 
 
 class TrainingPrompts:
-    """Reads them from the dataset that a version's lineage names.
+    """Reads them from the dataset that a version's lineage names, and remembers them: a dataset never changes.
 
     Args:
         registry: has the lineage.
@@ -44,9 +46,10 @@ class TrainingPrompts:
     def __init__(self, registry: Registry, store: ArtifactStore) -> None:
         self._registry = registry
         self._store = store
+        self._known: dict[str, Sequence[str]] = {}
 
     async def __call__(self, adapter: str, version: int) -> Sequence[str]:
-        """The newest text of each prompt; none if they are not known, or too few to hold anything against."""
+        """The newest text of each prompt, `comparable`; none if unknown, or too few to hold anything against."""
         try:
             record = await self._registry.version_record(adapter, version)
         except NotFound:
@@ -54,13 +57,25 @@ class TrainingPrompts:
         digest = (record.lineage or {}).get("dataset")
         if not isinstance(digest, str):
             return ()
+        if (known := self._known.get(digest)) is not None:
+            return known
         try:
-            folder = await asyncio.to_thread(self._store.fetch, digest)
-            prompts = await asyncio.to_thread(lambda: list(_first_prompts(folder / _ROWS)))
+            prompts = await asyncio.to_thread(self._prompts_in, digest)
         except (StoreFailure, OSError, msgspec.DecodeError) as error:
             log.warning("what %s@%d was trained on cannot be read (%s)", adapter, version, type(error).__name__)
             return ()
+        self._remember(digest, prompts)
+        return prompts
+
+    def _prompts_in(self, digest: str) -> Sequence[str]:
+        prompts = [comparable(text) for text in _first_prompts(self._store.fetch(digest) / _ROWS)]
         return prompts if len(prompts) >= LEAST_REFERENCE else ()
+
+    def _remember(self, digest: str, prompts: Sequence[str]) -> None:
+        """Beside what was read before, of which the oldest has to go where there is too much."""
+        self._known[digest] = prompts
+        while sum(len(text) for each in self._known.values() for text in each) > MOST_REMEMBERED:
+            del self._known[next(iter(self._known))]
 
 
 def _first_prompts(file: Path) -> Iterator[str]:

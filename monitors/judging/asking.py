@@ -21,7 +21,15 @@ T = TypeVar("T")
 
 
 class RunFailed(Exception):
-    """A run cannot be finished; the message says at which row and why, and holds nothing of what was said."""
+    """A run cannot be finished; the message says at which row and why, and holds nothing of what was said.
+
+    Attributes:
+        may_pass: whether another time may be better, though all pauses are used up.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +81,15 @@ class Asker:
             try:
                 return await ask()
             except GatewayRefused as refused:
-                if not self._may_pass(refused.status):
+                if not self.may_pass(refused):
                     raise
             await asyncio.sleep(pause_s)
         return await ask()
+
+    def may_pass(self, refused: GatewayRefused) -> bool:
+        """Whether another time may be better."""
+        status = refused.status
+        return status is None or status in self.passing or status >= 500
 
     async def _each(self, golden: GoldenSet, ask: Callable[[GoldenRow], Awaitable[T]]) -> list[T]:
         """What `ask` says of every row, in the set's order; a few are asked at once."""
@@ -88,7 +101,7 @@ class Asker:
                 try:
                     found[index] = await ask(row)
                 except GatewayRefused as refused:
-                    raise RunFailed(f"row {index + 1}: {refused}") from None
+                    raise RunFailed(f"row {index + 1}: {refused}", may_pass=self.may_pass(refused)) from None
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -108,6 +121,3 @@ class Asker:
         if reference is None:
             return None
         return await self.patiently(lambda: likelihood(self.gateway, model, row.prompt, reference, **row.reading))
-
-    def _may_pass(self, status: int | None) -> bool:
-        return status is None or status in self.passing or status >= 500

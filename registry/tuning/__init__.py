@@ -5,7 +5,9 @@ The gateway writes what clients ask for and the tuner what becomes of it; they m
 orders          what a job is asked to do: plain structs with their limits, no database
 tables          the rows
 files           uploaded files
+needs           which files open jobs need
 jobs            jobs: what clients ask for
+changes         what clients do, audited
 states          their states, and the rules between them
 claims          who is at work on a job
 backlog         which jobs wait for a tuner

@@ -5,7 +5,7 @@ another, which goes on from the last checkpoint. What the holder writes is fence
 else holds the job, or it has ended.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,12 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from registry.database import writing
 from registry.tables import UtcDateTime
-from registry.tuning.events import add_event
+from registry.tuning.events import NewCheckpoint, NewEvent, add_checkpoint, add_event, add_events
 from registry.tuning.states import AT_WORK, ENDED, LET_GO, ended, settled
 from registry.tuning.tables import TuningCheckpointRow, TuningJobRow
 
 MOST_ATTEMPTS = 3
-"""Tuners that may lose a job before it is given up: one that kills its tuner again and again will do so for ever."""
+"""Tuners that may lose a job, with no new checkpoint between, before it is given up: it might kill them for ever."""
+_SETTLED = {"run": "The job goes on", "pause": "The job is paused", "cancel": "The job was cancelled"}
 _JOBS = TuningJobRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _CHECKPOINTS = TuningCheckpointRow.__table__  # type: ignore[attr-defined]
 
@@ -42,7 +43,7 @@ class Claims:
     async def claim(self, worker: str, *, bases: Collection[str], lease_s: float) -> TuningJobRow | None:
         """Take the job that waits longest, or one whose tuner was lost; None if there is none for these bases.
 
-        One that is claimed too often has failed.
+        One that was claimed too often since its newest checkpoint has failed.
         """
         now = datetime.now(UTC)
         claimable = _claimable(now) & _JOBS.c.base.in_(sorted(bases))
@@ -98,8 +99,34 @@ class Claims:
         async with writing(self._engine) as connection:
             await _write(connection, job_id, worker, values)
 
+    async def tell_all(self, job_id: str, worker: str, events: Sequence[NewEvent]) -> None:
+        """Add events of a job, in their order.
+
+        Raises:
+            JobLost
+        """
+        async with writing(self._engine) as connection:
+            await _require_held(connection, job_id, worker)
+            await add_events(connection, job_id, events)
+
+    async def keep_checkpoint(self, job_id: str, worker: str, new: NewCheckpoint) -> list[str]:
+        """Add a checkpoint, from which the job goes on; the digests of what nothing goes on from any more.
+
+        Attempts are counted anew from there: a long job may lose many tuners and get somewhere all the same.
+
+        Raises:
+            JobLost: the checkpoints are as whoever holds the job has left them.
+        """
+        async with writing(self._engine) as connection:
+            await _require_held(connection, job_id, worker)
+            if new.digest is not None:
+                await _write(connection, job_id, worker, {"checkpoint": new.digest, "attempt": 1})
+            return await add_checkpoint(connection, job_id, new)
+
     async def end(self, job_id: str, worker: str, state: str, message: str, **values: Any) -> str:
         """Have the job end in a state, or be paused or queued again, with its last event; the state that it is in.
+
+        One that is queued again waits until `claimable_from`, where that is among the values.
 
         That is another one where somebody wished so meanwhile: a job that is queued again while it is to be cancelled
         is cancelled, for nobody would claim it any more.
@@ -115,6 +142,7 @@ class Claims:
             wished = {} if state in ENDED else settled(job, job.wanted)
             if wished:
                 await connection.execute(update(_JOBS).where(_JOBS.c.id == job_id).values(**wished))
+                await add_event(connection, job_id, _SETTLED[job.wanted])
             return str(wished.get("state", state))
 
     async def unswept(self) -> list[TuningJobRow]:
@@ -131,7 +159,8 @@ def _claimable(now: datetime) -> ColumnElement[bool]:
     place, mine = tuple_(other.c.created_at, other.c.id), tuple_(_JOBS.c.created_at, _JOBS.c.id)
     is_ahead = and_(other.c.state == "queued", other.c.wanted == "run", place < mine)
     blocks = and_(other.c.adapter == _JOBS.c.adapter, or_(other.c.state.in_(AT_WORK), is_ahead))
-    waits = and_(_JOBS.c.state == "queued", ~exists(select(other.c.id).where(blocks)))
+    is_time = or_(_JOBS.c.claimable_from.is_(None), _JOBS.c.claimable_from <= now)
+    waits = and_(_JOBS.c.state == "queued", is_time, ~exists(select(other.c.id).where(blocks)))
     return and_(_JOBS.c.wanted == "run", or_(waits, _is_lost(now)))
 
 
@@ -145,6 +174,7 @@ async def _settle_the_lost(connection: AsyncConnection, now: datetime) -> None:
     for job in map(as_job, list(await connection.execute(lost.with_for_update(skip_locked=True)))):
         if job.wanted != "run":
             columns = settled(job, job.wanted)
+            await add_event(connection, job.id, _SETTLED[job.wanted])
         else:
             message = f"{job.attempt} tuners were lost while they worked on it"
             columns = ended("failed") | {"error": {"code": "worker_lost", "message": message, "param": None}}
@@ -154,6 +184,13 @@ async def _settle_the_lost(connection: AsyncConnection, now: datetime) -> None:
 
 def _held(job_id: str, worker: str) -> ColumnElement[bool]:
     return and_(_JOBS.c.id == job_id, _JOBS.c.worker == worker, _JOBS.c.state.in_(AT_WORK))
+
+
+async def _require_held(connection: AsyncConnection, job_id: str, worker: str) -> None:
+    """Have nobody else come to hold the job until the transaction is over (SQLite has one writer anyway)."""
+    held = select(_JOBS.c.id).where(_held(job_id, worker)).with_for_update()
+    if (await connection.execute(held)).first() is None:
+        raise JobLost
 
 
 def _wanted(found: str | None) -> str:

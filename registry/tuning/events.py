@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import BigInteger, cast, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -54,6 +54,49 @@ def _row(job: str, event: NewEvent) -> dict[str, Any]:
     }
 
 
+async def add_events(connection: AsyncConnection, job: str, events: Sequence[NewEvent]) -> None:
+    """Add several in a transaction, in their order."""
+    await connection.execute(insert(_EVENTS), [_row(job, event) for event in events])
+
+
+@dataclass(frozen=True, slots=True)
+class NewCheckpoint:
+    """The weights after a step; `digest` is an artifact to go on from, None where its content was not kept."""
+
+    step: int
+    digest: str | None
+    metrics: Mapping[str, Any]
+    is_best: bool = False
+
+
+async def add_checkpoint(connection: AsyncConnection, job: str, new: NewCheckpoint) -> list[str]:
+    """Add a checkpoint in a transaction; the digests of what nothing goes on from any more.
+
+    The newest and the best keep their content; a step that a resumed job reaches again is replaced.
+    """
+    insertion: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    mine, step = _CHECKPOINTS.c.job == job, new.step
+    replaced = select(_CHECKPOINTS.c.digest).where(mine, _CHECKPOINTS.c.step == step)
+    unneeded = list((await connection.execute(replaced)).scalars())
+    again = {"digest": new.digest, "is_best": new.is_best, "metrics": dict(new.metrics)}
+    row = again | {
+        "id": f"ftckpt-{secrets.token_hex(12)}",
+        "job": job,
+        "step": step,
+        "created_at": datetime.now(UTC),
+    }
+    await connection.execute(
+        insertion(_CHECKPOINTS).values(row).on_conflict_do_update(index_elements=["job", "step"], set_=again)
+    )
+    if new.is_best:
+        await connection.execute(update(_CHECKPOINTS).where(mine, _CHECKPOINTS.c.step != step).values(is_best=False))
+    if new.digest is not None:
+        idle = (mine, _CHECKPOINTS.c.step != step, ~_CHECKPOINTS.c.is_best, _CHECKPOINTS.c.digest.is_not(None))
+        unneeded += (await connection.execute(select(_CHECKPOINTS.c.digest).where(*idle))).scalars()
+        await connection.execute(update(_CHECKPOINTS).where(*idle).values(digest=None))
+    return [each for each in unneeded if each not in (None, new.digest)]
+
+
 def event_id(event: TuningEventRow) -> str:
     """The event's id, as clients see it."""
     return f"{_PREFIX}{event.id:016d}"
@@ -79,11 +122,6 @@ class Events:
         async with writing(self._engine) as connection:
             await add_event(connection, job, message, level=level, data=data)
 
-    async def add_all(self, job: str, events: Sequence[NewEvent]) -> None:
-        """Add several, in their order."""
-        async with writing(self._engine) as connection:
-            await connection.execute(insert(_EVENTS), [_row(job, event) for event in events])
-
     async def listed(self, job: str, *, after: int | None = None, limit: int) -> list[TuningEventRow]:
         """The job's events, newest first, as OpenAI lists them; `after` goes on from an event's number."""
         query = select(_EVENTS).where(_EVENTS.c.job == job).order_by(_EVENTS.c.id.desc()).limit(limit)
@@ -99,40 +137,13 @@ class Events:
         async with self._engine.connect() as connection:
             return list((await connection.execute(query)).scalars())
 
-    async def add_checkpoint(
-        self, job: str, step: int, digest: str, metrics: Mapping[str, Any], *, is_best: bool
-    ) -> list[str]:
-        """Keep a checkpoint; the digests of what nothing goes on from any more.
-
-        The newest and the best keep their content; a step that a resumed job reaches again is replaced.
-        """
-        now = datetime.now(UTC)
-        row = {
-            "id": f"ftckpt-{secrets.token_hex(12)}",
-            "job": job,
-            "step": step,
-            "digest": digest,
-            "is_best": is_best,
-            "metrics": dict(metrics),
-            "created_at": now,
-        }
-        async with writing(self._engine) as connection:
-            insertion: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-            mine = _CHECKPOINTS.c.job == job
-            replaced = select(_CHECKPOINTS.c.digest).where(mine, _CHECKPOINTS.c.step == step)
-            unneeded = list((await connection.execute(replaced)).scalars())
-            again = {name: row[name] for name in ("digest", "is_best", "metrics")}
-            await connection.execute(
-                insertion(_CHECKPOINTS).values(row).on_conflict_do_update(index_elements=["job", "step"], set_=again)
-            )
-            if is_best:
-                await connection.execute(
-                    update(_CHECKPOINTS).where(mine, _CHECKPOINTS.c.step != step).values(is_best=False)
-                )
-            idle = (mine, _CHECKPOINTS.c.step != step, ~_CHECKPOINTS.c.is_best, _CHECKPOINTS.c.digest.is_not(None))
-            unneeded += (await connection.execute(select(_CHECKPOINTS.c.digest).where(*idle))).scalars()
-            await connection.execute(update(_CHECKPOINTS).where(*idle).values(digest=None))
-            return [each for each in unneeded if each not in (None, digest)]
+    async def tokens_at(self, job: str, step: int) -> int:
+        """How many tokens the job was trained on up to a step, by what it told then."""
+        tokens = cast(_EVENTS.c.data["tokens"].as_string(), BigInteger)
+        until = _EVENTS.c.data["step"].as_integer() <= step
+        query = select(func.max(tokens)).where(_EVENTS.c.job == job, _EVENTS.c.type == "metrics", until)
+        async with self._engine.connect() as connection:
+            return (await connection.execute(query)).scalar_one() or 0
 
     async def checkpoints(self, job: str, *, after: str | None = None, limit: int) -> list[TuningCheckpointRow]:
         """The job's checkpoints, newest first; `after` goes on from a checkpoint's id.

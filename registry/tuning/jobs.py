@@ -8,10 +8,10 @@ registry.tuning.states      the states, and the rules between them
 registry.tuning.claims      what tuners do with jobs
 """
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Collection, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -22,13 +22,15 @@ from sqlalchemy import ColumnElement, Select, func, insert, literal, select, tup
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from registry.artifacts import canonical_json
+from registry.building import built
 from registry.errors import Conflict, InvalidValue, NotFound
 from registry.tables import UtcDateTime
-from registry.transactions import Change, Transactions
+from registry.tuning.changes import Changes
 from registry.tuning.claims import MOST_ATTEMPTS, Claims, JobLost, as_job
 from registry.tuning.events import add_event
+from registry.tuning.needs import add_needs
 from registry.tuning.orders import TuningOrder
-from registry.tuning.states import AT_WORK, ENDED, OPEN, STATES, is_free, settled
+from registry.tuning.states import AT_WORK, ENDED, OPEN, STATES, can_be_judged_again, is_free, settled
 from registry.tuning.tables import TuningJobRow
 
 __all__ = ["AT_WORK", "ENDED", "MOST_ATTEMPTS", "OPEN", "STATES", "Asker", "JobLost", "Jobs", "digest_of", "order_of"]
@@ -58,14 +60,6 @@ def order_of(job: TuningJobRow) -> TuningOrder:
     return msgspec.convert(job.order, TuningOrder)
 
 
-class _Changes(Transactions):
-    """Transactions that are numbered and audited, as those of the registry's own tables are."""
-
-    def change(self, actor: str) -> AbstractAsyncContextManager[Change]:
-        """Begin one; what was not audited in it is not kept."""
-        return self._change(actor)
-
-
 class Jobs(Claims):
     """Every job.
 
@@ -75,7 +69,7 @@ class Jobs(Claims):
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine)
-        self._changes = _Changes(engine)
+        self._changes = Changes(engine)
 
     async def made_before(self, asker: Asker) -> TuningJobRow | None:
         """The job that the same request with the same idempotency key made before.
@@ -96,6 +90,7 @@ class Jobs(Claims):
         Raises:
             InvalidValue: the idempotency key is too long, or was sent with another order.
             Conflict: too many jobs of this key are open.
+            NotFound: a file that it names was deleted.
         """
         order.check()
         row = _new_row(order, model, asker)
@@ -106,6 +101,7 @@ class Jobs(Claims):
                 return known, False
             await _require_place(connection, asker.key_id, most_open)
             await connection.execute(insert(_JOBS).values(row))
+            await add_needs(connection, row["id"], order)
             await add_event(connection, row["id"], f"Created fine-tuning job: {row['id']}")
             told = {"adapter": order.adapter, "model": model, "training_file": order.training_file}
             change.audit("create_job", f"job:{row['id']}", after=told)
@@ -135,17 +131,13 @@ class Jobs(Claims):
         Raises:
             NotFound: there is no job to go on from.
         """
-        is_filtered = metadata is None or bool(metadata)
-        size = _CHUNK if is_filtered else limit
-        found: list[TuningJobRow] = []
         async with self._engine.connect() as connection:
             last = None if after is None else await _required(connection, after, adapters, param="after")
-            while True:
-                jobs = [as_job(row) for row in await connection.execute(_older(last, adapters).limit(size))]
-                found += [job for job in jobs if _has_metadata(job, metadata)]
-                if len(jobs) < size or len(found) >= limit:
-                    return found[:limit]
-                last = jobs[-1]
+            if metadata is not None and not metadata:
+                return await built(await connection.execute(_older(last, adapters).limit(limit)), as_job)
+            ids = await _with_metadata(connection, _older(last, adapters), metadata, limit)
+            query = _older(None, None).where(_JOBS.c.id.in_(ids))
+            return await built(await connection.execute(query), as_job)
 
     async def wish(
         self, job_id: str, wanted: str, *, actor: str, adapters: Collection[str] | None = None
@@ -153,7 +145,7 @@ class Jobs(Claims):
         """Have a job run, paused or cancelled (`wanted` is ``run``, ``pause`` or ``cancel``).
 
         What nobody is at work on changes at once; what is at work ends within a step. A wish that is granted already
-        changes nothing.
+        changes nothing. A job that failed at its gate before that had said anything may run again, to be evaluated.
 
         Raises:
             NotFound: there is no such job, or none of these adapters.
@@ -172,12 +164,6 @@ class Jobs(Claims):
             await add_event(connection, job_id, f"The job was asked to {_WISHES[wanted]}")
             change.audit(f"{_WISHES[wanted]}_job", f"job:{job_id}", adapter=job.adapter)
             return await _required(connection, job_id)
-
-    async def file_users(self, file_id: str) -> list[str]:
-        """The ids of jobs that have not ended and need that file."""
-        async with self._engine.connect() as connection:
-            rows = await connection.execute(select(_JOBS).where(_JOBS.c.state.in_(OPEN)))
-            return [job.id for job in map(as_job, rows) if file_id in _files_of(order_of(job))]
 
     async def counts(self) -> dict[str, int]:
         """How many jobs there are in each state; states without any are there with 0."""
@@ -213,15 +199,32 @@ def digest_of(request: object) -> str:
 
 def _older(than: TuningJobRow | None, adapters: Collection[str] | None) -> Select[Any]:
     query = select(_JOBS).where(*_of(adapters)).order_by(_JOBS.c.created_at.desc(), _JOBS.c.id.desc())
-    if than is None:
-        return query
-    return query.where(
-        tuple_(_JOBS.c.created_at, _JOBS.c.id) < tuple_(literal(than.created_at, UtcDateTime()), than.id)
-    )
+    return query if than is None else query.where(_is_older(than))
 
 
-def _has_metadata(job: TuningJobRow, wanted: Mapping[str, str] | None) -> bool:
-    held = job.order.get("metadata")
+def _is_older(than: Any) -> ColumnElement[bool]:
+    return tuple_(_JOBS.c.created_at, _JOBS.c.id) < tuple_(literal(than.created_at, UtcDateTime()), than.id)
+
+
+async def _with_metadata(
+    connection: AsyncConnection, jobs: Select[Any], wanted: Mapping[str, str] | None, limit: int
+) -> list[str]:
+    """The ids of the first of these jobs that have that metadata; no more is read of the others than it takes."""
+    found: list[str] = []
+    slim, last = jobs.with_only_columns(_JOBS.c.id, _JOBS.c.created_at, _JOBS.c.order), None
+    while len(found) < limit:
+        chunk = slim if last is None else slim.where(_is_older(last))
+        rows = list(await connection.execute(chunk.limit(_CHUNK)))
+        found += [row.id for row in rows if _has_metadata(row.order, wanted)]
+        if len(rows) < _CHUNK:
+            break
+        last = rows[-1]
+        await asyncio.sleep(0)  # a SQLite in memory's cache answers without a pause, chunk after chunk
+    return found[:limit]
+
+
+def _has_metadata(order: Mapping[str, Any], wanted: Mapping[str, str] | None) -> bool:
+    held = order.get("metadata")
     return held is None if wanted is None else wanted.items() <= (held or {}).items()
 
 
@@ -248,6 +251,8 @@ def _of(adapters: Collection[str] | None) -> tuple[ColumnElement[bool], ...]:
 
 
 def _require_open(job: TuningJobRow, wanted: str) -> None:
+    if wanted == "run" and can_be_judged_again(job):
+        return
     if job.state in ENDED or (job.wanted == "cancel" and wanted != "cancel"):
         ended = job.state if job.state in ENDED else "being cancelled"
         raise Conflict(f"the job {job.id} is {ended}; it cannot be changed any more", param="fine_tuning_job_id")
@@ -274,7 +279,3 @@ async def _made_before(connection: AsyncConnection, asker: Asker, asked: str | N
         )
     return None if row is None else as_job(row)
 
-
-def _files_of(order: TuningOrder) -> set[str | None]:
-    gate = order.gate
-    return {order.training_file, order.validation_file, gate.retention_file, gate.refusal_file}

@@ -3,6 +3,7 @@
 queued --claim--> validating_files --> running --> succeeded | failed | cancelled
    ^                     |                |
    +------ resume ---- paused <-----------+
+   +------ resume ---- failed at its gate, which has said nothing
 """
 
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ AT_WORK = ("validating_files", "running")
 OPEN = ("queued", *AT_WORK, "paused")
 ENDED = ("succeeded", "failed", "cancelled")
 STATES = (*OPEN, *ENDED)
-LET_GO: dict[str, Any] = {"worker": None, "lease_until": None, "estimated_finish": None}
+LET_GO: dict[str, Any] = {"worker": None, "lease_until": None, "estimated_finish": None, "claimable_from": None}
 """The columns of a job that nobody holds."""
 
 
@@ -24,7 +25,15 @@ def settled(job: TuningJobRow, wanted: str) -> dict[str, Any]:
         return ended("cancelled")
     if wanted == "pause":
         return {} if job.state == "paused" else {"state": "paused", **LET_GO}
+    if can_be_judged_again(job):
+        return {"state": "queued", "stage": "waiting", "attempt": 0, "error": None, "finished_at": None, "claimable_from": None}
     return {"state": "queued"} if job.state == "paused" else {}
+
+
+def can_be_judged_again(job: TuningJobRow) -> bool:
+    """Whether it failed at its gate before that had said anything: its version is there still, a candidate."""
+    is_rejected = job.error is not None and job.error["code"] == "rejected_by_gate"
+    return job.state == "failed" and job.version is not None and not is_rejected
 
 
 def ended(state: str) -> dict[str, Any]:

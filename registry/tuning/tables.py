@@ -36,7 +36,9 @@ def _string(length: int, *, nullable: bool = False, unique: bool = False, index:
 class FileRow(SQLModel, table=True):
     """An uploaded file; its content is the one file of an artifact.
 
-    `key_id` is the API key that sent it. A deleted row stays, without its content, for the jobs that name it.
+    `key_id` is the API key that sent it. The row is there before its content; nobody sees it until that `is_stored`. A
+    deleted row stays, without its content, for the jobs that name it; it `is_cleared` once that content was removed, or
+    was found to be another file's as well.
     """
 
     __tablename__ = "files"
@@ -51,14 +53,17 @@ class FileRow(SQLModel, table=True):
     created_at: datetime = _created_at()
     expires_at: datetime | None = _moment()
     deleted_at: datetime | None = _moment()
+    is_stored: bool = False
+    is_cleared: bool = False
 
 
 class TuningJobRow(SQLModel, table=True):
     """One job: what was asked for, how far it is, and who is at work on it.
 
     `wanted` is what a person wants of it: ``run``, ``pause`` or ``cancel``; whoever is at work on it sees that within
-    a step. `worker` holds it until `lease_until`, and `attempt` counts who held it. `dataset` is the digest of what it
-    trains on, `version` the candidate that it registered, `checkpoint` the newest one to go on from.
+    a step. `worker` holds it until `lease_until`; `attempt` counts who held it since its newest checkpoint, and nobody
+    may claim it before `claimable_from`. `dataset` is the digest of what it trains on, `version` the candidate that it
+    registered, `checkpoint` the newest one to go on from.
     """
 
     __tablename__ = "tuning_jobs"
@@ -85,6 +90,7 @@ class TuningJobRow(SQLModel, table=True):
     asked: str = _string(64)
     worker: str | None = _string(120, nullable=True)
     lease_until: datetime | None = _moment()
+    claimable_from: datetime | None = _moment()
     attempt: int = 0
     dataset: str | None = _string(64, nullable=True)
     checkpoint: str | None = _string(64, nullable=True)
@@ -100,8 +106,19 @@ class TuningJobRow(SQLModel, table=True):
     estimated_finish: datetime | None = _moment()
 
 
+class TuningJobFileRow(SQLModel, table=True):
+    """A file that a job needs until it has ended."""
+
+    __tablename__ = "tuning_job_files"
+
+    job: str = Field(sa_column=Column(ForeignKey("tuning_jobs.id"), primary_key=True))
+    file: str = Field(sa_column=Column(String(64), primary_key=True, index=True))
+
+
 class TuningEventRow(SQLModel, table=True):
-    """What a job said of itself; `type` is ``message`` or ``metrics``. Rows are only ever added."""
+    """What a job said of itself; `type` is ``message`` or ``metrics``. Rows are only added, and metrics
+    deleted a while after the job has ended.
+    """
 
     __tablename__ = "tuning_events"
     __table_args__ = (Index(None, "job", "id"),)

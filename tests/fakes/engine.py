@@ -35,6 +35,8 @@ class FakeEngine:
         can_sleep: whether it was started with sleep mode.
         asleep: whether it sleeps; then what is asked of it waits until it is woken.
         touched_asleep: what was asked of it while it slept.
+        sleep_answer: status and text that /is_sleeping answers instead of what is so.
+        fail_sleep: whether it falls asleep and says that it failed.
         refuse_wake: whether it fails to wake up, as when its memory is not free.
     """
 
@@ -51,6 +53,8 @@ class FakeEngine:
         self.can_sleep = False
         self.asleep = False
         self.touched_asleep: list[str] = []
+        self.sleep_answer: tuple[int, str] | None = None
+        self.fail_sleep = False
         self.refuse_wake = False
         self._woken = asyncio.Event()
         self.load_s = 0.0
@@ -110,6 +114,8 @@ class FakeEngine:
         return web.Response(status=503 if self.dying else 200)
 
     async def _is_sleeping(self, _: web.Request) -> web.Response:
+        if self.sleep_answer is not None:
+            return web.Response(status=self.sleep_answer[0], text=self.sleep_answer[1])
         if not self.can_sleep:
             return web.json_response({"detail": "Not Found"}, status=404)
         return web.json_response({"is_sleeping": self.asleep})
@@ -124,6 +130,8 @@ class FakeEngine:
         self.asleep = True
         while self.in_flight.total():
             await asyncio.sleep(0.01)
+        if self.fail_sleep:
+            return _error(500, "it failed after all")
         return web.json_response({"status": "sleeping", "level": 1})
 
     async def _wake_up(self, _: web.Request) -> web.Response:

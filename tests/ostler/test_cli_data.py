@@ -76,6 +76,15 @@ def test_what_a_job_would_refuse_exits_1(tmp_path: Path) -> None:
     assert check(file, "--bad-rows-share", "0.2").exit_code == 0
 
 
+def test_answers_that_no_gate_can_score_exit_1(tmp_path: Path) -> None:
+    """As a job would refuse them."""
+    call = {"id": "1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+    calls = [{"messages": [body["messages"][0], {"role": "assistant", "tool_calls": [call]}]} for body in rows(40)]
+    ran = check(write(tmp_path / "rows.jsonl", calls))
+    assert ran.exit_code == 1
+    assert "calls of tools, which the gate cannot score" in " ".join(ran.output.split())
+
+
 def test_a_wrong_command_line_is_told(tmp_path: Path) -> None:
     """A file that is not there, and a similarity that means nothing, are no reports."""
     file = write(tmp_path / "rows.jsonl", rows(40))

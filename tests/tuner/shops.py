@@ -84,6 +84,7 @@ def tuner_settings(folder: Path, database_url: str, **given: Any) -> TunerSettin
         "base_model": str(base_model),
         "tuner_poll_s": 0.05,
         "tuner_lease_s": 60.0,
+        "tuner_retry_s": 0.0,
         "tuner_stop_s": 10.0,
         "tuner_min_free_gib": 0.0,
     }

@@ -11,7 +11,7 @@ import pytest
 from registry.base_model import BaseSpec
 from registry.tuning.orders import LoraOrder, TuningOrder
 from tests.tuner.works import ORDER, at_work, said
-from tuner.errors import JobFailed
+from tuner.errors import EngineAway, JobFailed
 from tuner.fitness import require_fit, require_servable
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -113,10 +113,23 @@ async def test_an_engine_that_does_not_tell_its_tokens_is_told_of(tmp_path: Path
     assert message.startswith("warn: The engine does not tell its token ids")
 
 
-async def test_an_engine_that_stays_away_fails_the_job(tmp_path: Path) -> None:
-    """Nobody to ask, for as long as the setting says, is not the order's fault."""
-    failed = await _refusal(at_work(tmp_path, tuner_engine_wait_s=0.01))
-    assert failed.code == "evaluation_failed"
+async def test_an_engine_that_stays_away_is_not_the_orders_fault(tmp_path: Path) -> None:
+    """Nobody to ask, for as long as the setting says, may be there another time."""
+    with pytest.raises(EngineAway, match="the engine did not answer for 0 s"):
+        await require_fit(at_work(tmp_path, tuner_engine_wait_s=0.01), FOUND)
+
+
+async def test_a_set_that_no_gate_could_ask_is_refused_before_training(tmp_path: Path) -> None:
+    """Rather than after hours of it; nobody is asked anything then."""
+    broken = tmp_path / "skills.jsonl"
+    broken.write_text("?\n")
+    gateway = _Gateway()
+    with pytest.raises(
+        JobFailed, match=r"the retention set of the tuner's settings cannot be used: .*line 1"
+    ) as failed:
+        await require_servable(at_work(tmp_path, gateway=gateway, retention_set=str(broken)))
+    assert failed.value.code == "evaluation_failed"
+    assert gateway.bodies == []
 
 
 async def test_a_key_that_may_not_ask_fails_the_job(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ MEASURED = Measured(
     validation_loss=0.5,
     rows_at_once=8,
     seconds=1800.0,
+    gpu_seconds=3600.0,
     peak_memory_bytes=10**9,
     device_name="NVIDIA H100",
 )
@@ -29,7 +30,8 @@ MEASURED = Measured(
 
 def _write_training(work: object, *, device: str = "cuda", processes: int = 2) -> Training:
     given = Circumstances(100, 10, 192, None, device, "bfloat16", processes)  # type: ignore[arg-type]
-    training = Training(make_plan(work.order, given), MEASURED)  # type: ignore[attr-defined]
+    measured = MEASURED if device == "cuda" else msgspec.structs.replace(MEASURED, gpu_seconds=0.0)
+    training = Training(make_plan(work.order, given), measured)  # type: ignore[attr-defined]
     training.write(work.workspace.training_file)  # type: ignore[attr-defined]
     return training
 

@@ -3,8 +3,8 @@
 import pytest
 
 from monitors.watch.client import GatewayRefused
-from tuner.errors import JobFailed
-from tuner.patience import patiently
+from tuner.errors import EngineAway
+from tuner.patience import patiently, pauses
 
 
 class _Gateway:
@@ -33,11 +33,19 @@ async def test_a_gateway_that_comes_back_is_waited_for() -> None:
     assert gateway.calls == 5
 
 
-async def test_a_gateway_that_stays_away_fails_the_job() -> None:
-    """Patience ends, and the job says that it was the engine."""
-    with pytest.raises(JobFailed, match="did not answer for 0 s") as failed:
+async def test_a_gateway_that_stays_away_is_not_waited_for_for_ever() -> None:
+    """Patience ends, and says that it was the engine."""
+    with pytest.raises(EngineAway, match="did not answer for 0 s"):
         await patiently(_Gateway(*[None] * 1000).ask, 0.02)
-    assert failed.value.code == "evaluation_failed"
+
+
+@pytest.mark.parametrize("wait_s", [0.0005, 1.0, 900.0])
+def test_pauses_are_as_long_as_the_wait(wait_s: float) -> None:
+    """They grow, up to half a minute, and an engine that comes back in time is seen within that."""
+    found = list(pauses(wait_s))
+    assert sum(found) == pytest.approx(wait_s)
+    assert max(found) <= 30
+    assert found[:-1] == sorted(found[:-1])
 
 
 async def test_a_refusal_is_not_waited_for() -> None:

@@ -12,6 +12,7 @@ from registry.tuning.jobs import order_of
 from registry.tuning.orders import DataOrder, LoraOrder
 from tests.conftest import AdapterMaker
 from tests.registry.lora_samples import BASE, UNKNOWN_BASE
+from tests.registry.tuning.checkpoints import add_checkpoint
 from tests.tuner.fake_child import dataset_files
 from tests.tuner.shops import CONTENT, ask, report_of, shop_of, tuner_settings
 from tuner.candidates import actor_of
@@ -64,7 +65,7 @@ async def test_the_newest_and_the_best_checkpoint_are_placed(shop: Shop) -> None
     work = await held(shop)
     for step, is_best in ((2, True), (4, False), (6, False)):
         stored = shop.store.put_files({"state.json": str(step).encode()})
-        await shop.events.add_checkpoint(work.job.id, step, stored.digest, {}, is_best=is_best)
+        await add_checkpoint(shop.events, work.job.id, step, stored.digest, {}, is_best=is_best)
     work.workspace.checkpoint(8).mkdir(parents=True)
     assert await place_checkpoints(work) == (6, 2)
     found = {folder.name: files_of(folder) for folder in work.workspace.checkpoints.iterdir()}
@@ -153,7 +154,7 @@ async def test_a_training_needs_disk_for_its_checkpoints(shop: Shop, monkeypatch
     small, large = await held(shop, lora=LoraOrder(rank=1)), await held(shop, adapter="other", lora=LoraOrder(rank=512))
     free = 6 * 12 * adapter_weights(BASE, LoraOrder(rank=16))
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": free})())
-    require_space_for_training(small)
+    await require_space_for_training(small)
     with pytest.raises(JobFailed, match="GiB free, and the job needs") as failed:
-        require_space_for_training(large)
+        await require_space_for_training(large)
     assert failed.value.code == "disk_full"

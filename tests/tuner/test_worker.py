@@ -13,15 +13,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.artifacts import ArtifactStore
 from registry.database import connect
-from registry.errors import StoreFailure
+from registry.errors import Conflict, StoreFailure
+from registry.registry import Registry
 from registry.tuning.events import Events
-from registry.tuning.jobs import Jobs
+from registry.tuning.files import Files, NewFile
+from registry.tuning.jobs import Asker, JobLost, Jobs
+from registry.tuning.orders import TuningOrder
 from tests.conftest import until
+from tests.registry.lora_samples import BASE
 from tests.tuner.fake_child import TOKENS_A_STEP, Script, dataset_files
 from tests.tuner.shops import (
     CONTENT,
     GOOD,
     ask,
+    end_lease,
     is_in,
     job_of,
     messages,
@@ -33,6 +38,7 @@ from tests.tuner.shops import (
     working,
     write,
 )
+from tuner.errors import EngineAway, JobFailed
 from tuner.shop import Shop
 from tuner.worker import Worker
 
@@ -121,7 +127,7 @@ async def test_a_child_that_was_killed_is_tried_again_from_its_checkpoint(lite: 
     job_id = await ask(shop)
     async with working(Worker(shop, stages())):
         await until(is_in(shop, job_id, "succeeded", "failed"), 60)
-    assert (await job_of(shop, job_id)).attempt == 2
+    assert (await job_of(shop, job_id)).attempt == 1  # counted anew from each checkpoint
     assert await steps_told(shop, job_id) == [1, 2, 3, 4, 5, 5, 6, 7, 8]
     said = await messages(shop, job_id)
     assert "The stage training is tried again: the process that did it ended unexpectedly" in " ".join(said)
@@ -191,12 +197,13 @@ async def test_a_wish_is_carried_out_at_each_stage(lite: Any, place: str, wanted
     here = Place(place)
     shop = lite(SLOW if place == "training" else Script())
     job_id = await ask(shop)
-    async with working(Worker(shop, stages(here))):
+    worker = Worker(shop, stages(here))
+    async with working(worker):
         await until(_at(shop, job_id, here if place != "training" else None), 60)
         await shop.jobs.wish(job_id, wanted, actor="ann")
         ended = "paused" if wanted == "pause" else "cancelled"
         if place == "lineage":  # which is quick, so that nobody breaks it off
-            await asyncio.sleep(0.6)
+            await until(lambda: worker._control is None or worker._control.cause is not None, 60)
             here.go_on.set()
         await until(is_in(shop, job_id, ended), 60)
         if wanted == "pause" and place != "training":
@@ -307,12 +314,18 @@ async def test_training_goes_on_while_the_database_is_away(lite: Any) -> None:
         outage.is_on = True
         told = len(await steps_told(shop, job_id))
         await until(lambda: outage.refused > 3)
-        await asyncio.sleep(1.0)
+        trained = _steps(cut)
+        await until(lambda: _steps(cut) >= trained + 10, 60)
         assert len(await steps_told(shop, job_id)) <= told + 5  # what was on its way
         outage.is_on = False
         await until(is_in(shop, job_id, "succeeded"), 60)
     assert await steps_told(shop, job_id) == list(range(1, 51))
     assert (await job_of(shop, job_id)).attempt == 1
+
+
+def _steps(shop: Shop) -> float:
+    """How many steps its workers have seen, by its metrics."""
+    return shop.metrics.registry.get_sample_value("ostler_tuning_steps_total") or 0.0
 
 
 async def test_a_worker_that_loses_its_lease_stops_its_child(lite: Any) -> None:
@@ -332,7 +345,6 @@ async def test_a_worker_that_loses_its_lease_stops_its_child(lite: Any) -> None:
     assert await state_of(shop, job_id) == "running"  # until somebody claims it, its lease being over
     async with working(Worker(lite(Script(steps=8)), stages())):
         await until(is_in(shop, job_id, "succeeded"), 60)
-    assert (await job_of(shop, job_id)).attempt == 2
 
 
 async def test_a_job_that_loses_its_tuner_again_and_again_is_given_up(shop: Shop) -> None:
@@ -415,6 +427,120 @@ async def test_what_jobs_left_that_ended_with_nobody_at_work_is_swept(lite: Any)
     assert report["reason"] == "the job ended before its gate had said anything"
 
 
+async def test_a_job_whose_engine_stays_away_can_be_evaluated_another_time(lite: Any) -> None:
+    """It is tried again, and fails at last; its version stays a candidate, which nothing was found against."""
+    tries, is_away = [], [True]
+
+    async def gate(_place: str) -> None:
+        if _place == "gate":
+            tries.append(_place)
+            if is_away:
+                raise EngineAway("support@1 could not be evaluated: row 1: nobody answered")
+
+    shop = lite()
+    job_id = await ask(shop)
+    async with working(Worker(shop, stages(gate))):
+        await until(is_in(shop, job_id, "failed", "succeeded"), 60)
+        await until(lambda: not list(shop.settings.work.glob("ftjob-*")))  # it was swept
+        job = await job_of(shop, job_id)
+        assert job.error == {
+            "code": "evaluation_failed",
+            "message": "support@1 could not be evaluated: row 1: nobody answered, 3 times; support@1 is registered: "
+            "resume the job to go on from there",
+            "param": None,
+        }
+        assert len(tries) == 3
+        assert await _verdict_is(shop, "candidate")
+        is_away.clear()
+        await shop.jobs.wish(job_id, "run", actor="ann")
+        await until(is_in(shop, job_id, "failed", "succeeded"), 60)
+    job = await job_of(shop, job_id)
+    assert (job.state, job.error, job.fine_tuned_model) == ("succeeded", None, "support@1")
+    assert await _verdict_is(shop, "passed")
+    assert await steps_told(shop, job_id) == list(range(1, 9))  # it was not trained again
+
+
+@pytest.mark.parametrize("code", ["evaluation_failed", "disk_full"])
+async def test_a_job_that_fails_at_its_gate_rejects_nothing(lite: Any, code: str) -> None:
+    """A wrong key or a full disk is not the version's fault."""
+
+    async def gate(place: str) -> None:
+        if place == "gate":
+            raise JobFailed(code, "row 3: it answered 401")
+
+    shop = lite()
+    job_id = await ask(shop)
+    async with working(Worker(shop, stages(gate))):
+        await until(is_in(shop, job_id, "failed"), 60)
+        await until(lambda: not list(shop.settings.work.glob("ftjob-*")))
+    assert await _verdict_is(shop, "candidate")
+    error = (await job_of(shop, job_id)).error
+    assert error is not None
+    assert (error["code"], error["message"]) == (
+        code,
+        "row 3: it answered 401; support@1 is registered: resume the job to go on from there",
+    )
+
+
+async def test_a_job_that_its_gate_rejected_is_not_resumed(lite: Any) -> None:
+    """Its verdict stands."""
+    shop = lite()
+    job_id = await ask(shop)
+    async with working(Worker(shop, stages(passed=False))):
+        await until(is_in(shop, job_id, "failed"), 60)
+    with pytest.raises(Conflict, match="cannot be changed any more"):
+        await shop.jobs.wish(job_id, "run", actor="ann")
+
+
+async def test_what_a_job_fetches_of_a_remote_store_goes_with_it(tmp_path: Path, lite: Any) -> None:
+    """Uploads and datasets, that of the version before too, would fill the cache; what was made stays in the store."""
+    store = ArtifactStore(f"memory://{tmp_path.name}", tmp_path / "cache")
+    shop = lite(store=store)
+    file = await Files(_engine(shop), store).keep(NewFile("rows.jsonl", "fine-tune"), CONTENT, key_id="key_1")
+    shop = lite(store=store, files=Files(_engine(shop), store), registry=Registry(_engine(shop), store, (BASE,)))
+    ids = []
+    for seed in (1, 2):
+        order = TuningOrder("support", "tiny", file.id, seed=seed)
+        ids.append((await shop.jobs.create(order, "tiny", Asker("key_1", "ann")))[0].id)
+    async with working(Worker(shop, stages())):
+        for job_id in ids:
+            await until(is_in(shop, job_id, "succeeded", "failed"), 60)
+            await shop.registry.promote("support", 1, actor="ann")
+        await until(lambda: not list(shop.settings.work.glob("ftjob-*")))
+    assert [await state_of(shop, job_id) for job_id in ids] == ["succeeded"] * 2
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    assert (store.fetch(file.digest) / "content").read_bytes() == CONTENT
+
+
+async def test_a_job_has_one_file_of_results(lite: Any) -> None:
+    """Also one whose tuner was lost between the file and the job's end."""
+    shop = lite()
+    job_id = await ask(shop)
+    lost = _LosesTheEnd(_engine(shop))
+    async with working(Worker(lite(jobs=lost), stages())):
+        await until(lambda: lost.has_lost, 60)
+    before = (await job_of(shop, job_id)).result_file
+    assert before is not None
+    await end_lease(shop, job_id)
+    async with working(Worker(shop, stages())):
+        await until(is_in(shop, job_id, "succeeded"), 60)
+    assert (await job_of(shop, job_id)).result_file == before
+    assert [file.id for file in await shop.files.listed(purpose="fine-tune-results", limit=10)] == [before]
+
+
+class _LosesTheEnd(Jobs):
+    """Loses a tuner right before the end of its first job."""
+
+    has_lost = False
+
+    async def end(self, *arguments: Any, **named: Any) -> str:
+        """End a job, but for the first time."""
+        if not self.has_lost:
+            self.has_lost = True
+            raise JobLost
+        return await super().end(*arguments, **named)
+
+
 async def _verdict_is(shop: Shop, verdict: str) -> bool:
     return (await shop.registry.version_record("support", 1)).verdict == verdict
 
@@ -424,7 +550,9 @@ async def test_an_uploaded_file_that_is_gone_fails_the_job(lite: Any) -> None:
     shop = lite()
     job_id = await ask(shop)
     job = await job_of(shop, job_id)
-    await shop.files.delete(job.order["training_file"])
+    await write(shop, job_id, state="succeeded")  # a file that an open job needs is not deleted
+    await shop.files.delete(job.order["training_file"], actor="ann")
+    await write(shop, job_id, state="queued")
     async with working(Worker(shop, stages())):
         await until(is_in(shop, job_id, "failed"), 60)
     error = (await job_of(shop, job_id)).error

@@ -36,8 +36,6 @@ def check_files(
             order=order,
             training=str(training),
             validation=None if validation is None else str(validation),
-            parent=None,
-            parent_digest=None,
             tokenizer=tokenizer,
             context=context,
         )

@@ -4,11 +4,11 @@ What is wrong is said without what stands in the row.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from monitors.judging.golden import Message
-from tuner.data.rows import PreferenceRow, Row, SupervisedRow
+from tuner.data.rows import PreferenceRow, Row, SupervisedRow, text_of
 
 _INSTRUCTIONS = ("system", "developer")
 _NAMES = {"user": "the user", "assistant": "the assistant", "tool": "a tool"}
@@ -50,9 +50,16 @@ def _wrong_pair(row: PreferenceRow) -> str | None:
 
 
 def _wrong_messages(messages: Sequence[Message]) -> str | None:
-    for place, message in enumerate(messages):
-        if problem := _wrong_message(message) or _out_of_order(messages, place):
-            return f"message {place + 1}: {problem}"
+    before: Message | None = None
+    waiting: set[str | None] = set()
+    for number, message in enumerate(messages, start=1):
+        if problem := _wrong_message(message) or _out_of_order(message, before, waiting):
+            return f"message {number}: {problem}"
+        if message.role == "tool":
+            waiting.discard(message.tool_call_id)
+        else:
+            waiting = {_id_of(call) for call in message.tool_calls or ()}
+        before = message
     return None
 
 
@@ -64,7 +71,7 @@ def _wrong_message(message: Message) -> str | None:
         return _wrong_answer(message)
     if message.tool_calls or message.weight is not None:
         return "only the assistant's messages may have `tool_calls` or `weight`"
-    if message.role == "user" and not _words(message).strip():
+    if message.role == "user" and not text_of(message).strip():
         return "the user says nothing"
     if message.content is None:
         return "it has no `content`"
@@ -74,7 +81,7 @@ def _wrong_message(message: Message) -> str | None:
 def _wrong_answer(message: Message) -> str | None:
     if message.weight not in {None, 0, 1}:
         return "`weight` must be 0 or 1"
-    if not message.tool_calls and not _words(message).strip():
+    if not message.tool_calls and not text_of(message).strip():
         return "the assistant's answer is empty"
     for call in message.tool_calls or ():
         if problem := _wrong_call(call):
@@ -107,60 +114,43 @@ def _wrong_tools(tools: list[dict[str, Any]] | None) -> str | None:
     return None
 
 
-def _out_of_order(messages: Sequence[Message], place: int) -> str | None:
-    """What is wrong with who speaks here, after who spoke before."""
-    message, before = messages[place], messages[place - 1] if place else None
+def _out_of_order(message: Message, before: Message | None, waiting: Collection[str | None]) -> str | None:
+    """What is wrong with who speaks here, after who spoke before; `waiting` are the calls that have no result yet."""
+    is_first = before is None or before.role in _INSTRUCTIONS
     if message.role in _INSTRUCTIONS:
-        is_first = all(each.role in _INSTRUCTIONS for each in messages[:place])
         return None if is_first else f"a {message.role} message must come before all others"
     if message.role == "tool":
-        return _wrong_result(messages, place)
-    if before is None or before.role in _INSTRUCTIONS:
+        return _wrong_result(message, before, waiting)
+    if before is None or is_first:
         return None if message.role == "user" else "the user must speak first"
     if before.role == "assistant" and before.tool_calls:
         return "the results of the tool calls must come first, as messages of the role tool"
-    if message.role == "assistant" and before.role == "tool" and (missing := _unanswered(messages, place)):
-        return f"{missing} of the tool calls before it have no result"
+    if message.role == "assistant" and before.role == "tool" and waiting:
+        return f"{len(waiting)} of the tool calls before it have no result"
     expected = {"user": ("assistant",), "assistant": ("user", "tool")}[message.role]
     if before.role not in expected:
         return f"{_NAMES[message.role]} speaks right after {_NAMES[before.role]}"
     return None
 
 
-def _wrong_result(messages: Sequence[Message], place: int) -> str | None:
-    calls, answered = _open_calls(messages, place)
-    if not calls:
+def _wrong_result(message: Message, before: Message | None, waiting: Collection[str | None]) -> str | None:
+    is_called = before is not None and (before.role == "tool" or (before.role == "assistant" and before.tool_calls))
+    if not is_called:
         return "a tool speaks that the assistant has not called right before"
-    said = messages[place].tool_call_id
-    if said is None or said in answered or said not in calls:
+    if message.tool_call_id is None or message.tool_call_id not in waiting:
         return "`tool_call_id` must be the id of a tool call right before that has no result yet"
     return None
 
 
-def _unanswered(messages: Sequence[Message], place: int) -> int:
-    calls, answered = _open_calls(messages, place)
-    return len(set(calls) - set(answered))
-
-
-def _open_calls(messages: Sequence[Message], place: int) -> tuple[list[Any], list[str | None]]:
-    """The ids of the tool calls that the results right before `place` belong to, and those results' ids."""
-    first = place
-    while first and messages[first - 1].role == "tool":
-        first -= 1
-    caller = messages[first - 1] if first else None
-    calls = caller.tool_calls if caller is not None and caller.role == "assistant" else None
-    return [call.get("id") for call in calls or ()], [each.tool_call_id for each in messages[first:place]]
+def _id_of(call: dict[str, Any]) -> str | None:
+    """The id of a tool call, by which its result is known; None where it has none that a result could name."""
+    found = call.get("id")
+    return found if isinstance(found, str) else None
 
 
 def _is_text(part: dict[str, Any]) -> bool:
     return part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
-def _words(message: Message) -> str:
-    if isinstance(message.content, list):
-        return "\n".join(part["text"] for part in message.content)
-    return message.content or ""
-
-
 def _said(message: Message) -> tuple[str, Any]:
-    return _words(message).strip(), message.tool_calls or None
+    return text_of(message).strip(), message.tool_calls or None

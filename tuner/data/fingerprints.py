@@ -43,7 +43,15 @@ def earlier_prompts(row: Row) -> dict[int, bytes]:
     if isinstance(row, PreferenceRow):
         return {}
     places = [place for place, message in enumerate(row.messages[:-1]) if message.role == "assistant"]
-    return {place: _hash("prompt", [conversation_text(row.messages[:place])]) for place in places}
+    turns = [_turn_text(message) for message in row.messages[: places[-1]]] if places else []
+    return {place: _hash("prompt", [_BETWEEN.join(turns[:place])]) for place in places}
+
+
+def learned_inside(row: Row) -> list[bytes]:
+    """The hashes of the prompts of those answers but the last that are learned."""
+    if isinstance(row, PreferenceRow):
+        return []
+    return [prompt for place, prompt in earlier_prompts(row).items() if row.messages[place].weight != 0]
 
 
 def prompt_text(row: Row) -> str:
@@ -60,7 +68,11 @@ def answer_texts(row: Row) -> list[str]:
 
 def conversation_text(messages: Sequence[Message]) -> str:
     """The normalized text of some messages, with who said what."""
-    return _BETWEEN.join(f"{message.role}{_BETWEEN}{normalized(_said(message))}" for message in messages)
+    return _BETWEEN.join(map(_turn_text, messages))
+
+
+def _turn_text(message: Message) -> str:
+    return f"{message.role}{_BETWEEN}{normalized(_said(message))}"
 
 
 def _said(message: Message) -> str:

@@ -93,11 +93,9 @@ class Intake:
         from tuner.data.tokens import measure
 
         try:
-            size = measure(row, self.measure.tokenizer)
+            size = measure(row, self.measure.tokenizer, self.measure.limit)
         except NotReadable as error:
             return str(error)
-        if 0 < self.measure.limit < size.tokens:
-            return f"it has {size.tokens:,} tokens, more than the {self.measure.limit:,} that a row may have"
         return size.tokens, size.learned
 
 

@@ -3,7 +3,7 @@
 import shutil
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tuner.data.report import (
     Report,
     TokensReport,
 )
+from tuner.data.rows import can_be_scored
 from tuner.data.shelf import Shelf, Shelved
 from tuner.data.splits import RULE, SPLITS, Shares, Split, split_prompts
 from tuner.data.telling import Ear, Listener
@@ -60,17 +61,18 @@ def make_dataset(
         rows = _without_near_duplicates(rows, shelf, task, report)
         _tell_of_duplicates(rows, report, listener)
         # 3. Decide by each prompt's hash what is trained on, what validates and what is held out.
-        earlier = None if task.parent is None else Earlier(Path(task.parent), task.parent_digest or "")
-        held_out = set() if earlier is None else set(earlier.prompts("holdout"))
-        splits = _split(rows, task, earlier, held_out)
+        earlier = {digest: Earlier(Path(folder)) for digest, folder in task.ancestors.items()}
+        held_out = {prompt for each in earlier.values() for prompt in each.held_out()}
+        splits = _split(rows, task, earlier.values(), held_out)
         _require_splits(splits, task)
+        scorable = _require_scorable(splits["holdout"], shelf)
         # 4. Mix in some of what an earlier version was trained on.
-        if earlier is not None:
-            splits["train"] += _replayed(task, earlier, intake, splits, report, listener)
+        if task.replayed is not None:
+            splits["train"] += _replayed(task, earlier[task.replayed], intake, splits, report, listener)
         # 5. Freeze it.
         kept_out = held_out | {row.fingerprint.prompt for split in ("validation", "holdout") for row in splits[split]}
         freeze(workspace.dataset, shelf, splits, kept_out)
-    _tell_of_splits(splits, report, listener)
+    _tell_of_splits(splits, scorable, report, listener)
     about = _about(task, report)
     write_about(workspace.dataset, about)
     return about
@@ -167,7 +169,7 @@ def _tell_of_duplicates(rows: Rows, report: Report, listener: Listener) -> None:
         _warn(f"{duplicates.conflicts:,} {what}; all of them are kept", report, listener)
 
 
-def _split(rows: Rows, task: PrepareTask, earlier: Earlier | None, held_out: set[bytes]) -> dict[Split, Rows]:
+def _split(rows: Rows, task: PrepareTask, earlier: Iterable[Earlier], held_out: set[bytes]) -> dict[Split, Rows]:
     """The rows of each split; those with the same prompt are together."""
     labels: dict[bytes, str] = {}
     for row in rows:
@@ -177,8 +179,8 @@ def _split(rows: Rows, task: PrepareTask, earlier: Earlier | None, held_out: set
     data = task.order.data
     shares = Shares(0.0 if task.validation is not None else data.validation_share, data.holdout_share)
     fixed: dict[bytes, Split] = {row.fingerprint.prompt: "validation" for row in rows if row.is_validation}
-    fixed |= dict.fromkeys(labels.keys() & held_out, "holdout")
-    trained = set() if earlier is None else {prompt for prompt in earlier.prompts("train") if prompt in labels}
+    trained = {prompt for each in earlier for prompt in each.learned() if prompt in labels}
+    fixed |= dict.fromkeys((labels.keys() & held_out) - trained, "holdout")
     of = split_prompts(labels, shares, fixed, trained)
     splits: dict[Split, Rows] = {split: [] for split in SPLITS}
     for row in rows:
@@ -209,6 +211,18 @@ def _require_splits(splits: Mapping[Split, Rows], task: PrepareTask) -> None:
         raise JobFailed("invalid_training_file", message, "training_file")
 
 
+def _require_scorable(held_out: Rows, shelf: Shelf) -> int:
+    """How many rows that are held out the gate can score; there must be one."""
+    scorable = sum(can_be_scored(shelf.row(row)) for row in held_out)
+    if not scorable:
+        message = (
+            f"the answers of all {len(held_out)} rows that are held out are calls of tools, which the gate cannot "
+            "score; add rows with answers of text"
+        )
+        raise JobFailed("invalid_training_file", message, "training_file")
+    return scorable
+
+
 def _replayed(
     task: PrepareTask,
     earlier: Earlier,
@@ -220,7 +234,7 @@ def _replayed(
     """Rows that an earlier version was trained on, but for those whose prompt has come again."""
     share = task.order.data.replay_share
     wanted = int((_REPLAY_SHARE if share is None else share) * len(splits["train"]) + 0.5)
-    report.replay = ReplayReport(earlier.digest, wanted=wanted)
+    report.replay = ReplayReport(task.replayed or "", wanted=wanted)
     if wanted and earlier.method != task.order.method:
         what = f"the earlier version was tuned by {earlier.method}, and this job is {task.order.method}"
         _warn(f"Nothing is replayed: {what}", report, listener)
@@ -234,8 +248,8 @@ def _replayed(
     return rows
 
 
-def _tell_of_splits(splits: Mapping[Split, Rows], report: Report, listener: Listener) -> None:
-    """Finish the report with what is in the splits, and say so."""
+def _tell_of_splits(splits: Mapping[Split, Rows], scorable: int, report: Report, listener: Listener) -> None:
+    """Finish the report with what is in the splits, and say so; `scorable` rows are held out that the gate can score."""
     rows = [row for split in SPLITS for row in splits[split]]
     report.counts = {split: len(splits[split]) for split in SPLITS}
     report.sources = count_sources(rows)
@@ -247,8 +261,8 @@ def _tell_of_splits(splits: Mapping[Split, Rows], report: Report, listener: List
         f"The dataset has {counts['train']:,} rows to train on, {counts['validation']:,} to validate with, and "
         f"{counts['holdout']:,} held out for the gate"
     )
-    if counts["holdout"] < _SMALL_HOLDOUT:
-        held = f"Only {counts['holdout']} rows are held out"
+    if scorable < _SMALL_HOLDOUT:
+        held = f"Only {scorable} rows are held out with an answer of text"
         _warn(f"{held}, by which the gate can hardly tell an improvement from chance", report, listener)
 
 
@@ -276,7 +290,7 @@ def _about(task: PrepareTask, report: Report) -> dict[str, Any]:
         "method": task.order.method,
         "counts": report.counts,
         "sources": report.sources,
-        "parents": [task.parent_digest] if task.parent_digest else [],
+        "parents": list(task.parents),
         "split": {"rule": RULE, "validation_share": data.validation_share, "holdout_share": data.holdout_share},
         "seed": task.order.seed,
         "report": report.to_builtins(),

@@ -8,9 +8,10 @@ from typing import BinaryIO
 
 import msgspec
 
+from monitors.judging.golden import Message
 from registry.tuning.orders import Method
 from tuner.data.checking import problem_of
-from tuner.data.rows import PreferenceRow, Row, SupervisedRow
+from tuner.data.rows import PreferenceRow, Row, SupervisedRow, text_of
 
 LONGEST_LINE_BYTES = 4 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -88,17 +89,29 @@ def _not_json(text: bytes, method: Method) -> str:
 def _tidied(row: Row) -> Row:
     """The row without what changes nothing: a weight of 1, and what comes after the last answer that is learned.
 
-    It was uploaded, also if it was replayed once.
+    A content of parts becomes the one text that a model reads, and that answers can be held against. The row was
+    uploaded, also if it was replayed once.
     """
     source = "uploaded" if row.source == "replay" else row.source
     if isinstance(row, PreferenceRow):
-        return msgspec.structs.replace(row, source=source)
-    messages = [
-        msgspec.structs.replace(message, weight=None) if message.weight == 1 else message for message in row.messages
-    ]
+        return msgspec.structs.replace(
+            row,
+            input=msgspec.structs.replace(row.input, messages=list(map(_plain, row.input.messages))),
+            preferred_output=list(map(_plain, row.preferred_output)),
+            non_preferred_output=list(map(_plain, row.non_preferred_output)),
+            source=source,
+        )
+    messages = list(map(_plain, row.messages))
     while messages[-1].role != "assistant" or messages[-1].weight == 0:
         messages.pop()
     return msgspec.structs.replace(row, messages=messages, source=source)
+
+
+def _plain(message: Message) -> Message:
+    """A message with one text and without a weight of 1."""
+    weight = None if message.weight == 1 else message.weight
+    content = text_of(message) if isinstance(message.content, list) else message.content
+    return msgspec.structs.replace(message, content=content, weight=weight)
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes | None]:

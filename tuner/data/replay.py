@@ -1,4 +1,4 @@
-"""The dataset of an earlier version: what of it is trained on again, and what must stay held out.
+"""The dataset of an earlier version: what it was trained on, what of that is trained on again, and what stays held out.
 
 A share of what the earlier version was trained on keeps the new one from forgetting it (rehearsal: Robins 1995,
 "Catastrophic Forgetting, Rehearsal and Pseudorehearsal"). Prompts that were held out for it stay so, and none that it
@@ -15,10 +15,9 @@ import msgspec
 
 from registry.tuning.orders import Method
 from tuner.data.dataset import file_of, read_about, read_split
-from tuner.data.fingerprints import fingerprint
+from tuner.data.fingerprints import fingerprint, learned_inside
 from tuner.data.reading import decode
 from tuner.data.rows import Row
-from tuner.data.splits import Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,6 @@ class Earlier:
     """A frozen dataset that an earlier version was made of."""
 
     folder: Path
-    digest: str
 
     @property
     def method(self) -> Method:
@@ -34,9 +32,15 @@ class Earlier:
         method: Method = read_about(self.folder)["method"]
         return method
 
-    def prompts(self, split: Split) -> Iterator[bytes]:
-        """The hashes of the prompts of one of its splits."""
-        return (fingerprint(row).prompt for row in read_split(self.folder, split))
+    def held_out(self) -> Iterator[bytes]:
+        """The hashes of the prompts that were held out for it."""
+        return (fingerprint(row).prompt for row in read_split(self.folder, "holdout"))
+
+    def learned(self) -> Iterator[bytes]:
+        """The hashes of the prompts whose answers it was trained on, those inside of conversations among them."""
+        for row in read_split(self.folder, "train"):
+            yield fingerprint(row).prompt
+            yield from learned_inside(row)
 
     def draw(self, count: int, seed: int, without: Collection[bytes]) -> list[Row]:
         """As many rows that it was trained on, drawn by their hashes; fewer if there are no more.

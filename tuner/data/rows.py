@@ -33,6 +33,11 @@ class SupervisedRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
         """What comes before the last answer."""
         return self.messages[:-1]
 
+    @property
+    def answers(self) -> list[Message]:
+        """The last answer, as a list of one."""
+        return self.messages[-1:]
+
 
 class PreferenceInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What both answers of a pair are answers to."""
@@ -56,5 +61,22 @@ class PreferenceRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
         """What both are answers to."""
         return self.input.messages
 
+    @property
+    def answers(self) -> list[Message]:
+        """The better answer and the worse one."""
+        return [*self.preferred_output, *self.non_preferred_output]
+
 
 Row = SupervisedRow | PreferenceRow
+
+
+def text_of(message: Message) -> str:
+    """What a message says, as one text: the engine puts a line break between parts."""
+    if isinstance(message.content, list):
+        return "\n".join(part["text"] for part in message.content)
+    return message.content or ""
+
+
+def can_be_scored(row: Row) -> bool:
+    """Whether a model's answer can be held against the row's: against a text, but not against a call of a tool."""
+    return all(answer.content and not answer.tool_calls for answer in row.answers)

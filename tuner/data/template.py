@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from monitors.judging.golden import Message
+from tuner.data.rows import text_of
 
 Span = tuple[int, int]
 """Where a text begins and ends within another, in characters."""
@@ -31,7 +32,7 @@ _LONGEST_REASON = 160
 
 
 class NotReadable(Exception):
-    """The template does not take a conversation; the message says why, without what stands in it."""
+    """A conversation cannot be learned as the template writes it; the message says why, without what stands in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class ChatTemplate:
         return bodies if knows_developer else _as_system(bodies)
 
     def _body(self, message: Message) -> _Body:
-        text = self._mark(_text(message))
+        text = self._mark(text_of(message))
         # vLLM hands on a tool's content as text in any case
         body: _Body = {"role": message.role, "content": text if message.role == "tool" else self._content(text)}
         if message.tool_calls:
@@ -169,13 +170,6 @@ class ChatTemplate:
             return self._render([{"role": "user", "content": content}], None, ask=False)
         except NotReadable:
             return ""
-
-
-def _text(message: Message) -> str:
-    """A message's content as one text; vLLM puts a line break between parts."""
-    if isinstance(message.content, list):
-        return "\n".join(str(part.get("text", "")) for part in message.content)
-    return message.content or ""
 
 
 def _with_arguments(call: Mapping[str, Any]) -> _Body:

@@ -6,11 +6,12 @@ has ``{% generation %}``; else by writing the conversation up to each turn, with
 earlier turns otherwise once the conversation goes on leaves only the last turn to be learned.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -22,6 +23,7 @@ from tuner.errors import JobFailed
 IGNORED = -100
 """The label of a token that is not learned, as torch's cross entropy has it."""
 _QUIET = {"verbose": False}  # rows that are too long are told of by whoever asked
+T = TypeVar("T")
 Tools = Sequence[Mapping[str, Any]] | None
 
 
@@ -79,18 +81,22 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def encode(row: SupervisedRow, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """A conversation's tokens.
+def encode(row: SupervisedRow, tokenizer: PreTrainedTokenizerBase, longest: int = 0) -> Encoded:
+    """A conversation's tokens; a row with more than `longest` is refused, unless that is 0.
 
     Raises:
-        NotReadable: the template does not take it, or nothing of it can be learned.
+        NotReadable: the template does not take it, it is too long, or nothing of it can be learned.
     """
-    text, spans = _learned(row, _template(tokenizer), tokenizer.eos_token)
-    tokens = _tokens(text, tokenizer)
-    if any(_straddles(token, start) for start, _ in spans for token in tokens):
+    template = _template(tokenizer)
+    text, spans = _marked(row, template)
+    tokens = _fitting(_tokens(text, tokenizer), longest)
+    if spans is None:  # only of what fits: it takes as many renderings as there are turns
+        spans = _turns(row, text, template, tokenizer.eos_token)
+    starts = [start for start, _ in spans]
+    if _any_straddles(tokens, starts):
         # The engine reads what comes before an answer by itself, so no token reaches over.
-        tokens = _tokens(text, tokenizer, cuts=[start for start, _ in spans])
-    labels = [token.id if _is_within(token, spans) else IGNORED for token in tokens]
+        tokens = _fitting(_tokens(text, tokenizer, cuts=starts), longest)
+    labels = _labels(tokens, spans)
     encoded = Encoded([token.id for token in tokens], labels)
     if not encoded.learned:
         raise NotReadable("nothing of it is learned: each answer has the weight 0 or is rewritten by the template")
@@ -120,18 +126,18 @@ def prompt_ids(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, 
     return [token.id for token in _tokens(text, tokenizer)]
 
 
-def measure(row: Row, tokenizer: PreTrainedTokenizerBase) -> Size:
-    """How long a row is.
+def measure(row: Row, tokenizer: PreTrainedTokenizerBase, longest: int = 0) -> Size:
+    """How long a row is; one with more than `longest` tokens is refused, unless that is 0.
 
     Raises:
-        NotReadable: the template does not take it, or nothing of it can be learned.
+        NotReadable: the template does not take it, it is too long, or nothing of it can be learned.
     """
     if isinstance(row, SupervisedRow):
-        encoded = encode(row, tokenizer)
+        encoded = encode(row, tokenizer, longest)
         return Size(len(encoded.input_ids), encoded.learned)
     pair = encode_pair(row, tokenizer)
-    longer = max(len(pair.chosen_ids), len(pair.rejected_ids))
-    return Size(len(pair.prompt_ids) + longer, longer)
+    longer = max(pair.chosen_ids, pair.rejected_ids, key=len)
+    return Size(len(_fitting([*pair.prompt_ids, *longer], longest)), len(longer))
 
 
 def _answer_ids(
@@ -155,18 +161,28 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     return ChatTemplate(tokenizer)
 
 
-def _learned(row: SupervisedRow, template: ChatTemplate, eos: str | None) -> tuple[str, list[Span]]:
-    """A conversation's text, and where in it stands what is learned."""
-    answers = [place for place, message in enumerate(row.messages) if message.role == "assistant"]
+def _fitting(tokens: list[T], longest: int) -> list[T]:
+    """The tokens, if they are not too many."""
+    if 0 < longest < len(tokens):
+        raise NotReadable(f"it has {len(tokens):,} tokens, more than the {longest:,} that a row may have")
+    return tokens
+
+
+def _marked(row: SupervisedRow, template: ChatTemplate) -> tuple[str, list[Span] | None]:
+    """A conversation's text, and where in it stands what is learned, in order; None if the template does not say."""
     if template.tells_what_is_generated:
         text, spans = template.generated(row.messages, row.tools)
+        answers = [message for message in row.messages if message.role == "assistant"]
         if len(spans) == len(answers):  # else the template has its own idea of a turn, and weights fit none
-            told = zip(answers, spans, strict=True)
-            return text, [span for place, span in told if row.messages[place].weight != 0]
-    text = template.render(row.messages, row.tools)
-    wanted = [place for place in answers if row.messages[place].weight != 0]
+            return text, [span for answer, span in zip(answers, spans, strict=True) if answer.weight != 0]
+    return template.render(row.messages, row.tools), None
+
+
+def _turns(row: SupervisedRow, text: str, template: ChatTemplate, eos: str | None) -> list[Span]:
+    """Where in a conversation's text stands what is learned, in order, by writing it up to each turn."""
+    wanted = (place for place, each in enumerate(row.messages) if each.role == "assistant" and each.weight != 0)
     found = (_turn(row, place, text, template) for place in wanted)
-    return text, [(span[0], _end(text, span, eos)) for span in found if span is not None]
+    return [(span[0], _end(text, span, eos)) for span in found if span is not None]
 
 
 def _turn(row: SupervisedRow, place: int, text: str, template: ChatTemplate) -> Span | None:
@@ -190,7 +206,7 @@ def _end(text: str, span: Span, eos: str | None) -> int:
 
 
 def _tokens(text: str, tokenizer: PreTrainedTokenizerBase, cuts: Sequence[int] = ()) -> list[_Token]:
-    """A rendered text's tokens and where they stand in it; none reaches over a cut."""
+    """A rendered text's tokens and where they stand in it; none reaches over one of the cuts, which are in order."""
     tokens = []
     for piece in _template(tokenizer).pieces(text):
         start, end = piece.span
@@ -198,7 +214,7 @@ def _tokens(text: str, tokenizer: PreTrainedTokenizerBase, cuts: Sequence[int] =
             ids = tokenizer(piece.text, add_special_tokens=False, split_special_tokens=True, **_QUIET)["input_ids"]
             tokens += [_Token(each, start, end) for each in ids]
             continue
-        edges = [start, *(cut for cut in cuts if start < cut < end), end]
+        edges = [start, *cuts[bisect_right(cuts, start) : bisect_left(cuts, end)], end]
         for first, last in pairwise(edges):
             tokens += _plain(text[first:last], first, tokenizer)
     return tokens
@@ -215,9 +231,17 @@ def _plain(text: str, offset: int, tokenizer: PreTrainedTokenizerBase) -> list[_
     return tokens
 
 
-def _straddles(token: _Token, place: int) -> bool:
-    return token.start < place < token.end
+def _any_straddles(tokens: Sequence[_Token], places: Sequence[int]) -> bool:
+    """Whether a token reaches over one of the places, which are in order."""
+    nearest = (bisect_right(places, token.start) for token in tokens)
+    return any(at < len(places) and places[at] < token.end for at, token in zip(nearest, tokens, strict=True))
 
 
-def _is_within(token: _Token, spans: Sequence[Span]) -> bool:
-    return any(start <= token.start < end for start, end in spans)
+def _labels(tokens: Sequence[_Token], spans: Sequence[Span]) -> list[int]:
+    """Each token's id where it begins within one of the spans, which are in order and apart; else `IGNORED`."""
+    starts = [start for start, _ in spans]
+    before = (bisect_right(starts, token.start) - 1 for token in tokens)
+    return [
+        token.id if at >= 0 and token.start < spans[at][1] else IGNORED
+        for at, token in zip(before, tokens, strict=True)
+    ]

@@ -3,11 +3,12 @@
 The intervals are those of `monitors.judging.intervals`, of bounded differences. Losses have no bound, so a row's
 difference counts as `LOSS_BOUND` at most: what is covered is the mean of the differences so clipped. Then the interval
 needs no normal distribution, which a few answers that a model is sure are wrong would belie (Student's t misses most
-where such tails are long), and one row cannot decide alone.
+where such tails are long), and one row cannot decide alone. The candidate's mean is told so clipped, too, that the two
+means are as far apart as the difference says; its mean as it is stands beside it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from monitors.judging.intervals import mean_of_differences
@@ -22,7 +23,9 @@ Values = Sequence[float | None]
 class Compared:
     """Means over the `n` rows that both are known on; without any, all that is possible.
 
-    `difference` is the mean of the candidate's values less the reference's, and lies between `low` and `high`.
+    `difference` is the mean of the candidate's values less the reference's, and lies between `low` and `high`. Of
+    losses it is that of the clipped differences, and `candidate` the reference's mean with it; `unclipped` is the
+    candidate's mean as it is, None of scores, of which nothing is clipped.
     """
 
     n: int
@@ -31,6 +34,7 @@ class Compared:
     difference: float | None
     low: float
     high: float
+    unclipped: float | None = None
 
 
 def compare_scores(candidate: Values, reference: Values, alpha: float) -> Compared:
@@ -39,8 +43,10 @@ def compare_scores(candidate: Values, reference: Values, alpha: float) -> Compar
 
 
 def compare_losses(candidate: Values, reference: Values, alpha: float) -> Compared:
-    """Of mean losses a token (nats). Where the candidate's alone is not finite, it is as much worse as can count."""
-    return _compare(_pairs(candidate, reference, lambda other: other + LOSS_BOUND), alpha, bound=LOSS_BOUND)
+    """Of mean losses a token (nats), clipped. Where the candidate's alone is not known, it is as much worse as can count."""
+    pairs = _pairs(candidate, reference, lambda other: other + LOSS_BOUND)
+    found = _compare(pairs, alpha, bound=LOSS_BOUND)
+    return replace(found, unclipped=fmean(own for own, _ in pairs)) if pairs else found
 
 
 def differences(candidate: Values, reference: Values) -> list[float | None]:
@@ -60,5 +66,6 @@ def _compare(pairs: Sequence[tuple[float, float]], alpha: float, *, bound: float
     clipped = [min(max((own - other) / bound, -1.0), 1.0) for own, other in pairs]
     found = mean_of_differences(clipped, alpha)
     assert found.mean is not None
-    own, other = fmean(own for own, _ in pairs), fmean(other for _, other in pairs)
-    return Compared(found.n, own, other, bound * found.mean, bound * found.low, bound * found.high)
+    other = fmean(other for _, other in pairs)
+    difference = bound * found.mean
+    return Compared(found.n, other + difference, other, difference, bound * found.low, bound * found.high)

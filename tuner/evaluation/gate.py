@@ -2,8 +2,10 @@
 
 1. quality            better than the incumbent on the holdout, by the first scorer, by more than `least_gain`
 2. quality_over_base  better than the base model; left out where the base is the incumbent
-3. perplexity         its mean loss on the right answers is above the incumbent's by less than `perplexity_margin`
-4. retention          of the base model's general skills it loses less than `retention_margin`
+3. perplexity         its loss on the right answers is above the incumbent's by less than `perplexity_margin`: in the
+                      mean of the rows' differences, each clipped at `LOSS_BOUND`
+4. retention          of the base model's general skills it loses less than `retention_margin`, on a set of which the
+                      base scores at least `ENOUGH_MARGINS` times that
 5. refusals           it refuses what it should, less often than the base model by less than `refusal_margin`
 6. needless_refusals  it refuses harmless prompts, more often than the base model by less than `refusal_margin`
 7. latency            its time for a token is not shown to be more than `latency_ratio` times the incumbent's; told
@@ -38,11 +40,14 @@ from tuner.evaluation.parts import (
     keeps,
     stays_within,
     superiority,
-    undecided,
+    told_times,
 )
 
 PREFERENCE = "preference"
-_LOSS, _LOSS_UNIT = "mean_loss", "nats a token"
+ENOUGH_MARGINS = 3
+"""A base that scores fewer margins of a retention set could lose more than a third of what it can do and still pass."""
+_ROUNDING = 1e-9
+_LOSS, _LOSS_UNIT = "clipped_loss", "nats a token"
 _SHARE = "share of prompts"
 ByModel = Mapping[str, Values]
 
@@ -130,11 +135,12 @@ class _Rule:
         margin, base = self.gate.retention_margin, self.contenders.base
         compared = compare_scores(*self._values(self.measured.retention, base), self.gate.alpha)
         part = keeps(self._subject("retention", base, "set's own"), compared, margin)
-        if compared.reference is not None and compared.reference <= margin < 1:
+        enough = ENOUGH_MARGINS * margin - _ROUNDING
+        if compared.reference is not None and compared.reference < enough and margin < 1:
             reason = (
                 f"the retention set cannot show what {self.contenders.named} has lost: the base model itself scores "
-                f"{compared.reference:.3f} of it, no more than the loss of {margin:g} that is allowed; name a set of "
-                "skills that it has"
+                f"{compared.reference:.3f} of it, less than {ENOUGH_MARGINS} times the loss of {margin:g} that is "
+                "allowed; name a set of skills that it has, or allow less"
             )
             return failed(part, reason)
         return part
@@ -156,8 +162,8 @@ class _Rule:
             (median(each.candidate for each in times), median(each.reference for each in times)) if times else None
         )
         subject = self._subject("latency", self.contenders.reference, "time a token", "times")
-        part = stays_within(subject, median_ratio(times, self.gate.alpha), medians, self.gate.latency_ratio)
-        return part if self.contenders.incumbent is not None else undecided(part)
+        rule = told_times if self.contenders.incumbent is None else stays_within
+        return rule(subject, median_ratio(times, self.gate.alpha), medians, self.gate.latency_ratio)
 
     def _gain(self, name: str, scorer: str, against: str, least: float) -> Part:
         compared = compare_scores(*self._values(self.measured.scores[scorer], against), self.gate.alpha)

@@ -1,16 +1,20 @@
-"""The holdout as questions: rows of the dataset that no version was trained on, each with the answer that is right."""
+"""The holdout as questions: rows of the dataset that the version was not trained on, each with the answer that is right.
+
+Nor was any version before it, as far as it is known what those were trained on (`tuner.ancestry`).
+"""
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from monitors.judging.golden import GoldenRow, GoldenSet, Message
 from registry.monitoring import ScorerChoice
 from registry.tuning.orders import Method
-from tuner.data.rows import PreferenceRow, Row, SupervisedRow
+from tuner.data.rows import PreferenceRow, Row, SupervisedRow, can_be_scored, text_of
 
 _FILE = "holdout.jsonl"
 _SPARE_TOKENS = 64
@@ -47,21 +51,22 @@ class _Asked:
 def read_holdout(
     folder: Path, method: Method, scorers: Sequence[ScorerChoice], *, most: int, context: int, digest: str
 ) -> Holdout:
-    """Read the holdout of a frozen dataset; of more than `most` rows those whose hash is smallest.
+    """Read the holdout of a frozen dataset; of more than `most` that can be scored those whose hash is smallest.
 
     `context` is how many tokens the engine takes, 0 where nobody knows; `digest` is the dataset's.
     """
-    lines = (folder / _FILE).read_bytes().splitlines()
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    rows = [(number, msgspec.json.decode(line, type=_KINDS[method])) for number, line in _drawn(numbered, most)]
-    asked = [found for number, row in rows if (found := _as_question(number, row, context)) is not None]
+    kind = _KINDS[method]
+    lines = [line for line in enumerate((folder / _FILE).read_bytes().splitlines(), 1) if line[1].strip()]
+    rows = {number: msgspec.json.decode(line, type=kind) for number, line in lines}
+    scorable = [(number, line) for number, line in lines if can_be_scored(rows[number])]
+    asked = [_as_question(number, rows[number], context) for number, _ in _drawn(scorable, most)]
     worse = [each.worse for each in asked if each.worse is not None]
     return Holdout(
         golden=GoldenSet(digest, tuple(each.better for each in asked), tuple(scorers)),
         worse=GoldenSet(digest, tuple(worse), ()) if method == "dpo" else None,
         labels=tuple(each.label for each in asked),
         lines=tuple(each.line for each in asked),
-        left_out=len(rows) - len(asked),
+        left_out=len(lines) - len(scorable),
     )
 
 
@@ -71,24 +76,15 @@ def _drawn(lines: Iterable[tuple[int, bytes]], most: int) -> list[tuple[int, byt
     return sorted(by_hash[:most])
 
 
-def _as_question(line: int, row: Row, context: int) -> _Asked | None:
-    if isinstance(row, SupervisedRow):
-        better = _question(row.prompt, row.messages[-1], row.tools, context)
-        return None if better is None else _Asked(line, row.label, better, None)
-    options = row.input.tools
-    better = _question(row.prompt, row.preferred_output[-1], options, context)
-    worse = _question(row.prompt, row.non_preferred_output[-1], options, context)
-    return None if better is None or worse is None else _Asked(line, row.label, better, worse)
+def _as_question(line: int, row: Row, context: int) -> _Asked:
+    tools = row.tools if isinstance(row, SupervisedRow) else row.input.tools
+    better, *worse = (_question(row.prompt, text_of(answer), tools, context) for answer in row.answers)
+    return _Asked(line, row.label, better, worse[0] if worse else None)
 
 
-def _question(
-    prompt: list[Message], answer: Message, tools: list[dict[str, object]] | None, context: int
-) -> GoldenRow | None:
-    """A golden row; None if its answer is no text."""
-    if not isinstance(answer.content, str) or not answer.content or answer.tool_calls:
-        return None
-    reference = Message("assistant", answer.content)
-    return GoldenRow([*prompt, reference], max_tokens=_limit(answer.content, context), tools=tools)
+def _question(prompt: list[Message], answer: str, tools: list[dict[str, Any]] | None, context: int) -> GoldenRow:
+    reference = Message("assistant", answer)
+    return GoldenRow([*prompt, reference], max_tokens=_limit(answer, context), tools=tools)
 
 
 def _limit(reference: str, context: int) -> int | None:

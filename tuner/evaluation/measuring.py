@@ -10,7 +10,7 @@ from monitors.judging.golden import GoldenRow, GoldenSet
 from monitors.judging.likelihood import Likelihood
 from monitors.judging.results import score_rows
 from monitors.watch.client import GatewayRefused
-from tuner.errors import JobFailed
+from tuner.errors import EngineAway, JobFailed
 from tuner.evaluation import latency
 from tuner.evaluation.comparing import Values
 from tuner.evaluation.contenders import Contenders
@@ -39,13 +39,17 @@ async def measure(asker: Asker, contenders: Contenders, questions: Questions, *,
     """Ask all contenders everything; each set one model after another, and the times last.
 
     Raises:
-        JobFailed: the gateway was away for too long, or the engine refused a question.
+        EngineAway: nobody answered for too long.
+        JobFailed: the engine refused a question.
     """
     try:
         await _wake(asker, contenders, questions.sets.retention.rows[0])
         return await _measure(asker, contenders, questions, alpha)
     except (RunFailed, GatewayRefused) as refused:
-        message = f"{contenders.named} is registered but could not be evaluated, so it stays a candidate: {refused}"
+        message = f"{contenders.named} could not be evaluated: {refused}"
+        may_pass = refused.may_pass if isinstance(refused, RunFailed) else asker.may_pass(refused)
+        if may_pass:
+            raise EngineAway(message) from None
         raise JobFailed("evaluation_failed", message) from None
 
 

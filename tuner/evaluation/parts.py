@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from tuner.evaluation.comparing import Compared
+from tuner.evaluation.comparing import LOSS_BOUND, Compared
 from tuner.evaluation.latency import Ratio
 
 Rule = Literal["superiority", "non_inferiority", "guardrail"]
@@ -37,9 +37,10 @@ WORDS: dict[str, Words] = {
     ),
     "latency": Words("Latency", "takes no longer for a token than is allowed, against", "takes too long, against"),
 }
+_NO_TIMES = "no times could be measured: the answers did not tell how many tokens they have"
 
 
-class Part(msgspec.Struct, frozen=True):
+class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     """One part.
 
     Attributes:
@@ -49,6 +50,7 @@ class Part(msgspec.Struct, frozen=True):
         unit: of all numbers but `n`, which counts rows.
         candidate, reference: the two models' means; in latency their medians, in seconds.
         difference: between `low` and `high`; in latency the ratio.
+        unclipped: the candidate's mean as it is, where `candidate` and `difference` are clipped row by row (of losses).
         threshold: what the interval is held against.
         wants: on which side of the threshold the interval should lie.
         passed: None where the part is told and decides nothing.
@@ -70,6 +72,7 @@ class Part(msgspec.Struct, frozen=True):
     wants: Side
     passed: bool | None
     reason: str
+    unclipped: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +119,11 @@ def stays_within(subject: Subject, ratio: Ratio, times: tuple[float, float] | No
     words = WORDS[subject.name]
     own, other = times or (None, None)
     passed = ratio.n > 0 and (ratio.low is None or ratio.low <= limit)
-    if ratio.median is None or own is None or other is None:
-        reason = "no times could be measured: the answers did not tell how many tokens they have"
-    else:
-        between = "" if ratio.low is None else f" (between {ratio.low:.2f} and {ratio.high:.2f})"
+    reason = _NO_TIMES
+    if ratio.median is not None and own is not None and other is not None:
         reason = (
             f"{subject.candidate} {words.good if passed else words.bad} {subject.other}: {1000 * own:.1f} ms against "
-            f"{1000 * other:.1f} ms, {ratio.median:.2f} times{between}, where {limit:g} times is allowed"
+            f"{1000 * other:.1f} ms, {ratio.median:.2f} times{_between(ratio)}, where {limit:g} times is allowed"
         )
     return Part(
         name=subject.name,
@@ -143,9 +144,17 @@ def stays_within(subject: Subject, ratio: Ratio, times: tuple[float, float] | No
     )
 
 
-def undecided(part: Part) -> Part:
-    """The part as it is told where it decides nothing."""
-    return msgspec.structs.replace(part, passed=None, reason=f"{part.reason}; of a first version this decides nothing")
+def told_times(subject: Subject, ratio: Ratio, times: tuple[float, float] | None, limit: float) -> Part:
+    """The same of a first version, which is not held to it."""
+    part = stays_within(subject, ratio, times, limit)
+    reason = _NO_TIMES
+    if part.candidate is not None and part.reference is not None:
+        reason = (
+            f"{subject.candidate} takes {1000 * part.candidate:.1f} ms for a token against {1000 * part.reference:.1f} "
+            f"ms of {subject.other}, {part.difference:.2f} times as long{_between(ratio)}; a first version is not held "
+            "to it"
+        )
+    return msgspec.structs.replace(part, passed=None, reason=reason)
 
 
 def failed(part: Part, reason: str) -> Part:
@@ -172,6 +181,7 @@ def _part(subject: Subject, rule: Rule, compared: Compared, threshold: float, wa
         wants=wants,
         passed=passed,
         reason=_reason(subject, compared, wants, asked, passed=passed),
+        unclipped=compared.unclipped,
     )
 
 
@@ -185,5 +195,17 @@ def _reason(subject: Subject, compared: Compared, wants: Side, asked: str, *, pa
         claim = f"{subject.candidate} {words.bad} {subject.other}" if is_worse else f"it is not shown that {claim}"
     return (
         f"{claim}: {compared.candidate:.3f} against {compared.reference:.3f} on {compared.n} rows, a difference of "
-        f"{compared.difference:+.3f} (between {compared.low:+.3f} and {compared.high:+.3f}){asked}"
+        f"{compared.difference:+.3f} (between {compared.low:+.3f} and {compared.high:+.3f}){asked}{_clipped(compared)}"
     )
+
+
+def _clipped(compared: Compared) -> str:
+    """What people must know of means that are clipped."""
+    if compared.unclipped is None:
+        return ""
+    means = f"{compared.unclipped:.3f} and {compared.reference:.3f}"
+    return f"; no row counts as more than {LOSS_BOUND:g} apart: unclipped, the means are {means}"
+
+
+def _between(ratio: Ratio) -> str:
+    return "" if ratio.low is None else f" (between {ratio.low:.2f} and {ratio.high:.2f})"

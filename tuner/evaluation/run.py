@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from monitors.judging.asking import PAUSES_S, Asker
+from monitors.judging.asking import Asker
 from monitors.judging.golden import needs_reference
-from registry.base_model import read_config
 from registry.catalog import Catalog
 from registry.monitoring import ScorerChoice
+from tuner.context import context_of
 from tuner.evaluation.contenders import Contenders, contenders
 from tuner.evaluation.gate import Verdict, decide
 from tuner.evaluation.holdout import Holdout, read_holdout
@@ -27,17 +27,20 @@ from tuner.evaluation.parts import WORDS
 from tuner.evaluation.plots import plots
 from tuner.evaluation.report import report
 from tuner.evaluation.sets import read_sets
+from tuner.patience import pauses
 from tuner.shop import AtWork
+from tuner.storing import stored
 
 DEFAULT_SCORERS = (ScorerChoice("exact_match"), ScorerChoice("token_f1"))
 _PASSING = frozenset({404, 429})  # a gateway does not know a version before it has looked again
 
 
-async def evaluate(work: AtWork, number: int, *, pauses_s: Sequence[float] = PAUSES_S) -> dict[str, Any]:
+async def evaluate(work: AtWork, number: int) -> dict[str, Any]:
     """The gate's report on a version that this job registered, as JSON; `registry.judge` keeps it.
 
     Raises:
         JobFailed: it could not be evaluated.
+        EngineAway: nobody answered for as long as the settings wait.
     """
     began_at, began = datetime.now(UTC), time.monotonic()
     catalog, gate = await work.shop.registry.catalog(), work.order.gate
@@ -45,6 +48,7 @@ async def evaluate(work: AtWork, number: int, *, pauses_s: Sequence[float] = PAU
     questions = Questions(await _holdout(work, catalog), await read_sets(work))
     await _tell_of(work, standing, questions)
     settings = work.shop.settings
+    pauses_s = tuple(pauses(settings.tuner_engine_wait_s))
     asker = Asker(work.shop.gateway, settings.tuner_concurrency, pauses_s, _PASSING)
     measured = await measure(asker, standing, questions, alpha=gate.alpha)
     verdict = await asyncio.to_thread(decide, gate, standing, measured)
@@ -58,9 +62,8 @@ async def evaluate(work: AtWork, number: int, *, pauses_s: Sequence[float] = PAU
         seconds=time.monotonic() - began,
         plots=plots(standing, measured, questions.holdout, metrics),
     )
-    page = await asyncio.to_thread(store_page, work.shop.store, found)
     await _tell_parts(work, verdict)
-    return found | {"page": page}
+    return found | {"page": await stored(work.shop.store, lambda: store_page(work.shop.store, found))}
 
 
 async def _holdout(work: AtWork, catalog: Catalog) -> Holdout:
@@ -70,7 +73,7 @@ async def _holdout(work: AtWork, catalog: Catalog) -> Holdout:
         work.order.method,
         _scorers(work, catalog),
         most=work.order.gate.rows,
-        context=await asyncio.to_thread(_context, work),
+        context=await asyncio.to_thread(context_of, work.shop.settings),
         digest=work.job.dataset or "",
     )
 
@@ -80,13 +83,6 @@ def _scorers(work: AtWork, catalog: Catalog) -> Sequence[ScorerChoice]:
     asked = work.order.gate.scorers
     watched = catalog.adapters[work.order.adapter].monitoring.scorers
     return asked or [each for each in watched if needs_reference(each)] or DEFAULT_SCORERS
-
-
-def _context(work: AtWork) -> int:
-    """How many tokens the engine takes; 0 where nobody knows."""
-    settings = work.shop.settings
-    longest = (read_config(settings.base_model) or {}).get("max_position_embeddings", 0)
-    return settings.max_model_len or (longest if isinstance(longest, int) else 0)
 
 
 async def _tell_of(work: AtWork, standing: Contenders, questions: Questions) -> None:

@@ -123,7 +123,7 @@ async def _read(
     except NotFound:
         message = f"the {kind} set {file_id} is not there any more; upload it again"
         raise JobFailed("invalid_hyperparameters", message, param) from None
-    path = await asyncio.to_thread(work.shop.files.content, file)
+    path = await work.upload(file)
     try:
         return await asyncio.to_thread(lambda: read(path.read_bytes()))
     except InvalidValue as error:

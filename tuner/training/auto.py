@@ -66,5 +66,8 @@ def batch_size(rows: int) -> int:
 
 
 def warmup_steps(steps: int) -> int:
-    """Steps until the peak rate: 3% of all (QLoRA's share), at least 1 and at most 100."""
-    return min(_MOST_WARMUP, max(1, round(_WARMUP_SHARE * steps)))
+    """Steps until the peak rate: 3% of all (QLoRA's share), at least 1, at most 100, and never all of them.
+
+    The first of them has a rate of 0, with which a training of a single step would learn nothing.
+    """
+    return min(_MOST_WARMUP, max(1, round(_WARMUP_SHARE * steps)), steps - 1)

@@ -11,6 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 
 from tuner.errors import JobFailed, StoppedAt
 from tuner.messages import Evaluated, Message, Saved, Step
+from tuner.training.begun import Clock
 from tuner.training.checkpoints import strip
 from tuner.training.machine import peak_memory
 from tuner.training.plan import Plan
@@ -42,10 +43,11 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # untyped in transformer
         stopped: whether it stopped because it was asked to.
     """
 
-    def __init__(self, listener: Listener, plan: Plan, rows_at_once: int) -> None:
+    def __init__(self, listener: Listener, clock: Clock, rows_at_once: int) -> None:
         self.stopped = False
         self._tell = listener
-        self._plan = plan
+        self._clock = clock
+        self._plan = clock.plan
         self._rows_at_once = rows_at_once
         self._recent: deque[tuple[float, int]] = deque(maxlen=_LATELY)  # seconds and tokens of a step
         self._began = self._step_began = 0.0
@@ -120,6 +122,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # untyped in transformer
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             strip(folder)
+            self._clock.now().write(folder)
             is_best = self._plan.validation_rows == 0 or state.best_global_step == state.global_step
             metrics = {"train_loss": self._loss, **self._validation}
             self._tell(Saved(state.global_step, str(folder), is_best=is_best, metrics=metrics))

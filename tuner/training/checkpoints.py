@@ -3,6 +3,7 @@
 adapter_config.json, adapter_model.safetensors    the weights
 optimizer.pt, scheduler.pt, rng_state*.pth        what training goes on with
 trainer_state.json                                steps, tokens, the best loss so far and patience
+begun.json                                        the plan that is held to, and the time so far
 pytorch_model_fsdp.bin                            the weights once more, as several GPUs read them; with FSDP alone
 """
 
@@ -18,7 +19,7 @@ STATE_FILE = "trainer_state.json"
 
 _KEPT = re.compile(
     r"adapter_config\.json|adapter_model\.safetensors|optimizer\.(pt|bin)|scheduler\.pt|scaler\.pt"
-    r"|rng_state(_\d+)?\.pth|trainer_state\.json|pytorch_model_fsdp\.bin"
+    r"|rng_state(_\d+)?\.pth|trainer_state\.json|begun\.json|pytorch_model_fsdp\.bin"
 )
 _NAME = re.compile(r"checkpoint-(\d+)")
 

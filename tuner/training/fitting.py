@@ -1,6 +1,5 @@
 """Training itself, whatever the method: with as many rows at once as fit, from the newest checkpoint on."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer
 from tuner.errors import JobFailed, StoppedAt
 from tuner.messages import Told
 from tuner.training import checkpoints
+from tuner.training.begun import Clock
 from tuner.training.callbacks import Listener, Reporter, callbacks_of
 from tuner.training.machine import Machine, peak_memory
 from tuner.training.memory import is_memory_short, largest_divisor, within_memory
@@ -29,17 +29,23 @@ class Fitting:
     """One training, which may take several attempts.
 
     Attributes:
+        clock: runs; has the plan.
         make_trainer: the method's.
     """
 
     task: TrainTask
-    plan: Plan
+    clock: Clock
     machine: Machine
     tokenizer: PreTrainedTokenizerBase
     splits: Splits
     workspace: Workspace
     listener: Listener
     make_trainer: MakeTrainer
+
+    @property
+    def plan(self) -> Plan:
+        """What is held to."""
+        return self.clock.plan
 
     def fit(self) -> Measured:
         """Train until the plan is done or patience is; checkpoints are in the workspace then.
@@ -48,7 +54,6 @@ class Fitting:
             JobFailed: memory does not suffice for a single row, or the loss became no number.
             StoppedAt: it was asked to stop; the newest checkpoint is of that step.
         """
-        began = time.monotonic()
         if is_first():
             checkpoints.drop_after(self.workspace.checkpoints, self.task.resume_step)
         share = self.plan.batch_size // self.plan.processes
@@ -57,14 +62,14 @@ class Fitting:
         if last is None or not checkpoints.is_last(last, self.plan):
             alone = self.plan.processes == 1
             rows_at_once = within_memory(self._attempt, rows_at_once, share, self._tell_of_parts, alone=alone)
-        return self._measured(rows_at_once, time.monotonic() - began)
+        return self._measured(rows_at_once)
 
     def _last(self) -> Path | None:
         return checkpoints.newest(self.workspace.checkpoints)
 
     def _attempt(self, rows_at_once: int) -> int:
         """Train with so many rows at once."""
-        reporter = Reporter(self.listener, self.plan, rows_at_once)
+        reporter = Reporter(self.listener, self.clock, rows_at_once)
         trainer = self._trainer(reporter, rows_at_once)
         last = self._last()
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -74,25 +79,26 @@ class Fitting:
 
     def _trainer(self, reporter: Reporter, rows_at_once: int) -> Trainer:
         """Everything anew, as a trainer whose memory did not suffice may be in any state."""
-        start_from = None if self.task.start_from is None else Path(self.task.start_from)
         try:
-            model = load_model(self.task.base_model, self.plan, start_from)
+            trainer = self.make_trainer(self._parts(reporter, rows_at_once))  # which puts the model on the device
+            hold_in_float32(trainer.model)
         except (RuntimeError, MemoryError) as error:
             if is_memory_short(error):
                 raise JobFailed("out_of_memory", _BASE_TOO_LARGE) from error
             raise
-        parts = Parts(
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def _parts(self, reporter: Reporter, rows_at_once: int) -> Parts:
+        start_from = None if self.task.start_from is None else Path(self.task.start_from)
+        return Parts(
             plan=self.plan,
-            model=model,
+            model=load_model(self.task.base_model, self.plan, start_from),
             tokenizer=self.tokenizer,
             splits=self.splits,
             arguments=arguments_of(self.plan, rows_at_once, self.workspace.checkpoints),
             callbacks=callbacks_of(self.plan, reporter),
         )
-        trainer = self.make_trainer(parts)
-        hold_in_float32(trainer.model)
-        trainer.remove_callback(PrinterCallback)
-        return trainer
 
     def _tell_of_parts(self, rows_at_once: int) -> None:
         share = self.plan.batch_size // self.plan.processes
@@ -104,17 +110,18 @@ class Fitting:
         )
         self.listener(Told(message, "warn"))
 
-    def _measured(self, rows_at_once: int, seconds: float) -> Measured:
+    def _measured(self, rows_at_once: int) -> Measured:
         last = self._last()
         assert last is not None
-        state = checkpoints.read_state(last)
+        state, begun = checkpoints.read_state(last), self.clock.now()
         return Measured(
             tokens=state["num_input_tokens_seen"],
             steps=state["global_step"],
             best_step=_best_step(state),
             validation_loss=state["best_metric"],
             rows_at_once=rows_at_once,
-            seconds=round(seconds, 3),
+            seconds=round(begun.seconds, 3),
+            gpu_seconds=round(begun.gpu_seconds, 3),
             peak_memory_bytes=peak_memory(self.machine.device),
             device_name=self.machine.name,
         )

@@ -57,6 +57,7 @@ def arguments_of(plan: Plan, rows_at_once: int, folder: Path) -> dict[str, Any]:
 def _batches(plan: Plan, rows_at_once: int) -> dict[str, Any]:
     return {
         "num_train_epochs": plan.epochs,
+        "max_steps": plan.steps,  # which a machine that goes on with other batches keeps
         "per_device_train_batch_size": rows_at_once,
         "per_device_eval_batch_size": rows_at_once,
         "gradient_accumulation_steps": plan.batch_size // (rows_at_once * plan.processes),

@@ -93,7 +93,9 @@ class Measured(msgspec.Struct, frozen=True):
         best_step: the checkpoint that became the result.
         validation_loss: at that step; None without a validation split.
         rows_at_once: rows that went through a device together at last; fewer than a batch where memory was short.
-        seconds: that this process trained; another one may have begun.
+        seconds: that training took, in every process that went on with it. Steps that were lost behind a checkpoint
+            do not count.
+        gpu_seconds: the same, of each GPU; 0 on a CPU.
         peak_memory_bytes: of the GPU, else of this process.
         device_name: the GPU's name, or ``cpu``.
     """
@@ -104,6 +106,7 @@ class Measured(msgspec.Struct, frozen=True):
     validation_loss: float | None
     rows_at_once: int
     seconds: float
+    gpu_seconds: float
     peak_memory_bytes: int
     device_name: str
 
@@ -175,6 +178,22 @@ def make_plan(order: TuningOrder, given: Circumstances) -> Plan:
     )
 
 
+def held_plan(plan: Plan, given: Circumstances) -> Plan:
+    """The plan that a training began with, as far as the machine on which it goes on can keep it.
+
+    Its device and its processes are its own; it may not know bfloat16, and its processes must be able to share out a
+    batch evenly. The number of steps stays, and so do the learning rates.
+    """
+    return msgspec.structs.replace(
+        plan,
+        device=given.device,
+        dtype="float32" if given.dtype == "float32" else plan.dtype,
+        processes=given.processes,
+        gradient_checkpointing=given.device == "cuda",
+        batch_size=_shared_out(plan.batch_size, given.processes),
+    )
+
+
 def read_shape(folder: Path) -> LoraShape:
     """The shape of an adapter that the registry keeps."""
     config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
@@ -188,10 +207,15 @@ def read_shape(folder: Path) -> LoraShape:
 
 
 def _batch_size(order: TuningOrder, given: Circumstances) -> int:
-    """As asked for or by the rule, rounded up to what the processes can share out evenly."""
+    """As asked for or by the rule, as the processes can share it out."""
     wanted = order.hyperparameters.batch_size
     batch_size = auto.batch_size(given.rows) if wanted == "auto" else min(wanted, given.rows)
-    return math.ceil(batch_size / given.processes) * given.processes
+    return _shared_out(batch_size, given.processes)
+
+
+def _shared_out(batch_size: int, processes: int) -> int:
+    """Rounded up to what the processes can share out evenly."""
+    return math.ceil(batch_size / processes) * processes
 
 
 def _learning_rate(order: TuningOrder, hidden_size: int) -> float:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, Features, List, Value
+from peft import PeftModel
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig, DPOTrainer
@@ -19,17 +21,40 @@ from tuner.data.tokens import encode_pair
 from tuner.training.parts import Parts
 from tuner.training.probes import Conversation
 from tuner.training.sampling import Repeatable
-from tuner.training.tables import LENGTH, Splits, read_rows, write_table
+from tuner.training.tables import LENGTH, Splits, read_rows, write_splits
 
 _IDS = List(Value("int32"))
 _FEATURES = Features({"prompt_ids": _IDS, "chosen_ids": _IDS, "rejected_ids": _IDS, LENGTH: Value("int32")})
 
 
 class PreferenceTrainer(Repeatable, DPOTrainer):  # type: ignore[misc]  # untyped in TRL
-    """TRL's, of pairs that are tokens already, with an order of rows that a resumed run has too."""
+    """TRL's, of pairs that are tokens already, with an order of rows that a resumed run has too.
+
+    Each pair of a step weighs the same. By itself each part would, of which the last of an epoch may have fewer pairs.
+    """
+
+    loss_is_scaled_for_ga = True
 
     def _prepare_dataset(self, dataset: Dataset, *_args: Any) -> Dataset:
         return dataset
+
+    def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Any]], int]:
+        """The parts of a step, and how many answers they have together."""
+        parts, _ = super().get_batch_samples(*args)
+        return parts, sum(len(part["input_ids"]) for part in parts)
+
+    def compute_loss(
+        self,
+        model: PeftModel,
+        inputs: dict[str, Any],
+        *args: Any,
+        num_items_in_batch: int | None = None,
+        **options: Any,
+    ) -> torch.Tensor:
+        """The mean over pairs; of a part of a step, what it adds to the mean over the step's."""
+        share = 1.0 if num_items_in_batch is None else len(inputs["input_ids"]) / num_items_in_batch
+        loss: torch.Tensor = super().compute_loss(model, inputs, *args, **options)
+        return loss * share
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
         return SequentialSampler(eval_dataset)  # transformers looks for a column that pairs do not have
@@ -37,13 +62,7 @@ class PreferenceTrainer(Repeatable, DPOTrainer):  # type: ignore[misc]  # untype
 
 def read_splits(dataset: Path, tables: Path, tokenizer: PreTrainedTokenizerBase) -> Splits:
     """The tokenized splits of a frozen dataset, kept in files in `tables`."""
-    train, validation = (
-        write_table(tables / f"{name}.arrow", _FEATURES, _tokenized(dataset / f"{name}.jsonl", tokenizer))
-        for name in ("train", "validation")
-    )
-    if train is None:
-        raise ValueError("the training split is empty")
-    return Splits(train, validation)
+    return write_splits(dataset, tables, _FEATURES, lambda file: _tokenized(file, tokenizer))
 
 
 def make_trainer(parts: Parts) -> Trainer:

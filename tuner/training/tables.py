@@ -1,6 +1,6 @@
 """Tokenized rows, in files that are mapped into memory: a large dataset need not fit in it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,19 @@ def read_rows(file: Path, kind: type[Row]) -> Iterator[Row]:
     decoder = msgspec.json.Decoder(kind)
     with file.open("rb") as lines:
         yield from map(decoder.decode, lines)
+
+
+def write_splits(
+    dataset: Path, tables: Path, features: Features, tokenized: Callable[[Path], Iterable[Mapping[str, Any]]]
+) -> Splits:
+    """The splits of a frozen dataset as tokens, kept in files in `tables`."""
+    train, validation = (
+        write_table(tables / f"{name}.arrow", features, tokenized(dataset / f"{name}.jsonl"))
+        for name in ("train", "validation")
+    )
+    if train is None:
+        raise ValueError("the training split is empty")
+    return Splits(train, validation)
 
 
 def write_table(file: Path, features: Features, rows: Iterable[Mapping[str, Any]]) -> Dataset | None:

@@ -10,12 +10,13 @@ from transformers.utils import logging
 
 from tuner.data.tokens import load_tokenizer
 from tuner.messages import Told
+from tuner.training.begun import Begun, Clock
 from tuner.training.callbacks import Listener
 from tuner.training.fitting import Fitting
 from tuner.training.machine import Machine, set_up
 from tuner.training.methods import TrainingMethod, method_of
 from tuner.training.model import hidden_size
-from tuner.training.plan import Circumstances, Measured, Plan, Training, make_plan, read_shape
+from tuner.training.plan import Circumstances, Measured, Plan, Training, held_plan, make_plan, read_shape
 from tuner.training.probes import write_probes
 from tuner.training.saving import save_adapter
 from tuner.training.tables import Splits
@@ -24,6 +25,8 @@ from tuner.workspace import TrainTask, Workspace
 
 _PROBED = 200
 """Rows of a split that probes are chosen among."""
+_OF_MACHINES = ("device", "dtype", "processes", "batch_size")
+"""What of a plan depends on the machine, as far as it changes the result."""
 
 
 def train(task: TrainTask, workspace: Workspace, listener: Listener) -> dict[str, Any]:
@@ -47,11 +50,12 @@ def train(task: TrainTask, workspace: Workspace, listener: Listener) -> dict[str
     # 2. The data, as the tokens that the engine will see.
     tokenizer = load_tokenizer(task.base_model)
     splits = method.read_splits(workspace.dataset, workspace.tables / str(number()), tokenizer)
-    # 3. The plan: a value for every hyperparameter.
-    plan = _plan(task, splits, machine)
+    # 3. The plan: a value for every hyperparameter, or what the checkpoint to go on from has of it.
+    begun = _begun(task, workspace, _circumstances(task, splits, machine), listener)
+    plan, clock = begun.plan, Clock(begun)
     _tell_plan(plan, listener)
     # 4. Base model, LoRA and trainer, put together and run until the steps are done or patience is.
-    measured = Fitting(task, plan, machine, tokenizer, splits, workspace, listener, method.make_trainer).fit()
+    measured = Fitting(task, clock, machine, tokenizer, splits, workspace, listener, method.make_trainer).fit()
     _tell_end(plan, measured, listener)
     if is_first():
         # 5. The best checkpoint becomes the adapter's files.
@@ -65,8 +69,8 @@ def train(task: TrainTask, workspace: Workspace, listener: Listener) -> dict[str
     return result
 
 
-def _plan(task: TrainTask, splits: Splits, machine: Machine) -> Plan:
-    circumstances = Circumstances(
+def _circumstances(task: TrainTask, splits: Splits, machine: Machine) -> Circumstances:
+    return Circumstances(
         rows=len(splits.train),
         validation_rows=0 if splits.validation is None else len(splits.validation),
         hidden_size=hidden_size(task.base_model),
@@ -75,7 +79,25 @@ def _plan(task: TrainTask, splits: Splits, machine: Machine) -> Plan:
         dtype=machine.dtype,
         processes=machine.processes,
     )
-    return make_plan(task.order, circumstances)
+
+
+def _begun(task: TrainTask, workspace: Workspace, given: Circumstances, listener: Listener) -> Begun:
+    """The training so far: a new plan, or that of the checkpoint, so that no two schedules are mixed."""
+    if task.resume_step is None:
+        return Begun(make_plan(task.order, given))
+    begun = Begun.read(workspace.checkpoint(task.resume_step))
+    held = held_plan(begun.plan, given)
+    _tell_changes(begun.plan, held, listener)
+    return msgspec.structs.replace(begun, plan=held)
+
+
+def _tell_changes(plan: Plan, held: Plan, listener: Listener) -> None:
+    before, now = msgspec.structs.asdict(plan), msgspec.structs.asdict(held)
+    changes = [f"{name} {now[name]} in place of {before[name]}" for name in _OF_MACHINES if now[name] != before[name]]
+    if changes:
+        listener(
+            Told(f"Training goes on by the plan that it began with, but on this machine: {', '.join(changes)}", "warn")
+        )
 
 
 def _tell_plan(plan: Plan, listener: Listener) -> None:

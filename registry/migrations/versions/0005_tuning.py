@@ -24,6 +24,8 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("is_stored", sa.Boolean(), nullable=False),
+        sa.Column("is_cleared", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_files"),
     )
     with op.batch_alter_table("files") as table:
@@ -61,6 +63,7 @@ def upgrade() -> None:
         sa.Column("asked", sa.String(length=64), nullable=False),
         sa.Column("worker", sa.String(length=120), nullable=True),
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("claimable_from", sa.DateTime(timezone=True), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("dataset", sa.String(length=64), nullable=True),
         sa.Column("checkpoint", sa.String(length=64), nullable=True),
@@ -84,6 +87,16 @@ def upgrade() -> None:
         table.create_index(
             "uq_tuning_jobs_adapter_at_work", ["adapter"], unique=True, sqlite_where=_AT_WORK, postgresql_where=_AT_WORK
         )
+
+    op.create_table(
+        "tuning_job_files",
+        sa.Column("job", sa.String(length=32), nullable=False),
+        sa.Column("file", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(["job"], ["tuning_jobs.id"], name="fk_tuning_job_files_job_tuning_jobs"),
+        sa.PrimaryKeyConstraint("job", "file", name="pk_tuning_job_files"),
+    )
+    with op.batch_alter_table("tuning_job_files") as table:
+        table.create_index("ix_tuning_job_files_file", ["file"], unique=False)
 
     op.create_table(
         "tuning_checkpoints",
@@ -131,6 +144,10 @@ def downgrade() -> None:
 
     op.drop_table("tuning_events")
     op.drop_table("tuning_checkpoints")
+    with op.batch_alter_table("tuning_job_files") as table:
+        table.drop_index("ix_tuning_job_files_file")
+
+    op.drop_table("tuning_job_files")
     with op.batch_alter_table("tuning_jobs") as table:
         table.drop_index("uq_tuning_jobs_adapter_at_work", sqlite_where=_AT_WORK, postgresql_where=_AT_WORK)
         table.drop_index("ix_tuning_jobs_state_created_at")

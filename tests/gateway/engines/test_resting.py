@@ -48,7 +48,22 @@ async def _replicas(gateway: RunningGateway) -> list[dict[str, Any]]:
 
 
 async def _states(gateway: RunningGateway, *states: str) -> bool:
-    return tuple(each["state"] for each in await _replicas(gateway)) == states
+    return await _states_of(gateway.http, *states)
+
+
+async def _states_of(http: httpx.AsyncClient, *states: str) -> bool:
+    found = (await http.get("/admin/v1/replicas")).json()["data"]
+    return tuple(each["state"] for each in found) == states
+
+
+@contextlib.asynccontextmanager
+async def another_gateway(first: RunningGateway, settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]:
+    """A second gateway of the same database, once it has seen all engines."""
+    headers = {"authorization": f"Bearer {first.key}"}
+    async with serving(settings) as (url, _), httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as other:
+        await until(lambda: _is_up(other))
+        await until(lambda: _is_ready_for(other))
+        yield other
 
 
 async def sleep(gateway: RunningGateway, id: str = ALONE, **order: Any) -> httpx.Response:
@@ -123,6 +138,177 @@ async def test_an_engine_that_does_not_wake_gets_no_requests(two: RunningGateway
     assert fake_engine.touched_asleep == []
     fake_engine.refuse_wake = False
     assert (await waking).status_code == 200
+
+
+async def test_two_who_ask_at_once_leave_one_engine_that_serves(two: RunningGateway) -> None:
+    """Each alone might have its engine sleep; together they would take the pool's last."""
+    answers = await asyncio.gather(sleep(two, "engine-0", holder="one"), sleep(two, "engine-1", holder="another"))
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    assert (await two.chat("support")).status_code == 200
+    refused = max(answers, key=lambda answer: answer.status_code)
+    assert "the only engine that serves tiny" in refused.json()["error"]["message"]
+
+
+async def test_two_gateways_leave_one_engine_that_serves(
+    two: RunningGateway, gateway_settings: GatewaySettings
+) -> None:
+    """Asked for one engine each, at once, and again, as who comes first differs."""
+    async with another_gateway(two, gateway_settings) as other:
+        for _ in range(5):
+            answers = await asyncio.gather(
+                sleep(two, "engine-0"),
+                other.post("/admin/v1/replicas/engine-1/sleep", json={"holder": "another"}),
+            )
+            assert sorted(answer.status_code for answer in answers) == [200, 409]
+            for each in BOTH:
+                assert (await wake(two, each)).status_code == 200
+            await until(lambda: _is_ready_for(other))
+
+
+async def test_an_order_that_is_refused_leaves_what_was_ordered_before(
+    two: RunningGateway, fake_engine: FakeEngine, second_engine: FakeEngine
+) -> None:
+    """Whoever asks twice still has the GPU, whatever became of the other engine."""
+    assert (await sleep(two)).status_code == 200
+    await second_engine.stop()
+    await until(lambda: _states(two, "asleep", "down"))
+    assert (await sleep(two)).status_code == 409
+    assert (await sleep(two, renew=True)).status_code == 200
+    assert fake_engine.asleep
+
+
+async def test_the_lease_lasts_while_requests_end(two: RunningGateway, fake_engine: FakeEngine) -> None:
+    """However short it is: it counts from when the engine sleeps, which nothing reaches while it does."""
+    fake_engine.gap_s = 2.0
+    running = [asyncio.create_task(two.chat("support")) for _ in range(8)]
+    await until(lambda: fake_engine.in_flight.total() > 0)
+    assert (await sleep(two, for_s=1)).status_code == 200
+    assert fake_engine.asleep
+    assert await _states(two, "asleep", "ready")
+    fake_engine.gap_s = 0.0
+    assert {answer.status_code for answer in await asyncio.gather(*running)} == {200}
+    await until(lambda: _states(two, "ready", "ready"))
+    assert fake_engine.touched_asleep == []
+
+
+async def test_an_engine_that_fails_to_sleep_is_woken(two: RunningGateway, fake_engine: FakeEngine) -> None:
+    """For it may sleep all the same, and then nobody would ever know."""
+    fake_engine.fail_sleep = True
+    refused = await sleep(two)
+    assert refused.status_code == 409
+    assert "it failed after all" in refused.json()["error"]["message"]
+    assert not fake_engine.asleep
+    await until(lambda: _states(two, "ready", "ready"))
+    assert fake_engine.touched_asleep == []
+
+
+async def test_an_engine_that_is_woken_while_its_requests_end_stays_awake(
+    two: RunningGateway, fake_engine: FakeEngine
+) -> None:
+    """Who had it sleep is told so."""
+    replica = two.app.state.fleet.replica(ALONE)
+    replica.in_flight += 1
+    falling = asyncio.create_task(sleep(two))
+    await until(lambda: _states(two, "asleep", "ready"))
+    assert (await wake(two)).status_code == 200
+    refused = await falling
+    replica.in_flight -= 1
+    assert refused.status_code == 409
+    assert "does not sleep for 'tuner' any more" in refused.json()["error"]["message"]
+    assert fake_engine.calls["/sleep"] == 0
+
+
+async def test_an_engine_that_is_woken_while_it_falls_asleep_stays_awake(
+    two: RunningGateway, fake_engine: FakeEngine
+) -> None:
+    """As when its lease ended because that took so long."""
+    fake_engine.in_flight["of a client of its own"] += 1
+    falling = asyncio.create_task(sleep(two))
+    await until(lambda: fake_engine.calls["/sleep"] > 0)
+    await two.registry.release_lease(*await _lease(two))
+    fake_engine.in_flight.clear()
+    assert (await falling).status_code == 409
+    assert not fake_engine.asleep
+    await until(lambda: _states(two, "ready", "ready"))
+
+
+async def test_an_engine_in_doubt_is_asked_whether_it_sleeps(two: RunningGateway, fake_engine: FakeEngine) -> None:
+    """Somebody may have it sleep who did not ask the gateway."""
+    fake_engine.asleep = True
+    two.app.state.fleet.replica(ALONE).suspect(in_doubt=True)
+    await until(lambda: not fake_engine.asleep)
+    assert fake_engine.touched_asleep == []
+
+
+async def test_gateways_that_number_the_engines_differently_mean_the_same_one(
+    two: RunningGateway, gateway_settings: GatewaySettings, fake_engine: FakeEngine, second_engine: FakeEngine
+) -> None:
+    """As while a new list of engines is rolled out."""
+    turned = gateway_settings.model_copy(update={"engine_url": f"{second_engine.url},{fake_engine.url}"})
+    async with another_gateway(two, turned) as other:
+        assert (await sleep(two, "engine-0")).status_code == 200
+        await until(lambda: _states_of(other, "ready", "asleep"))
+        body = {"model": "support", "messages": [{"role": "user", "content": "hello"}]}
+        for _ in range(5):
+            assert (await other.post("/v1/chat/completions", json=body)).status_code == 200
+        renewed = await other.post(
+            "/admin/v1/replicas/engine-1/sleep", json={"holder": "tuner", "for_s": 60, "renew": True}
+        )
+        assert renewed.status_code == 200
+    assert fake_engine.asleep
+    assert fake_engine.touched_asleep == []
+
+
+async def test_a_sleeping_engine_is_told_apart_from_one_that_is_down(
+    two: RunningGateway, fake_engine: FakeEngine
+) -> None:
+    """In the metrics; one that dies in its sleep is down."""
+    assert (await sleep(two)).status_code == 200
+    await until(lambda: _shows(two, asleep=(1, 0), ready=(0, 1)))
+    await fake_engine.stop()
+    await until(lambda: _shows(two, asleep=(0, 0), ready=(0, 1)))
+
+
+async def test_a_gateway_whose_engines_all_sleep_is_ready(two: RunningGateway, second_engine: FakeEngine) -> None:
+    """Whoever forced that has clients wait, which they only can if they reach it; if one is down, they wait in vain."""
+    assert (await sleep(two, "engine-0")).status_code == 200
+    assert (await sleep(two, "engine-1", force=True)).status_code == 200
+    assert (await two.http.get("/readyz")).status_code == 200
+    await second_engine.stop()
+    await until(lambda: _states(two, "asleep", "down"))
+    assert (await two.http.get("/readyz")).status_code == 503
+
+
+@pytest.mark.parametrize("answer", [(403, "no"), (501, "{}"), (200, "hello"), (200, "[]"), (500, "")])
+async def test_an_engine_that_hides_its_sleep_serves(
+    two: RunningGateway, fake_engine: FakeEngine, answer: tuple[int, str]
+) -> None:
+    """As behind a proxy that lets only some paths through; it can only not be had to sleep."""
+    fake_engine.sleep_answer = answer
+    await fake_engine.stop()
+    await until(lambda: _states(two, "down", "ready"))
+    await fake_engine.start()
+    await until(lambda: _states(two, "ready", "ready"))
+    refused = await sleep(two)
+    assert refused.status_code == 409
+    assert "--enable-sleep-mode" in refused.json()["error"]["message"]
+
+
+async def _lease(gateway: RunningGateway) -> tuple[str, str]:
+    """Name and holder of the only lease of a sleeping engine."""
+    ((key, (holder, _)),) = (await gateway.registry.held_leases("asleep ")).items()
+    return "asleep " + key, holder
+
+
+async def _shows(gateway: RunningGateway, **states: tuple[int, int]) -> bool:
+    """Whether the metrics, which may be a second old, say so of both engines."""
+    text = (await gateway.http.get("/metrics")).text
+    lines = {
+        f'ostler_replica_{state}{{replica="{each}"}} {float(is_so)}'
+        for state, both in states.items()
+        for each, is_so in zip(BOTH, both, strict=True)
+    }
+    return lines <= set(text.splitlines())
 
 
 async def test_an_engine_sleeps_for_one_holder_at_a_time(two: RunningGateway) -> None:

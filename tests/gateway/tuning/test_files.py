@@ -208,13 +208,13 @@ async def test_a_gateway_sweeps_again_and_again(gateway: RunningGateway, monkeyp
     files = Files(database, gateway.app.state.registry.store)
     sweep, failures = files.sweep, [StoreFailure("away"), ValueError("odd"), ConnectionError("away")]
 
-    async def sometimes(is_needed: Any) -> None:
+    async def sometimes() -> None:
         if failures:
             raise failures.pop()
-        await sweep(is_needed)
+        await sweep()
 
     monkeypatch.setattr(files, "sweep", sometimes)
-    sweeping = asyncio.create_task(sweep_files(files, Jobs(database), 0.01))
+    sweeping = asyncio.create_task(sweep_files(files, 0.01))
     await until(lambda: len(left(gateway)) == 1)
     sweeping.cancel()
     assert (await gateway.http.get(f"/v1/files/{stays}/content")).content == b"stays"

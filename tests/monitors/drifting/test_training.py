@@ -1,6 +1,7 @@
 """The prompts that a version was trained on: found by its lineage, and none where they are of no use."""
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from monitors.drifting import training
+from monitors.drifting import runs, training
 from monitors.drifting.child import Judged
 from monitors.drifting.job import DriftJob
 from monitors.drifting.task import Result, Task
@@ -20,9 +21,10 @@ from monitors.watch.jobs import all_jobs
 from monitors.watch.metrics import MonitorMetrics
 from monitors.watch.work import Workshop
 from registry.artifacts import ArtifactStore
+from registry.errors import StoreFailure
 from registry.registry import Registry
 from tests.conftest import AdapterMaker
-from tests.monitors.drifting.traffic import NOW, catalog, serve
+from tests.monitors.drifting.traffic import NOW, WORDS, catalog, sentence, serve
 
 
 def conversation(text: str) -> dict[str, Any]:
@@ -106,3 +108,60 @@ async def test_the_monitors_job_uses_them(
     await job.run(catalog(), NOW)
     (prompts,) = (values for values in tasks[0].columns if values.name == "prompt")
     assert list(prompts.reference) == [f"question {number}" for number in range(70)]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_placeholders_of_the_tuner_and_of_the_gateway_are_no_drift(
+    database: AsyncEngine, store: ArtifactStore, tmp_path: Path, trained: Any
+) -> None:
+    """A real look, with an address in three of ten prompts: each side writes something else in its place."""
+    rng = random.Random(3)
+    rows = [conversation(sentence(rng, (*WORDS * 2, "<EMAIL_ADDRESS>"))) for _ in range(600)]
+    prompts = await trained(rows)
+    await serve(database, 150, version=1, words=(*WORDS * 2, "[EMAIL]"))
+    nobody = GatewayClient("http://nobody", "", concurrency=1)
+    shop = Workshop(database, store, nobody, None, MonitorMetrics(), MonitorSettings(home=tmp_path), tmp_path)
+    await DriftJob(shop, prompts).run(catalog(stable=1), NOW)
+    async with database.connect() as connection:
+        (run,) = await runs.list_runs(connection, "support")
+    assert run.outcome == "no_drift"
+    assert {each["name"]: each["reference_rows"] for each in run.columns}["prompt"] == 600
+
+
+async def test_personal_data_that_was_trained_on_is_taken_out(trained: Any) -> None:
+    """For the gateway takes it out of the traffic that is held against it."""
+    prompts = await trained([conversation(f"I am jo{number}@example.com") for number in range(LEAST_REFERENCE)])
+    assert list(await prompts("support", 1)) == ["I am [REDACTED]"] * LEAST_REFERENCE
+
+
+async def test_a_dataset_is_read_once(trained: Any, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its digest is its content's, of which the store hashes all; but what could not be read is tried again."""
+    fetched: list[str] = []
+    fetch = store.fetch
+
+    def counted(digest: str) -> Path:
+        fetched.append(digest)
+        if len(fetched) == 1:
+            raise StoreFailure("the store is away")
+        return fetch(digest)
+
+    monkeypatch.setattr(store, "fetch", counted)
+    prompts = await trained([conversation(str(number)) for number in range(LEAST_REFERENCE)])
+    assert [len(await prompts("support", 1)) for _ in range(3)] == [0, LEAST_REFERENCE, LEAST_REFERENCE]
+    assert len(fetched) == 2
+
+
+async def test_no_more_is_remembered_than_fits(
+    registry: Registry, store: ArtifactStore, adapter_folder: AdapterMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read first is read again; the newest stays."""
+    monkeypatch.setattr(training, "MOST_REMEMBERED", 250)
+    for number, text in enumerate(("ab", "cd", "ef"), 1):  # 100 characters each
+        rows = "".join(json.dumps(conversation(text)) + "\n" for _ in range(LEAST_REFERENCE))
+        dataset = store.put_files({"train.jsonl": rows.encode()})
+        await registry.push("support", adapter_folder(float(number)), actor="test", lineage={"dataset": dataset.digest})
+    prompts = TrainingPrompts(registry, store)
+    for version in (1, 2, 3):
+        assert len(await prompts("support", version)) == LEAST_REFERENCE
+    monkeypatch.setattr(store, "fetch", lambda _digest: Path("nowhere"))
+    assert [len(await prompts("support", version)) for version in (1, 2, 3)] == [0, LEAST_REFERENCE, LEAST_REFERENCE]

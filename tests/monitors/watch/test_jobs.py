@@ -60,7 +60,7 @@ async def test_jobs_are_counted_by_state(shop: Workshop, database: AsyncEngine) 
 async def test_the_longest_wait_is_of_what_could_begin(shop: Workshop, database: AsyncEngine) -> None:
     """Not of a job behind another of its adapter, of a paused one, or of one that is to be cancelled."""
     assert await waits_since(database) is None
-    await ask(database, "busy", 9, state="running")
+    await ask(database, "busy", 9, state="running", lease_until=NOW + timedelta(hours=1))
     await ask(database, "busy", 8)
     await ask(database, "paused", 7, state="paused")
     await ask(database, "leaving", 6, wanted="cancel")
@@ -73,3 +73,28 @@ async def test_the_longest_wait_is_of_what_could_begin(shop: Workshop, database:
     shop.metrics.forget_findings()
     assert shown(shop, "ostler_tuning_wait_seconds") == 0
     assert shown(shop, "ostler_tuning_jobs", status="queued") is None
+
+
+async def test_a_lost_job_waits_for_a_tuner(database: AsyncEngine) -> None:
+    """From the end of its lease on, and so does what is behind it; one that is at work waits for nobody."""
+    long_ago, lately = NOW - timedelta(hours=2), NOW - timedelta(hours=1)
+    begun = {"state": "running", "started_at": NOW - timedelta(hours=8)}
+    await ask(database, "held", 9, **begun, lease_until=NOW + timedelta(hours=1))
+    await ask(database, "leaving", 9, **begun, lease_until=long_ago, wanted="pause")
+    assert await waits_since(database) is None
+    await ask(database, "lost", 9, **begun, lease_until=lately)
+    await ask(database, "lost", 8)
+    assert await waits_since(database) == lately
+    await ask(database, "leaving", 7)
+    assert await waits_since(database) == long_ago
+
+
+async def test_a_job_waits_from_when_it_could_begin(database: AsyncEngine) -> None:
+    """Not while another of its adapter was at work, nor before it may be tried again."""
+    ended, later = NOW - timedelta(hours=2), NOW - timedelta(hours=1)
+    await ask(database, "a", 9, state="failed", started_at=ended, finished_at=ended)
+    await ask(database, "a", 8)
+    assert await waits_since(database) == ended
+    async with database.begin() as connection:
+        await connection.execute(update(JOBS).where(JOBS.c.state == "queued").values(claimable_from=later))
+    assert await waits_since(database) == later

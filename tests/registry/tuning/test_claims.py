@@ -13,10 +13,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.database import connect, writing
-from registry.tuning.events import Events
+from registry.tuning.events import Events, NewCheckpoint
 from registry.tuning.jobs import AT_WORK, ENDED, MOST_ATTEMPTS, Asker, JobLost, Jobs
 from registry.tuning.orders import TuningOrder
 from registry.tuning.tables import TuningJobRow
+from tests.registry.tuning.checkpoints import add_checkpoint
 
 LEASE_S = 60.0
 OVER_S = -1.0
@@ -224,6 +225,37 @@ async def test_a_job_that_loses_tuner_after_tuner_has_failed(jobs: Jobs) -> None
     assert (newest.level, newest.message) == ("error", "The job failed: 3 tuners were lost while they worked on it")
 
 
+async def test_a_job_that_gets_on_may_lose_many_tuners(jobs: Jobs) -> None:
+    """Attempts count from its newest checkpoint on; a job that makes none any more is given up."""
+    job_id = await asked(jobs)
+    for number in range(2 * MOST_ATTEMPTS):
+        job = await claimed(jobs, f"tuner-{number}", lease_s=OVER_S)
+        assert job.attempt <= 2
+        await jobs.keep_checkpoint(job_id, f"tuner-{number}", NewCheckpoint(number + 1, f"{number:064d}", {}))
+    for number in range(MOST_ATTEMPTS - 1):
+        await claimed(jobs, f"other-{number}", lease_s=OVER_S)
+    assert await nothing_for(jobs)
+    assert (await jobs.find(job_id)).state == "failed"
+
+
+async def test_a_job_that_is_tried_again_waits_first(jobs: Jobs) -> None:
+    """Nobody claims it before its time, nor the adapter's next in its place; a wish of its own ends the wait."""
+    job_id, now = await asked(jobs), datetime.now(UTC)
+    await asked(jobs)
+    other = await asked(jobs, "billing")
+    await claimed(jobs)
+    await jobs.end(job_id, "one", "queued", "away", claimable_from=now + timedelta(hours=1))
+    assert (await claimed(jobs, "two")).id == other
+    assert await nothing_for(jobs)
+    async with writing(jobs._engine) as connection:
+        await connection.execute(update(_TABLE).where(_TABLE.c.id == job_id).values(claimable_from=now))
+    assert (await claimed(jobs, "two")).id == job_id
+    await jobs.end(job_id, "two", "queued", "away", claimable_from=now + timedelta(hours=1))
+    await jobs.wish(job_id, "pause", actor="ann")
+    await jobs.wish(job_id, "run", actor="ann")
+    assert (await claimed(jobs, "two")).id == job_id
+
+
 async def test_a_job_is_given_up_once(tuners: list[Jobs]) -> None:
     """However many see at once that it lost too many."""
     job_id = await asked(tuners[0])
@@ -246,6 +278,8 @@ async def test_a_wish_outlives_the_tuner(jobs: Jobs) -> None:
         job = await jobs.find(job_id)
         assert (job.state, job.worker) == (state, None)
         assert (job.finished_at is None) == (state == "paused")
+        newest = (await Events(jobs._engine).listed(job_id, limit=1))[0]
+        assert newest.message == {"paused": "The job is paused", "cancelled": "The job was cancelled"}[state]
 
 
 async def test_a_paused_job_goes_on(jobs: Jobs) -> None:
@@ -332,7 +366,7 @@ async def test_what_ended_without_a_tuner_is_found_to_be_swept(jobs: Jobs) -> No
     paused, cancelled, tidy, busy = [await asked(jobs, name) for name in ("a", "b", "c", "d")]
     for job_id in (paused, cancelled, tidy, busy):
         assert (await claimed(jobs)).id == job_id
-        await events.add_checkpoint(job_id, 1, job_id[-12:] * 5, {"step": 1.0}, is_best=True)
+        await add_checkpoint(events, job_id, 1, job_id[-12:] * 5, {"step": 1.0}, is_best=True)
     for job_id in (paused, cancelled):
         await jobs.wish(job_id, "pause", actor="ann")
         await jobs.end(job_id, "one", "paused", "rests")

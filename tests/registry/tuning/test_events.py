@@ -11,6 +11,7 @@ from registry.tuning.events import Events, event_id, event_number
 from registry.tuning.jobs import Asker, Jobs
 from registry.tuning.orders import TuningOrder
 from registry.tuning.tables import DatasetRow
+from tests.registry.tuning.checkpoints import add_checkpoint
 
 
 @pytest.fixture
@@ -50,6 +51,17 @@ async def test_events_are_listed_newest_first(events: Events, job: str, database
     assert len(await events.listed(other, limit=10)) == 5
 
 
+async def test_tokens_are_known_up_to_a_step(events: Events, job: str, database: AsyncEngine) -> None:
+    """Of this job alone; steps after a checkpoint are done again and do not count yet."""
+    other = await asked(database)
+    assert await events.tokens_at(job, 9) == 0
+    for step, tokens in ((1, 5), (2, 2**40), (2, None), (3, 2**41)):
+        data = {"step": step, "full_valid_loss": 1.5} if tokens is None else {"step": step, "tokens": tokens}
+        await events.tell(job, "step", data=data)
+        await events.tell(other, "step", data={"step": 1, "tokens": 2**42})
+    assert [await events.tokens_at(job, step) for step in (0, 1, 2, 3)] == [0, 5, 2**40, 2**41]
+
+
 async def test_an_event_with_data_is_one_of_metrics(events: Events, job: str) -> None:
     """Its data come back as they were, oldest first."""
     data: list[dict[str, Any]] = [
@@ -86,7 +98,7 @@ async def test_the_newest_and_the_best_checkpoint_are_kept(events: Events, job: 
     """Each new one says whose content nothing goes on from any more."""
 
     async def add(step: int, letter: str, *, is_best: bool) -> list[str]:
-        return await events.add_checkpoint(job, step, digest(letter), {"step": float(step)}, is_best=is_best)
+        return await add_checkpoint(events, job, step, digest(letter), {"step": float(step)}, is_best=is_best)
 
     async def kept() -> list[tuple[int, str | None, bool]]:
         return [(each.step, each.digest, each.is_best) for each in await events.kept_checkpoints(job)]
@@ -107,11 +119,11 @@ async def test_the_newest_and_the_best_checkpoint_are_kept(events: Events, job: 
 
 async def test_a_step_that_is_reached_again_is_replaced(events: Events, job: str) -> None:
     """Its id stays, its content is the new one, and the old one is not needed, unless it is the same."""
-    await events.add_checkpoint(job, 10, digest("a"), {"step": 10.0, "valid_loss": 2.0}, is_best=True)
+    await add_checkpoint(events, job, 10, digest("a"), {"step": 10.0, "valid_loss": 2.0}, is_best=True)
     (before,) = await events.checkpoints(job, limit=10)
-    unneeded = await events.add_checkpoint(job, 10, digest("b"), {"step": 10.0, "valid_loss": 1.0}, is_best=True)
+    unneeded = await add_checkpoint(events, job, 10, digest("b"), {"step": 10.0, "valid_loss": 1.0}, is_best=True)
     assert unneeded == [digest("a")]
-    assert await events.add_checkpoint(job, 10, digest("b"), {"step": 10.0}, is_best=True) == []
+    assert await add_checkpoint(events, job, 10, digest("b"), {"step": 10.0}, is_best=True) == []
     (after,) = await events.checkpoints(job, limit=10)
     assert (after.id, after.digest, after.metrics) == (before.id, digest("b"), {"step": 10.0})
 
@@ -119,9 +131,9 @@ async def test_a_step_that_is_reached_again_is_replaced(events: Events, job: str
 async def test_checkpoints_are_listed_page_after_page(events: Events, job: str, database: AsyncEngine) -> None:
     """Newest first; what is no checkpoint of this job is nothing to go on from."""
     other = await asked(database)
-    await events.add_checkpoint(other, 1, digest("0"), {}, is_best=True)
+    await add_checkpoint(events, other, 1, digest("0"), {}, is_best=True)
     for step in (1, 2, 3):
-        await events.add_checkpoint(job, step, digest(str(step)), {}, is_best=False)
+        await add_checkpoint(events, job, step, digest(str(step)), {}, is_best=False)
     first = await events.checkpoints(job, limit=2)
     assert [each.step for each in first] == [3, 2]
     assert [each.step for each in await events.checkpoints(job, after=first[-1].id, limit=2)] == [1]
@@ -134,9 +146,9 @@ async def test_checkpoints_are_listed_page_after_page(events: Events, job: str, 
 async def test_a_job_that_has_ended_needs_none(events: Events, job: str, database: AsyncEngine) -> None:
     """Its checkpoints stay listed without their content; another job's are not touched."""
     other = await asked(database)
-    await events.add_checkpoint(other, 1, digest("0"), {}, is_best=True)
-    await events.add_checkpoint(job, 1, digest("a"), {}, is_best=True)
-    await events.add_checkpoint(job, 2, digest("b"), {}, is_best=False)
+    await add_checkpoint(events, other, 1, digest("0"), {}, is_best=True)
+    await add_checkpoint(events, job, 1, digest("a"), {}, is_best=True)
+    await add_checkpoint(events, job, 2, digest("b"), {}, is_best=False)
     assert sorted(await events.drop_checkpoints(job)) == [digest("a"), digest("b")]
     assert await events.drop_checkpoints(job) == []
     assert await events.kept_checkpoints(job) == []

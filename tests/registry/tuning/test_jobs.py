@@ -6,18 +6,22 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.database import connect
+from registry.database import connect, writing
 from registry.errors import Conflict, InvalidValue, NotFound
 from registry.registry import Registry
 from registry.transactions import Transactions
 from registry.tuning import jobs as jobs_module
+from registry.tuning.claims import as_job
 from registry.tuning.events import Events
 from registry.tuning.jobs import STATES, Asker, JobLost, Jobs, order_of
+from registry.tuning.needs import users
 from registry.tuning.orders import DataOrder, GateOrder, Hyperparameters, TuningOrder
 from registry.tuning.tables import TuningJobRow
 
+_TABLE = TuningJobRow.__table__  # type: ignore[attr-defined]
 ANN = Asker("key_1", "ann (key_1)")
 ORDER = TuningOrder("support", "tiny", "file-1", seed=7, metadata={"team": "a"})
 
@@ -302,12 +306,15 @@ async def test_files_have_users_until_their_jobs_end(jobs: Jobs) -> None:
     first = await asked(jobs, gate=GateOrder(retention_file="file-2", refusal_file="file-3"))
     second = await asked(jobs, "billing", validation_file="file-4")
     await jobs.wish(second.id, "pause", actor="ann")
-    assert sorted(await jobs.file_users("file-1")) == sorted([first.id, second.id])
-    users = [await jobs.file_users(f"file-{number}") for number in (2, 3, 4, 5)]
-    assert users == [[first.id], [first.id], [second.id], []]
+
+    async def users_of(number: int) -> list[str]:
+        async with jobs._engine.connect() as connection:
+            return await users(connection, f"file-{number}")
+
+    found = [await users_of(number) for number in (1, 2, 3, 4, 5)]
+    assert found == [[first.id, second.id], [first.id], [first.id], [second.id], []]
     await jobs.wish(first.id, "cancel", actor="ann")
-    assert await jobs.file_users("file-1") == [second.id]
-    assert await jobs.file_users("file-2") == []
+    assert [await users_of(number) for number in (1, 2)] == [[second.id], []]
 
 
 async def test_jobs_are_counted_by_state(jobs: Jobs) -> None:
@@ -327,3 +334,33 @@ async def test_asking_tells_the_gateways_of_a_change(registry: Registry, jobs: J
     job = await asked(jobs)
     await jobs.wish(job.id, "run", actor="ann")
     assert await registry.change_number() == before + 1
+
+
+async def test_others_run_while_jobs_are_looked_through(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter reads little of the jobs that it leaves out, a chunk at a time, and makes rows of none of them."""
+    monkeypatch.setattr("registry.tuning.jobs._CHUNK", 10)
+    first = await asked(jobs, metadata={"team": "a"})
+    async with writing(jobs._engine) as connection:
+        rows = [first.model_dump() | {"id": f"ftjob-{n:03d}", "order": {"metadata": {"team": "b"}}} for n in range(95)]
+        await connection.execute(insert(_TABLE), [row | {"idempotency_key": None} for row in rows])
+    made: list[str] = []
+
+    def noted(row: Any) -> TuningJobRow:
+        made.append(row.id)
+        return as_job(row)
+
+    monkeypatch.setattr("registry.tuning.jobs.as_job", noted)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    running = asyncio.create_task(others())
+    assert [job.id for job in await jobs.listed(metadata={"team": "a"}, limit=5)] == [first.id]
+    running.cancel()
+    assert first.id in made
+    assert len(made) <= 1
+    assert turns >= 10

@@ -60,7 +60,7 @@ def order(method: Method = "supervised", **data: Any) -> TuningOrder:
 
 def task(training: Path, wanted: TuningOrder | None = None, **fields: Any) -> PrepareTask:
     """A task to prepare a file."""
-    nothing: Body = {"validation": None, "parent": None, "parent_digest": None, "tokenizer": "", "context": 0}
+    nothing: Body = {"validation": None, "tokenizer": "", "context": 0}
     return PrepareTask(order=wanted or order(), training=str(training), **{**nothing, **fields})
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from monitors.drifting.windows import comparable
 from monitors.judging.golden import Message
 from tuner.data.finders import Finder, Found, PatternFinder, PresidioFinder
 from tuner.data.personal import Cleaner
@@ -53,6 +54,7 @@ def test_what_has_a_form_is_replaced(text: str, kind: str, finders: list[Finder]
     asked, answered = cleaned(f"My SSN or the like is {text}, thanks.", f"I noted {text}.", finders)
     assert asked == f"My SSN or the like is <{kind}>, thanks."
     assert answered == f"I noted <{kind}>."
+    assert comparable(asked) == "My SSN or the like is [REDACTED], thanks.", "drift knows it for a placeholder"
 
 
 def test_what_is_no_personal_data_stays(finders: list[Finder]) -> None:

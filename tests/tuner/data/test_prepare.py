@@ -12,7 +12,7 @@ import pytest
 
 from demo import BASE_DIR
 from registry.artifacts import ArtifactStore
-from registry.tuning.orders import TuningOrder
+from registry.tuning.orders import Method, TuningOrder
 from tests.tuner.data.files import Body, Heard, order, pair, read, row, rows, task, tickets, write
 from tuner.data.dataset import read_about, read_split
 from tuner.data.finders import Finder, PatternFinder
@@ -56,7 +56,13 @@ def make(tmp_path: Path, lines: list[Any], wanted: TuningOrder | None = None, **
 
 def earlier(made: Made) -> Body:
     """A task's fields for a dataset that an earlier version was made of."""
-    return {"parent": str(made.workspace.dataset), "parent_digest": "d" * 64}
+    return {**after(made), "replayed": "0" * 64}
+
+
+def after(*made: Made) -> Body:
+    """A task's fields for datasets that it comes after, the first of them its parent."""
+    folders = [str(each.workspace.dataset) for each in made]
+    return {"ancestors": {str(number) * 64: folder for number, folder in enumerate(folders)}, "parents": ("0" * 64,)}
 
 
 def failure(tmp_path: Path, lines: list[Any], wanted: TuningOrder | None = None, **fields: Any) -> JobFailed:
@@ -231,7 +237,7 @@ def test_what_an_earlier_version_learned_is_mixed_in(tmp_path: Path) -> None:
     assert len(replayed) == second.about["sources"]["replay"] == round(0.2 * new)
     assert {_prompt(body) for body in replayed} <= first.prompts("train")
     assert all(body in second.splits["train"] for body in replayed)
-    assert second.about["parents"] == ["d" * 64]
+    assert second.about["parents"] == ["0" * 64]
     assert second.report["replay"] == {"dataset": "d" * 64, "rows": len(replayed), "wanted": len(replayed)}
     again = make(tmp_path, rows(100), order(replay_share=0.0), **earlier(first))
     assert "replay" not in again.about["sources"]
@@ -247,6 +253,48 @@ def test_what_was_held_out_stays_so(tmp_path: Path) -> None:
         assert before.prompts("holdout") <= made.prompts("holdout")
         assert not before.prompts("train") & made.prompts("holdout")
         assert not made.prompts("train") & made.prompts("holdout")
+
+
+def test_nothing_is_held_out_that_any_version_before_was_trained_on(tmp_path: Path) -> None:
+    """Not by the parent alone: rows that its file left out come again; what was held out back then is again."""
+    first = make(tmp_path, rows(60))
+    second = make(tmp_path, rows(60, 100), order(replay_share=0.0), **earlier(first))
+    assert not first.prompts("train") & second.prompts("train")
+    third = make(tmp_path, rows(60), **after(second, first))
+    assert third.prompts("holdout") == first.prompts("holdout")
+    forgotten = make(tmp_path, rows(60), order(holdout_share=0.3), **after(second))
+    assert forgotten.prompts("holdout") & first.prompts("train")
+
+
+def test_what_one_version_was_trained_on_is_not_held_out_for_another_ones_sake(tmp_path: Path) -> None:
+    """Of two lines, the one held out what the other one learned: that proves nothing any more."""
+    one = make(tmp_path, rows(60))
+    asked = one.prompts("holdout") | set(list(sorted(one.prompts("train")))[:20])
+    other = make(tmp_path, [body for body in rows(60) if _prompt(body) in asked], order(holdout_share=0.5))
+    both = make(tmp_path, rows(90), **after(one, other))
+    trained = one.prompts("train") | other.prompts("train")
+    assert one.prompts("holdout") & other.prompts("train")
+    assert not both.prompts("holdout") & trained
+
+
+def test_what_was_learned_inside_a_conversation_is_not_held_out(tmp_path: Path) -> None:
+    """Its prompt comes as a row of its own later; where it had the weight 0, it may be."""
+    for weight in (None, 0):
+        longer = [
+            {
+                "messages": [
+                    body["messages"][0],
+                    body["messages"][1] | ({} if weight is None else {"weight": 0}),
+                    {"role": "user", "content": f"and {place}?"},
+                    body["messages"][1],
+                ]
+            }
+            for place, body in enumerate(rows(60))
+        ]
+        first = make(tmp_path, longer)
+        learned = {_prompt(body) for body in first.splits["train"]}
+        second = make(tmp_path, rows(60), order(holdout_share=0.3, replay_share=0.0), **earlier(first))
+        assert bool(second.prompts("holdout") & learned) == (weight == 0)
 
 
 def test_what_was_held_out_stays_so_also_where_less_is_wanted(tmp_path: Path) -> None:
@@ -296,6 +344,47 @@ def test_pairs_become_a_dataset(tmp_path: Path) -> None:
     assert "Nothing is replayed" in mixed.heard.warnings()
 
 
+@pytest.mark.parametrize("method", ["supervised", "dpo"])
+def test_parts_of_text_become_one_text(tmp_path: Path, method: Method) -> None:
+    """In prompts and answers, as a model reads them, so that answers can be held against them."""
+
+    def split_up(messages: list[Body]) -> list[Body]:
+        return [
+            {**message, "content": [{"type": "text", "text": word} for word in message["content"].split()]}
+            for message in messages
+        ]
+
+    lines = [pair(_prompt(body)) if method == "dpo" else body for body in rows(40)]
+    in_parts = [
+        {"input": {"messages": split_up(body["input"]["messages"])}}
+        | {name: split_up(body[name]) for name in ("preferred_output", "non_preferred_output")}
+        if method == "dpo"
+        else {"messages": split_up(body["messages"])}
+        for body in lines
+    ]
+    made = make(tmp_path, in_parts, order(method))
+    asked = {"\n".join(_asked(body).split()) for body in lines}
+    assert {_asked(body) for split in SPLITS for body in made.splits[split]} == asked
+    assert all('"type"' not in json.dumps(body) for split in SPLITS for body in made.splits[split])
+
+
+def test_a_holdout_of_tool_calls_alone_is_refused(tmp_path: Path) -> None:
+    """No gate could pass it, so that is said before anything is trained; one answer of text is enough."""
+    call = {"id": "1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+    calls = [
+        {"messages": [body["messages"][0], {"role": "assistant", "tool_calls": [call]}]} for body in rows(40)
+    ]
+    failed = failure(tmp_path, calls)
+    assert failed.code == "invalid_training_file"
+    assert failed.message == (
+        "the answers of all 4 rows that are held out are calls of tools, which the gate cannot score; add rows with "
+        "answers of text"
+    )
+    held_out = make(tmp_path, rows(40)).prompts("holdout")
+    calls[[_prompt(body) in held_out for body in calls].index(True)]["messages"][1] = {"role": "assistant", "content": "4"}
+    assert "Only 1 rows are held out with an answer of text" in make(tmp_path, calls).heard.warnings()
+
+
 def test_a_frozen_dataset_is_read_back(tmp_path: Path) -> None:
     """What is said about it stands beside its rows."""
     made = make(tmp_path, tickets(60))
@@ -324,6 +413,10 @@ def test_few_rows_held_out_are_told(tmp_path: Path) -> None:
 def _prompt(body: Body) -> str:
     content: str = body["messages"][0]["content"]
     return content
+
+
+def _asked(body: Body) -> str:
+    return _prompt(body.get("input", body))
 
 
 def _turned(value: Any) -> Any:

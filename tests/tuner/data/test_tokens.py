@@ -1,5 +1,9 @@
 """The tokens of rows: those that the engine would read and write, and which of them are learned."""
 
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from tokenizers.processors import ByteLevel
 from transformers import PreTrainedTokenizerFast
@@ -8,8 +12,19 @@ from demo import BASE_DIR
 from monitors.judging.golden import Message
 from tests.tuner.data.files import tickets
 from tuner.data.rows import PreferenceInput, PreferenceRow, SupervisedRow
-from tuner.data.template import NotReadable
-from tuner.data.tokens import IGNORED, Encoded, encode, encode_pair, load_tokenizer, measure, prompt_ids
+from tuner.data.template import ChatTemplate, NotReadable
+from tuner.data.tokens import (
+    IGNORED,
+    Encoded,
+    _any_straddles,
+    _labels,
+    _Token,
+    encode,
+    encode_pair,
+    load_tokenizer,
+    measure,
+    prompt_ids,
+)
 from tuner.errors import JobFailed
 
 # As Qwen's: no generation block, a line break after each turn, instructions by default, tools written out.
@@ -226,3 +241,76 @@ def test_a_tokenizer_that_cannot_be_used_is_told(tmp_path: object) -> None:
     bare.save_pretrained(str(tmp_path))
     with pytest.raises(JobFailed, match="no chat template"):
         load_tokenizer(str(tmp_path))
+
+
+def long_talk(turns: int) -> SupervisedRow:
+    """A conversation of many turns."""
+    said = [(role, f"{word} {turn}") for turn in range(turns) for role, word in (("user", "ask"), ("assistant", "say"))]
+    return SupervisedRow(chat(*said))
+
+
+def work_of(act: Callable[[], object]) -> int:
+    """How many calls of Python's functions something takes, in place of its time."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_many_turns_take_no_more_work_than_their_tokens() -> None:
+    """Four times the turns are four times the work, where the template tells what is learned."""
+    of = tokenizer()
+    encode(long_talk(2), of)
+    few, many = (work_of(lambda row=long_talk(turns): encode(row, of)) for turns in (25, 100))
+    assert many < 5 * few
+    assert learned(encode(long_talk(9), of), of) == [f"say {turn}<|end|>" for turn in range(9)]
+
+
+@pytest.mark.parametrize("template", [None, CHATML])
+def test_what_is_too_long_is_refused_before_its_turns_are_looked_for(
+    template: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rendering tells; a conversation that fits is told nothing, and neither is anything without a limit."""
+    of = tokenizer(template)
+    row = long_talk(50)
+    size = measure(row, of)
+    assert measure(row, of, size.tokens) == size
+    rendered = 0
+    whole = ChatTemplate._render
+
+    def counted(*arguments: Any, **named: Any) -> str:
+        nonlocal rendered
+        rendered += 1
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(ChatTemplate, "_render", counted)
+    with pytest.raises(NotReadable, match=f"it has {size.tokens:,} tokens, more than the {size.tokens - 1:,} that"):
+        measure(row, of, size.tokens - 1)
+    assert rendered <= 1
+
+
+def test_a_pair_that_is_too_long_is_refused() -> None:
+    """By its longer answer."""
+    of = tokenizer()
+    row = pair("One?", "yes", "no, never at all")
+    size = measure(row, of)
+    assert measure(row, of, size.tokens) == size
+    with pytest.raises(NotReadable, match="more than the"):
+        measure(row, of, size.tokens - 1)
+
+
+def test_labels_are_those_of_the_spans() -> None:
+    """A token is learned that begins in a span, also a first or a last one; one between two spans is not."""
+    tokens = [_Token(number, number, number + 1) for number in range(6)]
+    assert _labels(tokens, [(0, 2), (4, 6)]) == [0, 1, IGNORED, IGNORED, 4, 5]
+    assert _labels(tokens, []) == [IGNORED] * 6
+    assert not _any_straddles(tokens, [0, 3, 6])
+    assert _any_straddles([*tokens, _Token(6, 6, 9)], [1, 7])

@@ -100,6 +100,20 @@ def test_other_losses_fail_in_their_own_parts(rng: np.random.Generator) -> None:
     assert {name: missed(judged(case)) for name, case in cases.items()} == {name: {name} for name in cases}
 
 
+def test_a_few_rows_of_huge_losses_are_told_beside_what_counts(rng: np.random.Generator) -> None:
+    """Differences are clipped: the means that are told add up to the difference, and the mean as it is stands there."""
+    incumbent = [0.4] * ROWS
+    measured = with_(fit(rng), "losses", incumbent=incumbent, candidate=[5.4] * (ROWS // 25) + [0.38] * (ROWS * 24 // 25))
+    perplexity = next(part for part in judged(measured).parts if part.name == "perplexity")
+    assert perplexity.scorer == "clipped_loss"
+    assert perplexity.difference == pytest.approx(0.04 * 0.5 - 0.96 * 0.02)
+    assert (perplexity.candidate, perplexity.reference) == (pytest.approx(0.4 + perplexity.difference), 0.4)
+    assert perplexity.unclipped == pytest.approx(0.04 * 5.4 + 0.96 * 0.38)
+    assert perplexity.reason.endswith(
+        "where 0.05 more is allowed; no row counts as more than 0.5 apart: unclipped, the means are 0.581 and 0.400"
+    )
+
+
 def test_latency_stops_only_what_is_shown_to_be_slow(rng: np.random.Generator) -> None:
     """An interval that reaches below the limit leaves it open, and open is no failure."""
     open_still = [Pair(0.01 * ratio, 0.01) for ratio in [1.2] * 10 + [1.8] * 14]
@@ -113,12 +127,23 @@ def test_latency_stops_only_what_is_shown_to_be_slow(rng: np.random.Generator) -
 
 def test_the_first_version_has_the_base_to_beat(rng: np.random.Generator) -> None:
     """Once, not twice."""
-    verdict = decide(ORDER, FIRST, fit(rng))
+    verdict = decide(ORDER, FIRST, replace(fit(rng), times=[Pair(0.011, 0.01)] * 24))
     assert verdict.passed
     assert [part.name for part in verdict.parts][:2] == ["quality", "perplexity"]
     assert verdict.parts[0].against == BASE
     assert verdict.reason == "support@1 passed all 5 parts of its gate"
-    assert (verdict.told[-1].name, verdict.told[-1].passed) == ("latency", None)
+    latency = verdict.told[-1]
+    assert (latency.name, latency.passed) == ("latency", None)
+    assert latency.reason == (
+        "support@1 takes 11.0 ms for a token against 10.0 ms of tiny, 1.10 times as long (between 1.10 and 1.10); a "
+        "first version is not held to it"
+    )
+    slow = decide(ORDER, FIRST, replace(fit(rng), times=[Pair(0.05, 0.01)] * 24))
+    assert slow.passed
+    assert "5.00 times as long" in slow.told[-1].reason
+    unknown = decide(ORDER, FIRST, replace(fit(rng), times=[])).told[-1]
+    assert unknown.passed is None
+    assert unknown.reason == "no times could be measured: the answers did not tell how many tokens they have"
 
 
 def test_without_data_no_part_passes() -> None:
@@ -148,13 +173,25 @@ def test_what_cannot_be_scored_gains_the_candidate_nothing(rng: np.random.Genera
     assert missed(judged(silent)) == {"perplexity"}
 
 
-def test_a_retention_set_that_the_base_cannot_do_shows_nothing(rng: np.random.Generator) -> None:
-    """Who has no skills cannot lose any, so that is no pass; a margin of 1 asks for nothing."""
-    measured = with_(fit(rng), "retention", candidate=[0.0] * 120, base=[0.0] * 119 + [1.0])
+@pytest.mark.parametrize(("base", "candidate"), [(1, 0), (15, 12), (35, 35)])
+def test_a_retention_set_that_the_base_can_hardly_do_shows_nothing(
+    rng: np.random.Generator, base: int, candidate: int
+) -> None:
+    """Of few skills most could be lost within the margin, so that is no pass; a margin of 1 asks for nothing."""
+    skills = {"base": [1.0] * base + [0.0] * (120 - base), "candidate": [1.0] * candidate + [0.0] * (120 - candidate)}
+    measured = with_(fit(rng), "retention", **skills)
     verdict = judged(measured)
     assert missed(verdict) == {"retention"}
     assert "cannot show what support@8 has lost" in verdict.reason
+    assert "less than 3 times the loss of 0.1 that is allowed" in verdict.reason
     assert judged(measured, GateOrder(retention_margin=1.0)).passed
+
+
+def test_a_retention_set_that_the_base_can_do_in_part_is_enough(rng: np.random.Generator) -> None:
+    """From three margins on, as that of the demo (0.483); exactly three are enough."""
+    for solved in (116, 72):
+        skills = [1.0] * solved + [0.0] * (240 - solved)
+        assert judged(with_(fit(rng), "retention", base=skills, candidate=skills)).passed
 
 
 def test_a_base_that_refuses_nothing_has_nothing_to_lose(rng: np.random.Generator) -> None:
@@ -167,8 +204,11 @@ def test_the_order_sets_the_bounds(rng: np.random.Generator) -> None:
     verdict = judged(fit(rng), GateOrder(least_gain=0.4))
     assert missed(verdict) == {"quality"}
     assert "where more than 0.4 is asked for" in verdict.reason
-    forgot = with_(fit(rng), "retention", candidate=right(rng, 0.45, 120))
-    assert judged(forgot, GateOrder(retention_margin=0.6)).passed
+    measured = fit(rng)
+    kept = [0.0 if number % 8 == 0 else each for number, each in enumerate(measured.retention[BASE])]
+    forgot = with_(measured, "retention", candidate=kept)
+    assert missed(judged(forgot)) == {"retention"}
+    assert judged(forgot, GateOrder(retention_margin=0.25)).passed
     assert judged(replace(fit(rng), times=[Pair(0.02, 0.01)] * 24), GateOrder(latency_ratio=3)).passed
 
 

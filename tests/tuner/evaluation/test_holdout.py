@@ -68,6 +68,26 @@ def test_preferences_have_both_answers(tmp_path: Path) -> None:
     assert [row.prompt for row in found.golden.rows] == [row.prompt for row in found.worse.rows]
 
 
+def test_answers_of_text_parts_are_text(tmp_path: Path) -> None:
+    """They can be scored as any other."""
+    rows = supervised_rows(3)
+    rows[1]["messages"][-1]["content"] = [{"type": "text", "text": "2"}]
+    found = read(tmp_path, rows)
+    assert [row.reference for row in found.golden.rows] == ["1", "2", "3"]
+    assert found.left_out == 0
+
+
+def test_only_rows_that_can_be_scored_are_drawn(tmp_path: Path) -> None:
+    """However many others there are; all of those are told as left out."""
+    rows = supervised_rows(50)
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    for body in rows[:45]:
+        body["messages"][-1] = {"role": "assistant", "tool_calls": [call]}
+    found = read(tmp_path, rows, most=10)
+    assert found.lines == (46, 47, 48, 49, 50)
+    assert found.left_out == 45
+
+
 def test_a_file_of_another_method_is_none(tmp_path: Path) -> None:
     """It was frozen for this job, so that cannot be the client's fault."""
     with pytest.raises(msgspec.ValidationError):

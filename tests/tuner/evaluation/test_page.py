@@ -94,6 +94,17 @@ def test_a_page_says_what_the_report_says(measured: Measured) -> None:
     assert page_of(told).count("<svg") == 7 + 3
 
 
+def test_a_page_says_what_is_clipped(measured: Measured) -> None:
+    """The mean that decides, and beside it the mean as it is."""
+    told = found(with_(measured, "losses", incumbent=[0.25] * ROWS, candidate=[0.2] * (ROWS - 4) + [8.25] * 4))
+    (perplexity,) = (part for part in told["parts"] if part["name"] == "perplexity")
+    assert (perplexity["candidate"], perplexity["unclipped"]) == (pytest.approx(0.211), pytest.approx(0.361))
+    text = " ".join(Checker(page_of(told)).text.split())
+    assert "clipped_loss" in text
+    assert "0.211unclipped 0.361" in text
+    assert "the mean of the differences so clipped is what decides" in text
+
+
 def test_a_rejected_one_names_what_fell_short(measured: Measured) -> None:
     """At the top, in words."""
     forgot = with_(measured, "retention", candidate=right(np.random.default_rng(1), 0.3, 120))

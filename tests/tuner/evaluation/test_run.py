@@ -1,7 +1,9 @@
 """An evaluation from the holdout's file to the report: what is asked of whom, and what is told of it."""
 
+import asyncio
 import json
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,7 +15,7 @@ import pytest
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.artifacts import ArtifactStore
+from registry.artifacts import Artifact, ArtifactStore
 from registry.database import writing
 from registry.monitoring import Monitoring, ScorerChoice
 from registry.registry import Registry
@@ -21,10 +23,10 @@ from registry.tuning.events import Events
 from registry.tuning.files import Files, NewFile
 from registry.tuning.orders import GateOrder, TuningOrder
 from registry.tuning.tables import TuningJobRow
-from tests.conftest import AdapterMaker
+from tests.conftest import AdapterMaker, until
 from tests.tuner.evaluation.models import FakeModels
 from tuner.control import Control
-from tuner.errors import JobFailed
+from tuner.errors import EngineAway, Interrupted, JobFailed
 from tuner.evaluation.page import FILE
 from tuner.evaluation.run import evaluate
 from tuner.evaluation.sets import _SHIPPED
@@ -108,6 +110,12 @@ def preference_rows(n: int = ROWS) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between attempts."""
+    monkeypatch.setattr("tuner.patience._FIRST_PAUSE_S", 0.01)
+
+
 @dataclass
 class World:
     """`support` with the live version 1 and the candidate 2, and the models that answer for them."""
@@ -125,7 +133,11 @@ class World:
 
     def work(self, order: TuningOrder = ORDER, **settings: Any) -> AtWork:
         """The job, which has registered version 2."""
-        small = {"retention_set": str(self.folder / "skills.jsonl"), "refusal_set": str(self.folder / "refusals.jsonl")}
+        small: dict[str, Any] = {
+            "retention_set": str(self.folder / "skills.jsonl"),
+            "refusal_set": str(self.folder / "refusals.jsonl"),
+            "tuner_engine_wait_s": 0.03,
+        }
         found = TunerSettings(home=self.folder, cache=self.folder, base="tiny", api_key="k", **(small | settings))
         shop = Shop(
             settings=found,
@@ -148,7 +160,7 @@ class World:
 
     async def evaluate(self, order: TuningOrder = ORDER, **settings: Any) -> dict[str, Any]:
         """The report."""
-        return await evaluate(self.work(order, **settings), 2, pauses_s=(0.01, 0.01))
+        return await evaluate(self.work(order, **settings), 2)
 
     async def upload(self, content: str) -> str:
         """An uploaded file's id."""
@@ -294,9 +306,10 @@ async def test_an_overconfident_candidate_is_rejected_for_that(world: World) -> 
     report = await world.evaluate()
     assert missed(report) == {"perplexity"}
     perplexity = parts(report)["perplexity"]
-    assert perplexity["candidate"] == pytest.approx(0.8 * 0.1 + 0.2 * 3.0)
+    assert perplexity["unclipped"] == pytest.approx(0.8 * 0.1 + 0.2 * 3.0)
     assert perplexity["reference"] == pytest.approx(0.2)
     assert perplexity["difference"] == pytest.approx(0.8 * -0.1 + 0.2 * 0.5)
+    assert perplexity["candidate"] == pytest.approx(0.2 + perplexity["difference"])
 
 
 async def test_before_the_first_promote_the_base_is_to_beat(world: World, adapter_folder: AdapterMaker) -> None:
@@ -305,7 +318,7 @@ async def test_before_the_first_promote_the_base_is_to_beat(world: World, adapte
     name = (await world.registry.catalog()).adapters["fresh"].versions[1].engine_name
     world.models.answers = {name: right, "tiny": never_right}
     work = world.work(msgspec.structs.replace(ORDER, adapter="fresh"))
-    report = await evaluate(work, 1, pauses_s=())
+    report = await evaluate(work, 1)
     assert report["passed"], report["reason"]
     assert (report["incumbent"], parts(report)["quality"]["against"]) == (None, "tiny")
     assert "quality_over_base" not in parts(report)
@@ -318,14 +331,52 @@ async def test_a_gateway_that_does_not_know_it_yet_is_asked_again(world: World) 
     assert (await world.evaluate())["passed"]
 
 
-@pytest.mark.parametrize("refuse", [[503] * 9, [400], [None] * 9 + [404] * 200])
-async def test_what_cannot_be_asked_fails_the_job(world: World, refuse: list[int | None]) -> None:
-    """When patience is over, or at once where the engine refuses; no half evaluation is one."""
+@pytest.mark.parametrize("refuse", [[503] * 9, [None] * 9 + [404] * 200])
+async def test_an_engine_that_stays_away_may_be_asked_another_time(world: World, refuse: list[int | None]) -> None:
+    """When the time is over that the settings wait; no half evaluation is one."""
     world.models.refuse = list(refuse)
-    with pytest.raises(JobFailed, match=r"support@2 is registered but could not be evaluated") as failed:
+    with pytest.raises(EngineAway, match=rf"support@2 could not be evaluated: .* answered {refuse[-1]}"):
+        await world.evaluate()
+
+
+async def test_the_settings_say_how_long_an_engine_is_waited_for(world: World) -> None:
+    """In pauses that grow."""
+    world.models.refuse = [503] * 6
+    assert (await world.evaluate(tuner_engine_wait_s=0.5))["passed"]
+
+
+@pytest.mark.parametrize("status", [400, 401])
+async def test_a_question_that_is_refused_fails_the_job(world: World, status: int) -> None:
+    """At once, as waiting does not change it."""
+    world.models.refuse = [None] * 9 + [status]
+    with pytest.raises(JobFailed, match=rf"support@2 could not be evaluated: .* answered {status}") as failed:
         await world.evaluate()
     assert failed.value.code == "evaluation_failed"
-    assert f"answered {refuse[-1]}" in failed.value.message
+
+
+async def test_an_evaluation_that_is_broken_off_at_its_page_leaves_none(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that stores it goes on; what it has stored is removed."""
+    begun, go_on, stored = threading.Event(), threading.Event(), []
+    put_files = ArtifactStore.put_files
+
+    def slowly(store: ArtifactStore, files: Mapping[str, bytes | Path]) -> Artifact:
+        begun.set()
+        assert go_on.wait(30)
+        stored.append(put_files(store, files))
+        return stored[-1]
+
+    monkeypatch.setattr(ArtifactStore, "put_files", slowly)
+    work = world.work()
+    evaluating = asyncio.create_task(work.control.unless_stopped(evaluate(work, 2)))
+    await until(begun.is_set, 30)
+    work.control.stop("pause")
+    asyncio.get_running_loop().call_later(0.05, go_on.set)
+    with pytest.raises(Interrupted):
+        await evaluating
+    assert len(stored) == 1
+    assert not world.store.holds(stored[0].digest)
 
 
 async def test_an_empty_holdout_is_no_pass(world: World) -> None:
@@ -383,7 +434,7 @@ async def test_preferences_are_held_to_likelihoods(world: World) -> None:
     assert (quality["scorer"], quality["candidate"], quality["reference"]) == ("preference", 1.0, 0.5)
     assert parts(report)["quality_over_base"]["reference"] == 0.0
     assert "perplexity" not in parts(report)
-    assert [told["scorer"] for told in report["told"]] == ["exact_match", "token_f1", "mean_loss"]
+    assert [told["scorer"] for told in report["told"]] == ["exact_match", "token_f1", "clipped_loss"]
 
 
 async def test_sets_of_the_order_replace_ours(world: World) -> None:

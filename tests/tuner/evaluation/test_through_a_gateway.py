@@ -56,7 +56,7 @@ async def test_a_candidate_is_asked_under_its_own_name(gateway: RunningGateway, 
     registry = gateway.registry
     pushed = await registry.push("support", gateway.adapter_folder(2.0), actor="tuner", lineage={"dataset": "d"})
     async with work.shop.gateway:
-        report = await evaluate(work, pushed.version.number, pauses_s=(0.1,) * 20)
+        report = await evaluate(work, pushed.version.number)
     adapter = (await registry.catalog()).adapters["support"]
     names = [adapter.versions[number].engine_name for number in (1, 2)]
     assert [report["incumbent"], report["candidate"]] == names

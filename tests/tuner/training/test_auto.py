@@ -35,7 +35,7 @@ def test_a_batch_leaves_twenty_steps_in_an_epoch(rows: int, batch: int) -> None:
     assert auto.batch_size(rows) == batch
 
 
-@pytest.mark.parametrize(("steps", "warmup"), [(1, 1), (30, 1), (1000, 30), (100_000, 100)])
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (2, 1), (30, 1), (1000, 30), (100_000, 100)])
 def test_warmup_is_three_percent_within_bounds(steps: int, warmup: int) -> None:
-    """At least one step, at most a hundred."""
+    """At least one step, at most a hundred, and never all: the rate of a single step would be 0."""
     assert auto.warmup_steps(steps) == warmup

@@ -45,7 +45,8 @@ def test_there_may_be_none(tmp_path: Path) -> None:
 
 def test_only_what_is_needed_to_go_on_stays(tmp_path: Path) -> None:
     """Tokenizers, cards and pickled arguments, which hold paths, go."""
-    kept = {"adapter_config.json", "adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"}
+    kept = {"adapter_config.json", "adapter_model.safetensors", "optimizer.pt", "rng_state.pth"}
+    kept |= {"trainer_state.json", "begun.json"}
     for name in (*kept, "README.md", "tokenizer.json", "training_args.bin"):
         (tmp_path / name).touch()
     (tmp_path / "ref").mkdir()

@@ -13,7 +13,7 @@ from tests.conftest import until
 from tests.tuner.training.samples import Ear, order, task, workspace_of
 from tuner.control import Control
 from tuner.errors import Interrupted, JobFailed
-from tuner.messages import Done, Message, Step, Told
+from tuner.messages import Done, Evaluated, Message, Step, Told
 from tuner.process import run_child
 from tuner.training.launch import several
 
@@ -83,9 +83,9 @@ async def test_what_fails_in_one_process_fails_the_job(tmp_path: Path) -> None:
         await several_.run
 
 
-async def _steps(folder: Path, processes: int) -> list[Step]:
-    """The steps of a short training in so many processes."""
-    workspace, ear = workspace_of(folder, rows=64, validation=8), Ear()
+async def _heard(folder: Path, processes: int) -> Ear:
+    """What a short training in so many processes tells."""
+    workspace, ear = workspace_of(folder, rows=64, validation=7), Ear()
     workspace.write_task(task(order(epochs=1, batch=8), threads=1))
 
     async def hear(message: Message) -> None:
@@ -96,13 +96,17 @@ async def _steps(folder: Path, processes: int) -> list[Step]:
     await run_child(command, ENVIRONMENT, hear, Control(), grace_s={})
     assert len(ear.of(Done)) == 1
     assert (workspace.adapter / "probes.json").is_file()
-    return ear.of(Step)
+    return ear
 
 
 async def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
-    """Shared out over two processes, a batch gives the same steps: losses, gradient norms and tokens agree."""
-    one, two = await _steps(tmp_path / "one", 1), await _steps(tmp_path / "two", 2)
+    """Shared out, a batch gives the same steps and the same validation loss, also of rows that cannot be shared out."""
+    alone, together = await _heard(tmp_path / "one", 1), await _heard(tmp_path / "two", 2)
+    one, two = alone.of(Step), together.of(Step)
     assert [each.step for each in two] == [each.step for each in one] == list(range(1, 9))
     assert [each.tokens for each in two] == [each.tokens for each in one]
-    assert [each.loss for each in two] == pytest.approx([each.loss for each in one], rel=2e-2)
-    assert [each.gradient_norm for each in two] == pytest.approx([each.gradient_norm for each in one], rel=5e-2)
+    assert [each.loss for each in two] == pytest.approx([each.loss for each in one], rel=1e-4)
+    assert [each.gradient_norm for each in two] == pytest.approx([each.gradient_norm for each in one], rel=1e-3)
+    losses = [each.loss for each in alone.of(Evaluated)]
+    assert len(losses) == 2
+    assert [each.loss for each in together.of(Evaluated)] == pytest.approx(losses, rel=1e-4)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from demo import ADAPTERS
@@ -9,7 +10,7 @@ from registry.tuning.orders import LoraOrder, StoppingOrder
 from tests.tuner.training.samples import given, order, planned
 from tuner.errors import JobFailed
 from tuner.training import auto
-from tuner.training.plan import LoraShape, Measured, Training, make_plan, read_shape
+from tuner.training.plan import LoraShape, Measured, Training, held_plan, make_plan, read_shape
 
 SHAPE = LoraShape(8, 16, rslora=False, targets=["q_proj", "v_proj"])
 
@@ -90,7 +91,21 @@ def test_a_versions_shape_is_read_from_its_files() -> None:
 
 def test_the_record_reads_as_it_was_written(tmp_path: Path) -> None:
     """training.json holds the plan, and what was measured."""
-    measured = Measured(100, 10, 8, 0.5, 16, 1.5, 1000, "cpu")
+    measured = Measured(100, 10, 8, 0.5, 16, 1.5, 0.0, 1000, "cpu")
     training = Training(planned(), measured)
     training.write(tmp_path / "training.json")
     assert Training.read(tmp_path / "training.json") == training
+
+
+def test_a_plan_is_held_to_where_the_machine_can() -> None:
+    """More GPUs share out the same batches; a GPU that knows bfloat16 keeps to float32 all the same."""
+    plan = planned(dtype="float32")
+    assert held_plan(plan, given(processes=4)) == msgspec.structs.replace(plan, processes=4)
+
+
+def test_what_a_machine_cannot_keep_is_changed_and_nothing_else() -> None:
+    """Batches that its processes cannot share out evenly are larger there, of the same number of steps."""
+    plan = planned()
+    changed = {"dtype": "float32", "device": "cpu", "gradient_checkpointing": False, "processes": 3, "batch_size": 18}
+    held = held_plan(plan, given(device="cpu", dtype="float32", processes=3))
+    assert held == msgspec.structs.replace(plan, **changed)

@@ -12,6 +12,7 @@ from tests.tuner.training.samples import Ear, order, task
 from tests.tuner.works import BASE_MODEL
 from tuner.errors import StoppedAt
 from tuner.messages import Evaluated, Saved, Step
+from tuner.training.begun import Begun, Clock
 from tuner.training.callbacks import Reporter
 from tuner.training.fitting import Fitting
 from tuner.training.machine import set_up
@@ -103,8 +104,9 @@ def test_the_reference_is_what_training_starts_from(tmp_path: Path, start: Path 
     splits = read_splits(workspace.dataset, workspace.tables, tokenizer)
     shape = None if start is None else read_shape(start)
     plan = make_plan(ORDER, Circumstances(len(splits.train), len(VALIDATION), 192, shape, "cpu", "float32"))
-    fitting = Fitting(wanted, plan, machine, tokenizer, splits, workspace, ear, make_trainer)
-    trainer = fitting._trainer(Reporter(ear, plan, 4), 4)
+    clock = Clock(Begun(plan))
+    fitting = Fitting(wanted, clock, machine, tokenizer, splits, workspace, ear, make_trainer)
+    trainer = fitting._trainer(Reporter(ear, clock, 4), 4)
     model = trainer.model
     batch = trainer.data_collator([splits.train[at] for at in range(4)])
     with torch.no_grad():

@@ -14,15 +14,16 @@ __all__ = ["FILE", "examples", "main"]
 FILE = Path(__file__).resolve().parent / "retention.jsonl"
 ROWS = 240
 MAX_TOKENS = 48
-_RECIPES_SEED = 1
+_RECIPE = FILE.with_name("recipe.json")  # of the base model that ships
 _SEED = 1001
-_SEEN_EXAMPLES, _SEEN_SKILLS = 65_280, 3_000  # by the base model, and in replay at most
+_SEEN_SKILLS = 3_000  # in replay at most
 
 
 def examples() -> list[Example]:
     """The rows, each prompt once."""
-    seen = {each.prompt for each in pretraining(_SEEN_EXAMPLES, _RECIPES_SEED)}
-    seen |= {each.prompt for each in skills(_SEEN_SKILLS, _RECIPES_SEED)}
+    recipe = json.loads(_RECIPE.read_text())
+    seen = {each.prompt for each in pretraining(recipe["sizes"]["examples"], recipe["seed"])}
+    seen |= {each.prompt for each in skills(_SEEN_SKILLS, recipe["seed"])}
     new = {each.prompt: each for each in skills(4 * ROWS, _SEED) if each.prompt not in seen}
     return list(new.values())[:ROWS]
 

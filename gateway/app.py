@@ -51,7 +51,6 @@ from registry.database import check_schema, connect
 from registry.notifications import ChangeSignal
 from registry.registry import Registry
 from registry.tuning.files import Files
-from registry.tuning.jobs import Jobs
 
 log = logging.getLogger(__name__)
 

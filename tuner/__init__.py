@@ -9,6 +9,7 @@ sharing         one GPU for a tuner and an engine
 disk            whether there is enough of it; fullness, how libraries tell that there is not
 context         how many tokens the engine takes
 progress        what training tells, kept as events, metrics and checkpoints; results, as a file
+ancestry        which datasets a job's own comes after
 storing         content that is named afterwards, or gone again
 candidates      versions at their gate
 sweeping        what ended jobs leave behind

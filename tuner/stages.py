@@ -189,9 +189,9 @@ async def _registered(work: AtWork) -> bool:
 
 async def _keep_verdict(work: AtWork, number: int, report: dict[str, Any]) -> None:
     """Have the version carry its gate's report; the report's page is no use to anybody else."""
-    actor = actor_of(work.job.id)
+    judge, adapter, actor = work.shop.registry.judge, work.order.adapter, actor_of(work.job.id)
     try:
-        await work.shop.registry.judge(work.order.adapter, number, passed=report["passed"], report=report, actor=actor)
+        await work.insist(lambda: judge(adapter, number, passed=report["passed"], report=report, actor=actor))
     except RegistryError:
         await asyncio.to_thread(work.shop.store.remove, report["page"])
         raise

@@ -22,7 +22,8 @@ class DatasetShape(msgspec.Struct, frozen=True):
     """A frozen dataset, known by its digest.
 
     `counts` are rows by split, `sources` rows by where their labels came from, `parents` the digests of the datasets
-    whose rows are replayed, `report` what was left out, and why. `job` made it.
+    that it follows (of the version that is replayed, of the one that the job goes on from, and of the one that served),
+    `report` what was left out, and why. `job` made it.
     """
 
     id: int

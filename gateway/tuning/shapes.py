@@ -72,7 +72,7 @@ class OstlerJobShape(msgspec.Struct, frozen=True):
 
     `state` is `status`, but for a paused job; `wanted` what was asked of the job last, which is so within a step.
     `candidate` is the version that was registered, whatever its gate said; `dataset` the digest of what it is made
-    from; `attempt` how many tuners have held the job, `reason` why it was asked for.
+    from; `attempt` how many tuners have held the job since its newest checkpoint, `reason` why it was asked for.
     """
 
     adapter: str

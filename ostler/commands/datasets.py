@@ -37,7 +37,7 @@ def _table(answer: Any) -> None:
         )
         for each in answer["data"]
     ]
-    render.table(("ID", "DIGEST", "METHOD", "ROWS", "MADE", "LABELS, REPLAYED, JOB"), rows, "No datasets yet.")
+    render.table(("ID", "DIGEST", "METHOD", "ROWS", "MADE", "LABELS, PARENTS, JOB"), rows, "No datasets yet.")
     if answer["has_more"]:
         render.out.print(f"There are older ones: --before {answer['data'][-1]['id']}")
 
@@ -47,7 +47,7 @@ def _counted(counts: Any) -> str:
 
 
 def _origin(dataset: Any) -> tuple[str, ...]:
-    """Where its labels came from, whose rows are replayed, and which job made it."""
+    """Where its labels came from, which datasets it follows, and which job made it."""
     parents = ", ".join(parent[:_DIGEST_SHOWN] for parent in dataset["parents"])
-    lines = (_counted(dataset["sources"]), f"replays {parents}" if parents else "", f"by {dataset['job']}")
+    lines = (_counted(dataset["sources"]), f"after {parents}" if parents else "", f"by {dataset['job']}")
     return tuple(filter(None, lines))

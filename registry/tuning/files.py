@@ -240,7 +240,8 @@ async def _lock(connection: AsyncConnection, digest: str) -> None:
 async def _stored(connection: AsyncConnection, file_id: str) -> FileRow:
     """The file, whose content is there from now on."""
     mine = update(_FILES).where(_FILES.c.id == file_id, _FILES.c.deleted_at.is_(None))
-    row = (await connection.execute(mine.values(is_stored=True, created_at=datetime.now(UTC)).returning(_FILES))).first()
+    shown = mine.values(is_stored=True, created_at=datetime.now(UTC)).returning(_FILES)
+    row = (await connection.execute(shown)).first()
     if row is None:
         raise StoreFailure("the artifact store could not be written in time")
     return _file(row)

@@ -8,7 +8,6 @@ registry.tuning.states      the states, and the rules between them
 registry.tuning.claims      what tuners do with jobs
 """
 
-import asyncio
 import hashlib
 import secrets
 from collections.abc import Collection, Mapping
@@ -36,7 +35,7 @@ from registry.tuning.tables import TuningJobRow
 __all__ = ["AT_WORK", "ENDED", "MOST_ATTEMPTS", "OPEN", "STATES", "Asker", "JobLost", "Jobs", "digest_of", "order_of"]
 
 LONGEST_IDEMPOTENCY_KEY = 255
-_CHUNK = 500  # jobs that are read at once where a filter is held against each
+_CHUNK = 500  # jobs that are read at once where a filter is held against each; others run between
 _WISHES = {"run": "resume", "pause": "pause", "cancel": "cancel"}
 _JOBS = TuningJobRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 
@@ -219,7 +218,6 @@ async def _with_metadata(
         if len(rows) < _CHUNK:
             break
         last = rows[-1]
-        await asyncio.sleep(0)  # a SQLite in memory's cache answers without a pause, chunk after chunk
     return found[:limit]
 
 
@@ -278,4 +276,3 @@ async def _made_before(connection: AsyncConnection, asker: Asker, asked: str | N
             f"this idempotency key made the job {row.id} from another request; use a new one", param="idempotency-key"
         )
     return None if row is None else as_job(row)
-

@@ -104,9 +104,11 @@ class GateOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         least_gain: what it must gain on the incumbent, in the scorer's unit; the interval's lower end must be above.
         alpha: the error probability of each interval.
         rows: holdout rows that are asked at most, drawn by hash.
-        perplexity_margin: how much its mean loss on the holdout's references may lie above the incumbent's (nats).
+        perplexity_margin: how much its loss on the holdout's references may lie above the incumbent's (nats; the mean
+            of the rows' clipped differences).
         retention_file, refusal_file: uploaded files (purpose ``evals``) in place of the tuner's own sets.
-        retention_margin: how much of the base model's general skills it may lose (score).
+        retention_margin: how much of the base model's general skills it may lose (score); the base must score several
+            times that, but for 1, which asks for nothing.
         refusal_margin: how much less it may refuse what the base model refuses (share of prompts).
         latency_ratio: how many times the incumbent's time for a token its own may be.
     """

@@ -26,7 +26,7 @@ def settled(job: TuningJobRow, wanted: str) -> dict[str, Any]:
     if wanted == "pause":
         return {} if job.state == "paused" else {"state": "paused", **LET_GO}
     if can_be_judged_again(job):
-        return {"state": "queued", "stage": "waiting", "attempt": 0, "error": None, "finished_at": None, "claimable_from": None}
+        return {"state": "queued", "stage": "waiting", "attempt": 0, "error": None, "finished_at": None}
     return {"state": "queued"} if job.state == "paused" else {}
 
 

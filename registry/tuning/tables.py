@@ -116,9 +116,7 @@ class TuningJobFileRow(SQLModel, table=True):
 
 
 class TuningEventRow(SQLModel, table=True):
-    """What a job said of itself; `type` is ``message`` or ``metrics``. Rows are only added, and metrics
-    deleted a while after the job has ended.
-    """
+    """What a job said of itself; `type` is ``message`` or ``metrics``, which go a while after the job has ended."""
 
     __tablename__ = "tuning_events"
     __table_args__ = (Index(None, "job", "id"),)

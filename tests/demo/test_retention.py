@@ -1,8 +1,12 @@
 """The set that shows what an adapter has forgotten."""
 
+import json
 from collections import Counter
 
+from demo import BASE_DIR
+from demo.recipe import Sizes
 from demo.retention import FILE, ROWS, _line, examples
+from demo.skills import pretraining
 from tuner.evaluation.sets import read_retention
 
 
@@ -13,6 +17,14 @@ def test_the_shipped_set_is_what_the_script_makes() -> None:
     assert len(made) == ROWS
     beginnings = Counter(each.prompt.split()[0] for each in made)
     assert {"Repeat:", "Reverse:", "First", "How", "Which", "Replace"} <= beginnings.keys()
+
+
+def test_the_base_model_saw_none_of_it() -> None:
+    """By the recipe's own figures, which are those of the base model that ships and of the next one."""
+    recipe = json.loads((BASE_DIR.parent / "recipe.json").read_text())
+    assert recipe["base"]["examples"] == recipe["sizes"]["examples"] == Sizes().examples
+    seen = {each.prompt for each in pretraining(recipe["base"]["examples"], recipe["seed"])}
+    assert not seen & {each.prompt for each in examples()}
 
 
 def test_the_gate_can_read_it() -> None:

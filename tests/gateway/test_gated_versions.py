@@ -1,5 +1,6 @@
 """Versions that the tuner made: what of them is shown, and that none serves clients before its gate let it through."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -165,6 +166,17 @@ async def test_there_is_no_such_version(gated: RunningGateway) -> None:
         for part in ("", "/report"):
             response = await gated.http.get(f"/admin/v1/adapters/{version}{part}")
             assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
+
+
+async def test_a_report_that_goes_while_it_is_read_is_no_fault(
+    gated: RunningGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """503 in our words, as for whatever the store cannot give."""
+    await gated.registry.judge("support", 3, passed=True, report=REPORT | {"page": "a" * 64}, actor="tuner")
+    monkeypatch.setattr(gated.app.state.registry.store, "fetch", lambda _digest: tmp_path)
+    response = await gated.http.get("/admin/v1/adapters/support/versions/3/report")
+    assert (response.status_code, error_of(response)["code"]) == (503, "artifact_store_unavailable")
+    assert str(tmp_path) not in response.text
 
 
 async def test_a_report_is_a_page_in_which_nothing_runs(gated: RunningGateway) -> None:

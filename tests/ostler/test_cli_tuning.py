@@ -269,7 +269,7 @@ async def test_a_version_is_shown_with_what_it_was_made_from(cli: Cli, data: str
     assert "The gate: passed" in shown
     assert (await cli("show", "support@1", "--json")).json["lineage"]["dataset"] == DIGEST
     listed = (await cli("datasets", "support")).out
-    for words in (DIGEST[:12], "1,200 train", "400 teacher", "replays eeeeeeeeeeee", "ftjob-"):
+    for words in (DIGEST[:12], "1,200 train", "400 teacher", "after eeeeeeeeeeee", "ftjob-"):
         assert words in listed
     assert (await cli("datasets", "support", "--json")).json["data"][0]["counts"]["holdout"] == 100
 

@@ -11,12 +11,14 @@ from registry.tuning.jobs import order_of
 from registry.tuning.orders import DataOrder
 from registry.tuning.tables import DatasetRow
 from tests.conftest import AdapterMaker
+from tests.tuner.fake_child import dataset_files
 from tests.tuner.shops import ask, shop_of, tuner_settings
 from tuner.ancestry import Ancestry, ancestry_of
 from tuner.control import Control
 from tuner.errors import JobFailed
 from tuner.shop import AtWork, Shop
-from tuner.workspace import Workspace
+from tuner.stages import make_data
+from tuner.workspace import PrepareTask, Workspace
 
 
 @pytest.fixture
@@ -41,13 +43,18 @@ async def version(shop: Shop, folder: Path, dataset: str | None, *parents: str, 
     return number
 
 
-async def found(shop: Shop, **order: Any) -> Ancestry:
-    """The ancestry of a job."""
+async def held(shop: Shop, **order: Any) -> AtWork:
+    """A job that is held."""
     await ask(shop, **order)
     job = await shop.jobs.claim("worker", bases=["tiny"], lease_s=60)
     assert job is not None
     workspace = Workspace(shop.settings.work / job.id)
-    return await ancestry_of(AtWork(job, order_of(job), "worker", workspace, Control(), shop))
+    return AtWork(job, order_of(job), "worker", workspace, Control(), shop)
+
+
+async def found(shop: Shop, **order: Any) -> Ancestry:
+    """The ancestry of a job."""
+    return await ancestry_of(await held(shop, **order))
 
 
 async def test_the_first_version_comes_after_nothing(shop: Shop) -> None:
@@ -64,6 +71,20 @@ async def test_all_datasets_before_are_found(shop: Shop, adapter_folder: Adapter
     assert await found(shop, start_from=base) == Ancestry(
         "third", ("third", "live"), ("third", "live", "second", "unknown", "first")
     )
+
+
+async def test_whoever_makes_the_dataset_is_given_them_all(shop: Shop, adapter_folder: AdapterMaker) -> None:
+    """As folders on this machine, with what is replayed among them."""
+    first, second = (shop.store.put_files(dataset_files(name)).digest for name in (b"first", b"second"))
+    await version(shop, adapter_folder(1.0), first)
+    await version(shop, adapter_folder(2.0), second, first, stable=True)
+    work = await held(shop)
+    await make_data(work)
+    task = work.workspace.read_task()
+    assert isinstance(task, PrepareTask)
+    assert (task.replayed, task.parents) == (second, (second,))
+    files = {digest: (Path(folder) / "train.jsonl").read_bytes() for digest, folder in task.ancestors.items()}
+    assert files == {second: dataset_files(b"second")["train.jsonl"], first: dataset_files(b"first")["train.jsonl"]}
 
 
 async def test_what_is_replayed_can_be_another_version(shop: Shop, adapter_folder: AdapterMaker) -> None:

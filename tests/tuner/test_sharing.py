@@ -11,7 +11,7 @@ import pytest
 from monitors.watch.client import GatewayClient
 from tests.conftest import RunningGateway, until
 from tests.tuner.works import at_work, said
-from tuner import sharing
+from tuner import children, sharing
 from tuner.errors import Interrupted
 from tuner.sharing import engine_makes_room
 from tuner.shop import AtWork
@@ -162,6 +162,25 @@ async def test_training_stops_before_the_engine_is_woken_without_it(
         gateway.is_away = True
         assert await asyncio.wait_for(work.control.wait(), 10) == "engine"
         gateway.is_away = False
+
+
+async def test_training_stops_in_time_however_long_a_renewal_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a pause nor a gateway that is silent may outlast what is left of the lease."""
+    monkeypatch.setattr(sharing, "_GIVE_UP_S", 0.3)
+    monkeypatch.setattr(sharing, "_RENEW_S", 1000.0)
+    gateway = Gateway(100.0)
+    work = work_of(tmp_path, gateway)
+    async with engine_makes_room(work):
+        gateway.is_away = True
+        assert await asyncio.wait_for(work.control.wait(), 10) == "engine"
+
+
+def test_a_lease_outlasts_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a training which is stopped because the lease cannot be renewed, with as much again to spare."""
+    monkeypatch.undo()
+    assert sharing._LEASE_S >= sharing._GIVE_UP_S + 2 * children._ENGINE_NEEDS_S
 
 
 async def test_training_stops_at_once_when_somebody_wakes_the_engine(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Stages, one by one: each has what it needs from the store, whatever lies in the workspace."""
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,19 @@ async def test_no_stage_begins_once_the_job_is_to_stop(shop: Shop) -> None:
 def test_an_adapters_size_follows_from_its_modules(base: BaseSpec, lora: LoraOrder, weights: int) -> None:
     """R (in + out) for each, in both layers."""
     assert adapter_weights(base, lora) == weights
+
+
+async def test_a_training_that_goes_on_from_a_version_needs_disk_for_its_rank(
+    shop: Shop, adapter_folder: AdapterMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever rank a new adapter would have had."""
+    await shop.registry.push("support", adapter_folder(1.0), actor="ann")
+    weights = (await shop.registry.version_record("support", 1)).parameters
+    work = await held(shop, start_from=1)
+    for free, suffices in ((6 * 12 * weights, True), (6 * 12 * weights - 1, False)):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: type("Usage", (), {"free": free})())
+        with contextlib.nullcontext() if suffices else pytest.raises(JobFailed):
+            await require_space_for_training(work)
 
 
 async def test_a_training_needs_disk_for_its_checkpoints(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

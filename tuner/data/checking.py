@@ -4,12 +4,14 @@ What is wrong is said without what stands in the row.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from monitors.judging.golden import Message
 from tuner.data.rows import PreferenceRow, Row, SupervisedRow, text_of
 
+_MOST_LEVELS = 64
+_DEEP = f"is nested in more than {_MOST_LEVELS} levels"
 _INSTRUCTIONS = ("system", "developer")
 _NAMES = {"user": "the user", "assistant": "the assistant", "tool": "a tool"}
 
@@ -20,6 +22,22 @@ def problem_of(row: Row) -> str | None:
     if problem := _wrong_tools(tools):
         return problem
     return _wrong_conversation(row) if isinstance(row, SupervisedRow) else _wrong_pair(row)
+
+
+def is_deep(value: Any) -> bool:
+    """Whether a value of JSON is nested more deeply than anybody means it."""
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [inner for each in level for inner in _inside(each)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _wrong_conversation(row: SupervisedRow) -> str | None:
@@ -99,6 +117,8 @@ def _wrong_call(call: dict[str, Any]) -> str | None:
         arguments = json.loads(function.get("arguments") or "{}")
     except (TypeError, ValueError, RecursionError):
         arguments = None
+    if is_deep([call, arguments]):
+        return f"a tool call {_DEEP}"
     return None if isinstance(arguments, dict) else "a tool call's `arguments` must be a JSON object, as a string"
 
 
@@ -111,7 +131,7 @@ def _wrong_tools(tools: list[dict[str, Any]] | None) -> str | None:
             or not isinstance(function.get("name"), str)
         ):
             return "each of `tools` must be of the type function, with a name"
-    return None
+    return f"`tools` {_DEEP}" if is_deep(tools) else None
 
 
 def _out_of_order(message: Message, before: Message | None, waiting: Collection[str | None]) -> str | None:

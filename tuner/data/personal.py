@@ -4,7 +4,9 @@ What is looked for has a form that can be checked. Microsoft's Presidio knows mo
 What the gateway takes out of stored prompts (`monitors.privacy.redaction`), secrets among it, is looked for in any
 case. Names and street addresses have no form; they take a language model, which neither has here.
 
-What is found anywhere in a row is replaced everywhere in it, or an answer would tell what its prompt hides.
+What is found anywhere in a row is replaced everywhere in it, or an answer would tell what its prompt hides: in what is
+said, in names of speakers, in calls of tools, in what tools say of themselves, and in the label. Only the ids of calls
+stay, by which their results find them.
 """
 
 import json
@@ -17,11 +19,14 @@ from typing import Any
 import msgspec
 
 from monitors.judging.golden import Message
+from tuner.data.checking import is_deep
 from tuner.data.finders import Finder, Found
-from tuner.data.rows import PreferenceRow, Row
+from tuner.data.rows import LONGEST_LABEL, PreferenceRow, Row
 
 _FEWEST_LETTERS = 4
 _REMEMBERED_TEXTS = 256
+_BETWEEN = "\n|\n"
+"""Between texts that are searched as one: nothing that is looked for has it inside."""
 
 
 class Cleaner:
@@ -46,13 +51,13 @@ class Cleaner:
         """The row without it."""
         known: dict[str, str] = {}
         for text in _texts(row):
-            for value, kind in self._find(text):
+            for value, kind in self._find(text) if len(text) >= _FEWEST_LETTERS else ():
                 if len(value) >= _FEWEST_LETTERS:  # what is shorter stands in other words, too
                     known.setdefault(value, kind)
         if not known:
             return row
         replacing = _Replacing(known)
-        clean = _rewritten(row, replacing.text)
+        clean = _rewritten(row, replacing.value)
         self.found += replacing.found
         self.rows += 1
         return clean
@@ -77,18 +82,19 @@ class _Replacing:
         if value is None or clean == text or _json_of(clean) is not None:
             return clean
         self.found = before  # a number has become a placeholder, which needs quotes around it
-        return json.dumps(self._value(value), ensure_ascii=False)
+        return json.dumps(self.value(value), ensure_ascii=False)
 
-    def _value(self, value: Any) -> Any:
+    def value(self, value: Any) -> Any:
+        """A value of JSON with placeholders."""
         match value:
             case str():
-                return self._pattern.sub(self._placeholder, value)
+                return self.text(value)
             case list():
-                return [self._value(each) for each in value]
+                return [self.value(each) for each in value]
             case dict():
-                return {self._value(name): self._value(each) for name, each in value.items()}
+                return {self.value(name): self.value(each) for name, each in value.items()}
             case int() | float() if not isinstance(value, bool):
-                clean = self._value(str(value))
+                clean = self.text(str(value))
                 return value if clean == str(value) else clean
         return value
 
@@ -99,51 +105,64 @@ class _Replacing:
 
 
 def _texts(row: Row) -> Iterator[str]:
-    """What is said in a row: contents, and the arguments of tool calls."""
+    """All texts of a row that may hold personal data."""
     for message in _messages(row):
-        if isinstance(message.content, list):
-            yield from (part["text"] for part in message.content)
-        elif message.content:
-            yield message.content
-        yield from (call["function"].get("arguments") or "" for call in message.tool_calls or ())
+        yield from _strings([message.content, message.name, *map(_without_id, message.tool_calls or ())])
+    yield from (_BETWEEN.join(_strings(tool)) for tool in _tools(row) or ())  # one each, as many rows have the same
+    yield from _strings(row.label)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """The texts in a value of JSON, its names and numbers among them."""
+    match value:
+        case str():
+            yield value
+        case list():
+            for each in value:
+                yield from _strings(each)
+        case dict():
+            for name, each in value.items():
+                yield from _strings([name, each])
+        case int() | float() if not isinstance(value, bool):
+            yield str(value)
 
 
 def _messages(row: Row) -> list[Message]:
-    if isinstance(row, PreferenceRow):
-        return [*row.prompt, *row.preferred_output, *row.non_preferred_output]
-    return row.messages
+    return [*row.prompt, *row.answers]
 
 
-def _rewritten(row: Row, change: Callable[[str], str]) -> Row:
-    """The row with each of these texts changed."""
+def _tools(row: Row) -> list[dict[str, Any]] | None:
+    return row.input.tools if isinstance(row, PreferenceRow) else row.tools
+
+
+def _without_id(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in call.items() if name != "id"}
+
+
+def _rewritten(row: Row, change: Callable[[Any], Any]) -> Row:
+    """The row with each of these texts changed; `change` takes any value of JSON."""
 
     def changed(messages: list[Message]) -> list[Message]:
         return [_changed(message, change) for message in messages]
 
+    label = row.label and change(row.label)[:LONGEST_LABEL]
     if isinstance(row, PreferenceRow):
+        asked = row.input
         return msgspec.structs.replace(
             row,
-            input=msgspec.structs.replace(row.input, messages=changed(row.input.messages)),
+            input=msgspec.structs.replace(asked, messages=changed(asked.messages), tools=change(asked.tools)),
             preferred_output=changed(row.preferred_output),
             non_preferred_output=changed(row.non_preferred_output),
+            label=label,
         )
-    return msgspec.structs.replace(row, messages=changed(row.messages))
+    return msgspec.structs.replace(row, messages=changed(row.messages), tools=change(row.tools), label=label)
 
 
-def _changed(message: Message, change: Callable[[str], str]) -> Message:
-    content = message.content
-    if isinstance(content, list):
-        content = [{**part, "text": change(part["text"])} for part in content]
-    elif content:
-        content = change(content)
-    calls = message.tool_calls and [_changed_call(call, change) for call in message.tool_calls]
-    return msgspec.structs.replace(message, content=content, tool_calls=calls)
-
-
-def _changed_call(call: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    function = call["function"]
-    arguments = function.get("arguments")
-    return {**call, "function": {**function, "arguments": change(arguments)}} if arguments else call
+def _changed(message: Message, change: Callable[[Any], Any]) -> Message:
+    calls = message.tool_calls and [call | change(_without_id(call)) for call in message.tool_calls]
+    return msgspec.structs.replace(
+        message, content=change(message.content), name=change(message.name), tool_calls=calls
+    )
 
 
 def _json_of(text: str) -> Any:
@@ -151,6 +170,7 @@ def _json_of(text: str) -> Any:
     if not text.lstrip().startswith(("{", "[")):
         return None
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    return None if is_deep(value) else value

@@ -69,6 +69,8 @@ def make_dataset(
         # 4. Mix in some of what an earlier version was trained on.
         if task.replayed is not None:
             splits["train"] += _replayed(task, earlier[task.replayed], intake, splits, report, listener)
+        elif task.order.data.replay_share:
+            _warn("Nothing is replayed: of no version before is it known what it was trained on", report, listener)
         # 5. Freeze it.
         kept_out = held_out | {row.fingerprint.prompt for split in ("validation", "holdout") for row in splits[split]}
         freeze(workspace.dataset, shelf, splits, kept_out)
@@ -249,7 +251,7 @@ def _replayed(
 
 
 def _tell_of_splits(splits: Mapping[Split, Rows], scorable: int, report: Report, listener: Listener) -> None:
-    """Finish the report with what is in the splits, and say so; `scorable` rows are held out that the gate can score."""
+    """Finish the report with what is in the splits, and say so; of what is held out `scorable` rows can be scored."""
     rows = [row for split in SPLITS for row in splits[split]]
     report.counts = {split: len(splits[split]) for split in SPLITS}
     report.sources = count_sources(rows)

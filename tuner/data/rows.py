@@ -16,7 +16,8 @@ import msgspec
 from monitors.judging.golden import Message
 
 Source = Literal["uploaded", "correction", "accepted", "teacher", "replay"]
-Label = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+LONGEST_LABEL = 200
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_LABEL)]
 
 
 class SupervisedRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

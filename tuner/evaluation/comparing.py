@@ -43,7 +43,7 @@ def compare_scores(candidate: Values, reference: Values, alpha: float) -> Compar
 
 
 def compare_losses(candidate: Values, reference: Values, alpha: float) -> Compared:
-    """Of mean losses a token (nats), clipped. Where the candidate's alone is not known, it is as much worse as can count."""
+    """Of mean losses a token (nats), clipped. Where the candidate's alone is unknown, it is as much worse as counts."""
     pairs = _pairs(candidate, reference, lambda other: other + LOSS_BOUND)
     found = _compare(pairs, alpha, bound=LOSS_BOUND)
     return replace(found, unclipped=fmean(own for own, _ in pairs)) if pairs else found

@@ -1,4 +1,4 @@
-"""The holdout as questions: rows of the dataset that the version was not trained on, each with the answer that is right.
+"""The holdout as questions: rows that the version was not trained on, each with the answer that is right.
 
 Nor was any version before it, as far as it is known what those were trained on (`tuner.ancestry`).
 """

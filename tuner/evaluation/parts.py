@@ -123,7 +123,8 @@ def stays_within(subject: Subject, ratio: Ratio, times: tuple[float, float] | No
     if ratio.median is not None and own is not None and other is not None:
         reason = (
             f"{subject.candidate} {words.good if passed else words.bad} {subject.other}: {1000 * own:.1f} ms against "
-            f"{1000 * other:.1f} ms, {ratio.median:.2f} times{_between(ratio)}, where {limit:g} times is allowed"
+            f"{1000 * other:.1f} ms, {ratio.median:.2f} times as long{_between(ratio)}, where {limit:g} times is "
+            "allowed"
         )
     return Part(
         name=subject.name,

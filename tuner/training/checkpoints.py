@@ -1,7 +1,7 @@
 """The trainer's checkpoints: folders of a few files, from which any machine goes on where another one stopped.
 
 adapter_config.json, adapter_model.safetensors    the weights
-optimizer.pt, scheduler.pt, rng_state*.pth        what training goes on with
+optimizer.pt, scheduler.pt, rng_state*.pth        what training goes on with; optimizer.bin with FSDP
 trainer_state.json                                steps, tokens, the best loss so far and patience
 begun.json                                        the plan that is held to, and the time so far
 pytorch_model_fsdp.bin                            the weights once more, as several GPUs read them; with FSDP alone
@@ -13,9 +13,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tuner.errors import JobFailed
 from tuner.training.plan import Plan
 
 STATE_FILE = "trainer_state.json"
+_SHARED_OPTIMIZER = "optimizer.bin"
 
 _KEPT = re.compile(
     r"adapter_config\.json|adapter_model\.safetensors|optimizer\.(pt|bin)|scheduler\.pt|scaler\.pt"
@@ -57,6 +59,22 @@ def is_last(checkpoint: Path, plan: Plan) -> bool:
         return True
     waited = state["stateful_callbacks"].get("EarlyStoppingCallback", {}).get("attributes", {})
     return bool(waited) and waited["early_stopping_patience_counter"] >= plan.patience
+
+
+def require_usable(checkpoint: Path, plan: Plan) -> None:
+    """See that training can go on from a checkpoint by a plan.
+
+    Raises:
+        JobFailed: one device wrote it and several GPUs would share the model now, or the other way round. They keep the
+            optimizer in files of different kinds.
+    """
+    is_shared = plan.device == "cuda" and plan.processes > 1
+    if (checkpoint / _SHARED_OPTIMIZER).is_file() != is_shared:
+        message = (
+            "training cannot go on: its checkpoint is of one device and several GPUs would share the model now, or the "
+            "other way round; ask for the job again"
+        )
+        raise JobFailed("training_failed", message)
 
 
 def rows_at_once(checkpoint: Path) -> int:

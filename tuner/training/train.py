@@ -12,6 +12,7 @@ from tuner.data.tokens import load_tokenizer
 from tuner.messages import Told
 from tuner.training.begun import Begun, Clock
 from tuner.training.callbacks import Listener
+from tuner.training.checkpoints import require_usable
 from tuner.training.fitting import Fitting
 from tuner.training.machine import Machine, set_up
 from tuner.training.methods import TrainingMethod, method_of
@@ -85,8 +86,10 @@ def _begun(task: TrainTask, workspace: Workspace, given: Circumstances, listener
     """The training so far: a new plan, or that of the checkpoint, so that no two schedules are mixed."""
     if task.resume_step is None:
         return Begun(make_plan(task.order, given))
-    begun = Begun.read(workspace.checkpoint(task.resume_step))
+    checkpoint = workspace.checkpoint(task.resume_step)
+    begun = Begun.read(checkpoint)
     held = held_plan(begun.plan, given)
+    require_usable(checkpoint, held)
     _tell_changes(begun.plan, held, listener)
     return msgspec.structs.replace(begun, plan=held)
 

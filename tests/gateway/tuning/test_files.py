@@ -196,6 +196,35 @@ async def test_a_file_that_a_job_needs_is_not_deleted(gateway: RunningGateway) -
     await database.dispose()
 
 
+async def test_files_are_audited(gateway: RunningGateway) -> None:
+    """Who sent one, and who deleted it."""
+    secret, key = await new_key(gateway, scopes=["tuning"])
+    file_id = await sent(gateway)
+    assert (await stranger(gateway, secret, "DELETE", f"/v1/files/{file_id}")).status_code == 200
+    entries = (await gateway.http.get("/admin/v1/audit", params={"limit": 20})).json()["data"]
+    told = [(entry["action"], entry["actor"]) for entry in entries if entry["subject"] == f"file:{file_id}"]
+    assert [action for action, _ in told] == ["delete_file", "create_file"]
+    assert told[0][1] == f"team ({key['id']})"
+
+
+async def test_a_file_that_goes_while_a_job_is_asked_for_is_missing(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused as if it had gone before, with the field that names it."""
+    file_id = await sent(gateway)
+    create = Jobs.create
+
+    async def late(jobs: Jobs, *arguments: Any, **named: Any) -> Any:
+        assert (await gateway.http.delete(f"/v1/files/{file_id}")).status_code == 200
+        return await create(jobs, *arguments, **named)
+
+    monkeypatch.setattr(Jobs, "create", late)
+    body = {"model": "tiny", "training_file": file_id, "ostler": {"adapter": "support"}}
+    response = await gateway.http.post("/v1/fine_tuning/jobs", json=body)
+    assert (response.status_code, error_of(response)["param"]) == (400, "training_file")
+    assert (await gateway.http.get("/v1/fine_tuning/jobs")).json()["data"] == []
+
+
 async def test_a_gateway_sweeps_again_and_again(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file whose time is over is gone at once, and its content soon, also after a sweep that failed."""
     file_id, stays = await sent(gateway, b"over"), await sent(gateway, b"stays")

@@ -180,6 +180,19 @@ async def test_a_rejected_job_says_by_what(gateway: RunningGateway, jobs: Jobs) 
     assert job["ostler"]["candidate"] == "support@3"
 
 
+async def test_a_job_that_no_gate_has_judged_is_resumed_to_be_evaluated(gateway: RunningGateway, jobs: Jobs) -> None:
+    """As when the engine was away; its error is told no more."""
+    asked = await created(gateway)
+    await jobs.claim("one", bases=["tiny"], lease_s=60)
+    error = {"code": "evaluation_failed", "message": "nobody answered", "param": None}
+    await jobs.end(asked["id"], "one", "failed", "The job failed", version=3, error=error)
+    resumed = await gateway.http.post(f"{JOBS}/{asked['id']}/resume")
+    assert resumed.status_code == 200
+    job = resumed.json()
+    assert (job["status"], job["finished_at"], job["ostler"]["candidate"]) == ("queued", None, "support@3")
+    assert not (job["error"] or {}).get("code")
+
+
 async def test_events_and_checkpoints_are_followed_page_after_page(gateway: RunningGateway, jobs: Jobs) -> None:
     """In OpenAI's lists, newest first; the best checkpoint of a job that succeeded is its model."""
     asked = await created(gateway)

@@ -332,6 +332,40 @@ async def test_a_file_is_deleted_or_needed(files: Files, database_url: str) -> N
         await other._engine.dispose()
 
 
+async def test_a_sweep_waits_for_a_job_that_is_being_made(
+    files: Files, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose time is over, and that such a job has just taken, stays for it."""
+    file = await files.keep(NEW, ROWS, key_id="k")
+    others = Files(connect(database_url), files.store)
+    taken, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(*_: Any) -> None:
+        taken.set()
+        await goes_on.wait()
+
+    await expire(files, file)
+    monkeypatch.setattr("registry.tuning.jobs.add_event", slowly)
+    making = asyncio.create_task(needed(files, file))
+    await taken.wait()
+    locking = asyncio.Event()
+
+    @event.listens_for(others._engine.sync_engine, "before_cursor_execute")
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "BEGIN IMMEDIATE" in statement or "FOR UPDATE" in statement:
+            locking.set()
+
+    sweeping = asyncio.create_task(others.sweep())
+    await asyncio.wait_for(locking.wait(), 10)
+    if files._engine.dialect.name == "postgresql":
+        await until(lambda: waits_for_a_lock(files._engine))
+    goes_on.set()
+    await asyncio.gather(making, sweeping)
+    assert await is_found(files, file)
+    assert files.content(file).read_bytes() == ROWS
+    await others._engine.dispose()
+
+
 async def ended_by_sweep(files: Files, file: FileRow) -> None:
     """Its time is over, and it is swept."""
     await expire(files, file)
@@ -405,9 +439,9 @@ async def test_content_that_goes_while_it_is_sent_again_is_there_again(
 
 
 async def waits_for_a_lock(database: AsyncEngine) -> bool:
-    """Whether somebody waits for a digest's lock."""
+    """Whether somebody waits for a lock of PostgreSQL."""
     async with database.connect() as connection:
-        waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
         return bool((await connection.execute(waiting)).scalar_one())
 
 

@@ -8,8 +8,10 @@ import pytest
 
 from monitors.drifting.windows import comparable
 from monitors.judging.golden import Message
+from tuner.data.checking import problem_of
 from tuner.data.finders import Finder, Found, PatternFinder, PresidioFinder
 from tuner.data.personal import Cleaner
+from tuner.data.reading import decode, encode
 from tuner.data.rows import PreferenceInput, PreferenceRow, SupervisedRow
 
 
@@ -98,6 +100,64 @@ def test_all_of_a_row_is_searched(finders: list[Finder]) -> None:
     assert found.messages[1].tool_calls is not None
     assert found.messages[1].tool_calls[0]["function"]["arguments"] == '{"to": "<EMAIL_ADDRESS>"}'
     assert (cleaner.rows, dict(cleaner.found)) == (1, {"EMAIL_ADDRESS": 2})
+
+
+def test_all_of_a_row_that_is_read_is_replaced() -> None:
+    """Names of speakers, what tools say of themselves, names of functions, and the label; ids of calls stay."""
+    mail, card = "jane.doe@example.com", 4111111111111111
+    call = {"id": f"to {mail}", "type": "function", "function": {"name": "send", "arguments": f'{{"to": "{mail}"}}'}}
+    about = {"description": f"Mails {mail}.", "parameters": {"properties": {mail: {"examples": [card, 7, True]}}}}
+    tools = [{"type": "function", "function": {"name": "send", **about}}]
+    messages = [
+        Message("user", "Tell her.", name=mail),
+        Message("assistant", None, tool_calls=[call]),
+        Message("tool", "done", tool_call_id=f"to {mail}"),
+        Message("assistant", "Done."),
+    ]
+    cleaner = Cleaner([PatternFinder()])
+    found = cleaner.clean(SupervisedRow(messages, tools, label=f"of {mail}"))
+    assert isinstance(found, SupervisedRow)
+    assert problem_of(found) is None
+    assert found.messages[0].name == "<EMAIL_ADDRESS>"
+    assert found.messages[1].tool_calls == [
+        {**call, "function": {"name": "send", "arguments": '{"to": "<EMAIL_ADDRESS>"}'}}
+    ]
+    assert found.tools == [
+        {
+            "type": "function",
+            "function": {
+                "name": "send",
+                "description": "Mails <EMAIL_ADDRESS>.",
+                "parameters": {"properties": {"<EMAIL_ADDRESS>": {"examples": ["<CREDIT_CARD>", 7, True]}}},
+            },
+        }
+    ]
+    assert found.label == "of <EMAIL_ADDRESS>"
+    assert dict(cleaner.found) == {"EMAIL_ADDRESS": 5, "CREDIT_CARD": 1}
+
+
+@pytest.mark.parametrize("at", ["name", "tools", "label"])
+def test_each_of_these_is_searched_by_itself(at: str) -> None:
+    """Also where nothing else of the row has it, of rows and of pairs."""
+    mail = "jane.doe@example.com"
+    tools = [{"type": "function", "function": {"name": "send", "description": mail}}] if at == "tools" else None
+    asked = [Message("user", "Who?", name=mail if at == "name" else None)]
+    label, said = mail if at == "label" else None, [Message("assistant", "She.")]
+    for row in (
+        SupervisedRow([*asked, *said], tools, label=label),
+        PreferenceRow(PreferenceInput(asked, tools), said, [Message("assistant", "He.")], label=label),
+    ):
+        found = encode(Cleaner([PatternFinder()]).clean(row))
+        assert mail.encode() not in found
+        assert b"<EMAIL_ADDRESS>" in found
+
+
+def test_a_label_stays_short_enough() -> None:
+    """A placeholder may be longer than what it stands for."""
+    found = Cleaner([PatternFinder()]).clean(SupervisedRow(row("?", "!").messages, label="a@b.co " + "x" * 193))
+    assert isinstance(found, SupervisedRow)
+    assert found.label == "<EMAIL_ADDRESS> " + "x" * 184
+    assert decode(encode(found), "supervised") == found
 
 
 def test_pairs_are_searched(finders: list[Finder]) -> None:

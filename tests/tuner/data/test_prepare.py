@@ -238,11 +238,20 @@ def test_what_an_earlier_version_learned_is_mixed_in(tmp_path: Path) -> None:
     assert {_prompt(body) for body in replayed} <= first.prompts("train")
     assert all(body in second.splits["train"] for body in replayed)
     assert second.about["parents"] == ["0" * 64]
-    assert second.report["replay"] == {"dataset": "d" * 64, "rows": len(replayed), "wanted": len(replayed)}
+    assert second.report["replay"] == {"dataset": "0" * 64, "rows": len(replayed), "wanted": len(replayed)}
     again = make(tmp_path, rows(100), order(replay_share=0.0), **earlier(first))
     assert "replay" not in again.about["sources"]
     other = make(tmp_path, rows(100), TuningOrder("a", "b", "file-1", seed=2), **earlier(first))
     assert {_prompt(body) for body in other.splits["train"]} != {_prompt(body) for body in second.splits["train"]}
+
+
+def test_replay_without_a_version_before_is_told(tmp_path: Path) -> None:
+    """Where it was asked for; a first version that asked for nothing misses nothing."""
+    assert (
+        "Nothing is replayed: of no version before"
+        in make(tmp_path, rows(60), order(replay_share=0.2)).heard.warnings()
+    )
+    assert "replayed" not in make(tmp_path, rows(60)).heard.warnings()
 
 
 def test_what_was_held_out_stays_so(tmp_path: Path) -> None:
@@ -269,8 +278,9 @@ def test_nothing_is_held_out_that_any_version_before_was_trained_on(tmp_path: Pa
 def test_what_one_version_was_trained_on_is_not_held_out_for_another_ones_sake(tmp_path: Path) -> None:
     """Of two lines, the one held out what the other one learned: that proves nothing any more."""
     one = make(tmp_path, rows(60))
-    asked = one.prompts("holdout") | set(list(sorted(one.prompts("train")))[:20])
-    other = make(tmp_path, [body for body in rows(60) if _prompt(body) in asked], order(holdout_share=0.5))
+    asked = one.prompts("holdout") | set(sorted(one.prompts("train"))[:20])
+    small = order(holdout_share=0.05, validation_share=0.05)
+    other = make(tmp_path, [body for body in rows(60) if _prompt(body) in asked], small)
     both = make(tmp_path, rows(90), **after(one, other))
     trained = one.prompts("train") | other.prompts("train")
     assert one.prompts("holdout") & other.prompts("train")
@@ -371,9 +381,7 @@ def test_parts_of_text_become_one_text(tmp_path: Path, method: Method) -> None:
 def test_a_holdout_of_tool_calls_alone_is_refused(tmp_path: Path) -> None:
     """No gate could pass it, so that is said before anything is trained; one answer of text is enough."""
     call = {"id": "1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
-    calls = [
-        {"messages": [body["messages"][0], {"role": "assistant", "tool_calls": [call]}]} for body in rows(40)
-    ]
+    calls = [{"messages": [body["messages"][0], {"role": "assistant", "tool_calls": [call]}]} for body in rows(40)]
     failed = failure(tmp_path, calls)
     assert failed.code == "invalid_training_file"
     assert failed.message == (
@@ -381,7 +389,10 @@ def test_a_holdout_of_tool_calls_alone_is_refused(tmp_path: Path) -> None:
         "answers of text"
     )
     held_out = make(tmp_path, rows(40)).prompts("holdout")
-    calls[[_prompt(body) in held_out for body in calls].index(True)]["messages"][1] = {"role": "assistant", "content": "4"}
+    calls[[_prompt(body) in held_out for body in calls].index(True)]["messages"][1] = {
+        "role": "assistant",
+        "content": "4",
+    }
     assert "Only 1 rows are held out with an answer of text" in make(tmp_path, calls).heard.warnings()
 
 

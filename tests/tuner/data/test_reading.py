@@ -33,6 +33,11 @@ def conversation(*messages: Body, **fields: Any) -> Body:
     return {"messages": list(messages), **fields}
 
 
+def nested(levels: int) -> Any:
+    """A list in a list, and so on."""
+    return [nested(levels - 1)] if levels else []
+
+
 GOOD = [
     row("Hello?", "Hi"),
     conversation(said("system"), said("user"), said("assistant")),
@@ -87,6 +92,22 @@ BAD = {
     ),
     "must name its function": conversation(said("user"), said("assistant", None, tool_calls=[{"function": {}}])),
     "each of `tools` must be of the type function": {**row("a?"), "tools": [{"name": "find"}]},
+    "`tools` is nested in more than 64 levels": {**row("a?"), "tools": [{**TOOLS[0], "more": nested(70)}]},
+    "a tool call is nested in more than 64 levels": conversation(
+        said("user"), said("assistant", None, tool_calls=[{**CALL, "more": nested(70)}])
+    ),
+    "`tool_call_id` must be the id of": conversation(
+        said("user"),
+        said("assistant", None, tool_calls=[{**CALL, "id": ["c1"]}]),
+        said("tool", "1", tool_call_id="c1"),
+        said("assistant"),
+    ),
+    "2 of the tool calls before it have no result": conversation(
+        said("user"),
+        said("assistant", None, tool_calls=[CALL, {**CALL, "id": "c2"}, {**CALL, "id": None}]),
+        said("tool", "1", tool_call_id="c1"),
+        said("assistant"),
+    ),
 }
 BAD_PAIRS = {
     "are the same": pair("Hello?", "Hi", "Hi "),

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -269,7 +270,7 @@ def test_many_turns_take_no_more_work_than_their_tokens() -> None:
     """Four times the turns are four times the work, where the template tells what is learned."""
     of = tokenizer()
     encode(long_talk(2), of)
-    few, many = (work_of(lambda row=long_talk(turns): encode(row, of)) for turns in (25, 100))
+    few, many = (work_of(partial(encode, long_talk(turns), of)) for turns in (25, 100))
     assert many < 5 * few
     assert learned(encode(long_talk(9), of), of) == [f"say {turn}<|end|>" for turn in range(9)]
 

@@ -1,11 +1,11 @@
 """What a checkpoint knows of its training."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.tuner.training.samples import planned
-from tuner.training import begun
 from tuner.training.begun import Begun, Clock
 
 
@@ -20,7 +20,7 @@ def test_it_reads_as_it_was_written(tmp_path: Path) -> None:
 def test_time_goes_on_from_the_checkpoint(monkeypatch: pytest.MonkeyPatch, device: str, gpu_seconds: float) -> None:
     """Seconds are added up, and each GPU's."""
     now = 1000.0
-    monkeypatch.setattr(begun.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     plan = planned(device=device, processes=4)
     clock = Clock(Begun(plan, 12.5, 50.0))
     now += 7.0

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.tuner.training.samples import planned
-from tuner.training.checkpoints import is_last, newest, strip
+from tuner.errors import JobFailed
+from tuner.training.checkpoints import is_last, newest, require_usable, strip
 
 
 def checkpoint(root: Path, step: int, **state: Any) -> Path:
@@ -69,3 +70,18 @@ def test_a_training_that_has_ended_is_known_by_its_checkpoint(
     plan = planned()
     assert (plan.steps, plan.patience) == (189, 3)
     assert is_last(folder, plan) is last
+
+
+@pytest.mark.parametrize(("optimizer", "processes"), [("optimizer.pt", 1), ("optimizer.bin", 4)])
+def test_a_checkpoint_goes_on_where_the_model_is_held_alike(tmp_path: Path, optimizer: str, processes: int) -> None:
+    """Several GPUs share out the optimizer, which one cannot read, nor they what one wrote; CPUs do not share."""
+    (tmp_path / optimizer).touch()
+    require_usable(tmp_path, planned(processes=processes))
+    with pytest.raises(JobFailed, match=r"one device.*ask for the job again"):
+        require_usable(tmp_path, planned(processes=5 - processes))
+
+
+def test_several_processes_on_a_cpu_share_nothing(tmp_path: Path) -> None:
+    """What one wrote, they read."""
+    (tmp_path / "optimizer.pt").touch()
+    require_usable(tmp_path, planned(device="cpu", dtype="float32", processes=2))

@@ -244,7 +244,6 @@ def test_a_killed_tuners_job_goes_on(tuning: Tuning, up: Up) -> None:
         tuner.kill()
         seen = ended.result()
     assert seen["job"]["status"] == "succeeded", seen["job"]["error"]
-    assert seen["job"]["ostler"]["attempt"] == 2
     steps = [event["data"]["step"] for event in seen["events"] if "train_loss" in (event["data"] or {})]
     total = max(steps)
     resumed = next(after for before, after in itertools.pairwise(steps) if after <= before or after > before + 1)

@@ -160,17 +160,17 @@ async def alpha(gateway: RunningGateway) -> RunningGateway:
 
 
 async def test_a_bound_key_learns_nothing_of_another_adapter(alpha: RunningGateway) -> None:
-    """Every answer to it is the same, byte for byte, before `beta` exists, when it does, and for a name that never did.
+    """Every answer to it is the same, byte for byte, before `acme` exists, when it does, and for a name that never did.
 
     Status, headers and body, on every route with every method, for every way to say the name.
     """
     secret, _ = await new_key(alpha, adapters=["alpha"])
-    before = await ask_everything(alpha, secret, "beta", "0badcafe")
-    digest = await deploy_with_everything(alpha, "beta")
-    assert (await alpha.chat("beta")).status_code == 200
-    after = await ask_everything(alpha, secret, "beta", "0badcafe")
+    before = await ask_everything(alpha, secret, "acme", "0badcafe")
+    digest = await deploy_with_everything(alpha, "acme")
+    assert (await alpha.chat("acme")).status_code == 200
+    after = await ask_everything(alpha, secret, "acme", "0badcafe")
     assert after == before
-    known = await ask_everything(alpha, secret, "beta", digest)
+    known = await ask_everything(alpha, secret, "acme", digest)
     never = await ask_everything(alpha, secret, "zeta", digest)
     assert known == never
     assert digest not in str(after)
@@ -181,17 +181,17 @@ async def test_a_bound_key_learns_nothing_of_another_adapter(alpha: RunningGatew
 async def test_a_bound_key_of_one_scope_learns_nothing_either(alpha: RunningGateway, scope: Scope) -> None:
     """Whatever it may do."""
     secret, _ = await new_key(alpha, scopes=[scope], adapters=["alpha"])
-    before = await ask_everything(alpha, secret, "beta", "0badcafe")
-    digest = await deploy_with_everything(alpha, "beta")
-    after = await ask_everything(alpha, secret, "beta", "0badcafe")
+    before = await ask_everything(alpha, secret, "acme", "0badcafe")
+    digest = await deploy_with_everything(alpha, "acme")
+    after = await ask_everything(alpha, secret, "acme", "0badcafe")
     assert after == before
     assert digest not in str(after)
 
 
 async def test_a_bound_key_has_what_it_is_bound_to(alpha: RunningGateway) -> None:
     """And only that: neither the base model nor a name that is added later without it."""
-    await deploy_with_everything(alpha, "beta")
-    secret, key = await new_key(alpha, adapters=["alpha", "gamma"])
+    await deploy_with_everything(alpha, "acme")
+    secret, key = await new_key(alpha, adapters=["alpha", "acme"])
     headers = {"authorization": f"Bearer {secret}"}
 
     async def models() -> list[str]:
@@ -205,7 +205,7 @@ async def test_a_bound_key_has_what_it_is_bound_to(alpha: RunningGateway) -> Non
     assert await models() == ["alpha", "alpha@1", "alpha@2"]
     assert [(await chat(model)).status_code for model in ("alpha", "alpha@2", "beta", "tiny")] == [200, 200, 404, 404]
     assert (await chat("nobody")).json()["error"]["message"].endswith("there is: alpha")
-    await alpha.push("gamma", 6.0)
+    await alpha.push("acme", 6.0)
     assert await models() == ["alpha", "alpha@1", "alpha@2", "gamma@1"]
     await alpha.http.patch(f"/admin/v1/keys/{key['id']}", json={"adapters": ["beta"]})
     assert "alpha" not in str(await models())

@@ -190,8 +190,8 @@ async def test_a_bound_key_of_one_scope_learns_nothing_either(alpha: RunningGate
 
 async def test_a_bound_key_has_what_it_is_bound_to(alpha: RunningGateway) -> None:
     """And only that: neither the base model nor a name that is added later without it."""
-    await deploy_with_everything(alpha, "acme")
-    secret, key = await new_key(alpha, adapters=["alpha", "acme"])
+    await deploy_with_everything(alpha, "beta")
+    secret, key = await new_key(alpha, adapters=["alpha", "gamma"])
     headers = {"authorization": f"Bearer {secret}"}
 
     async def models() -> list[str]:
@@ -205,7 +205,7 @@ async def test_a_bound_key_has_what_it_is_bound_to(alpha: RunningGateway) -> Non
     assert await models() == ["alpha", "alpha@1", "alpha@2"]
     assert [(await chat(model)).status_code for model in ("alpha", "alpha@2", "beta", "tiny")] == [200, 200, 404, 404]
     assert (await chat("nobody")).json()["error"]["message"].endswith("there is: alpha")
-    await alpha.push("acme", 6.0)
+    await alpha.push("gamma", 6.0)
     assert await models() == ["alpha", "alpha@1", "alpha@2", "gamma@1"]
     await alpha.http.patch(f"/admin/v1/keys/{key['id']}", json={"adapters": ["beta"]})
     assert "alpha" not in str(await models())

@@ -21,6 +21,7 @@ from gateway.admin import CONTROLLERS, sweep_uploads
 from gateway.directory import Directory
 from gateway.engines.engine import Engine
 from gateway.engines.fleet import Fleet
+from gateway.engines.resting import Rests
 from gateway.feedback import give_feedback
 from gateway.inference import PATHS, Inference
 from gateway.leadership import Leadership
@@ -34,6 +35,10 @@ from gateway.settings import GatewaySettings, PoolSettings
 from gateway.shadow import Shadower
 from gateway.swap import Swapper
 from gateway.tracing import Tracer
+from gateway.tuning.access import tuning_guard
+from gateway.tuning.files import FileController
+from gateway.tuning.jobs import JobController
+from gateway.tuning.sweeping import sweep_files
 from gateway.web import RequestIds, admin_guard, provide_actor, render_error
 from monitors.log.recorder import Recorder
 from monitors.log.usage import month_of, spending
@@ -45,6 +50,7 @@ from registry.base_model import BaseSpec, read_config
 from registry.database import check_schema, connect
 from registry.notifications import ChangeSignal
 from registry.registry import Registry
+from registry.tuning.files import Files
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +67,7 @@ _LAST_TRACES_S = 5.0
 _BUDGETS_EVERY_S = 5.0
 """More than the recorder's pause between batches, see `Budgets`."""
 _RATES_EVERY_S = 5.0
+_FILES_EVERY_S = 60.0
 _ENGINE_KEEPALIVE_S = 4.0
 """Below vLLM's own 5 s, so that no request goes out on a connection that the engine is just closing."""
 
@@ -134,14 +141,23 @@ def create_app(settings: GatewaySettings) -> Litestar:
         guards=[admin_guard],
         dependencies={"actor": Provide(provide_actor, sync_to_thread=False)},
     )
+    tuning = Router(
+        "/v1",
+        route_handlers=[FileController, JobController],
+        guards=[tuning_guard],
+        dependencies={"actor": Provide(provide_actor, sync_to_thread=False)},
+    )
     return Litestar(
         route_handlers=[
             serve_inference,
-            Router("/", middleware=[RequestIds()], route_handlers=[*_OPERATIONS, admin]),
+            Router("/", middleware=[RequestIds()], route_handlers=[*_OPERATIONS, tuning, admin]),
         ],
         dependencies={
             name: Provide(_FromState(name), sync_to_thread=False)
-            for name in ("settings", "database", "registry", "directory", "metrics", "budgets", "fleet", "swapper")
+            for name in (
+                *("settings", "database", "registry", "directory"),
+                *("metrics", "budgets", "fleet", "rests", "swapper"),
+            )
         },
         exception_handlers={Exception: render_error},
         lifespan=[lifespan],
@@ -175,6 +191,9 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
         make_engine=lambda url, base: Engine(url, base, session),
         may_unload=lambda: leadership.holds,
     )
+    rests = Rests(registry, fleet, follow_s=settings.poll_s, patience_s=settings.probe_timeout_s)
+    await rests.refresh()  # an engine that sleeps for somebody must not be woken because a gateway starts
+    fleet.at_rest = rests.holds
     hooks: list[RequestHook] = [metrics, recorder, budgets]
     low_priority = LowPriority()
     admission, shadower = _places(settings, directory, metrics, fleet, prices, hooks, low_priority)
@@ -185,6 +204,7 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
     state["leadership"] = leadership
     state["budgets"] = budgets
     state["fleet"] = fleet
+    state["rests"] = rests
     state["swapper"] = Swapper(registry, directory, fleet, metrics, patience_s=2 * settings.probe_timeout_s)
     state["inference"] = Inference(
         settings, directory, fleet, limiter, admission, shadower, metrics, prices, hooks, low_priority, tracer
@@ -192,10 +212,12 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
     endless = (
         directory.follow(signal, settings.follow_s),
         fleet.run(),
+        rests.follow(),
         leadership.follow(fleet.heat),
         recorder.run(),
         budgets.follow(_BUDGETS_EVERY_S),
         prices.follow(_RATES_EVERY_S),
+        sweep_files(Files(database, store), _FILES_EVERY_S),
     )
     await stack.enter_async_context(_running(state, *endless))
 

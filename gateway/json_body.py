@@ -10,7 +10,7 @@ from litestar.datastructures import State
 from gateway.body import NOT_JSON
 from gateway.errors import InvalidRequest
 
-_PLACE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+_PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 _NAMED_FIELD = re.compile(r"field `(?P<name>[^`]+)`")
 
 

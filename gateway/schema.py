@@ -12,6 +12,8 @@ from litestar.openapi.spec import Components, SecurityScheme
 from gateway.admin import BODIES
 from gateway.feedback import NewFeedback
 from gateway.refusals import OF_INFERENCE, REFUSALS
+from gateway.tuning.bodies import NewJob
+from gateway.tuning.upload import FORM
 
 _INFERENCE = {
     "/v1/chat/completions": "Chat with an adapter or the base model",
@@ -21,6 +23,7 @@ _INFERENCE = {
 }
 _BODY_MAY_BE_MISSING = (
     "/admin/v1/adapters/{name}/rollback",
+    "/admin/v1/replicas/{replica_id}/wake",
     "/admin/v1/adapters/{name}/evaluations",
     "/admin/v1/keys/{key_id}/rotate",
 )
@@ -38,10 +41,14 @@ class SchemaPlugin(JsonRenderPlugin):
         upload = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
         for path in _UPLOADS:
             openapi_schema["paths"][path]["post"]["requestBody"] = {"required": True, "content": upload}
+        form = {"multipart/form-data": {"schema": FORM}}
+        openapi_schema["paths"]["/v1/files"]["post"]["requestBody"] = {"required": True, "content": form}
         for path in _BODY_MAY_BE_MISSING:
             openapi_schema["paths"][path]["post"]["requestBody"]["required"] = False
         # As the decoder itself describes what it takes; the framework leaves out bounds and unknown fields.
-        _, bodies = msgspec.json.schema_components((*BODIES, NewFeedback), ref_template="#/components/schemas/{name}")
+        _, bodies = msgspec.json.schema_components(
+            (*BODIES, NewFeedback, NewJob), ref_template="#/components/schemas/{name}"
+        )
         openapi_schema["components"]["schemas"].update(bodies)
         paths = {path: {"post": _operation(path, summary)} for path, summary in _INFERENCE.items()}
         return super().render(request, {**openapi_schema, "paths": {**paths, **openapi_schema["paths"]}})

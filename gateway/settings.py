@@ -109,6 +109,8 @@ class GatewaySettings(StorageSettings, PricedSettings):
 
     max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest body of a client's request, bytes.")
     max_push_bytes: int = Field(2 << 30, ge=1024, description="Largest pushed archive and its unpacked size, bytes.")
+    max_file_bytes: int = Field(512 << 20, ge=1024, description="Largest file of training or evaluation data, bytes.")
+    max_open_jobs: int = Field(100, ge=1, description="Fine-tuning jobs of one API key that may be open at once.")
     request_timeout_s: float = Field(600.0, gt=0, description="A request's deadline, seconds.")
     max_in_flight: int = Field(1024, ge=1, description="Requests at the engines at once, per process; others queue.")
     max_queued: int = Field(1024, ge=0, description="Requests that may queue, per process; others get 503.")
@@ -147,7 +149,9 @@ class GatewaySettings(StorageSettings, PricedSettings):
     idle_unload_s: float = Field(
         300.0, gt=0, description="After so long without use a version that is in no deployment is unloaded, seconds."
     )
-    body_timeout_s: float = Field(60.0, gt=0, description="Longest time for a client to send its body, seconds.")
+    body_timeout_s: float = Field(
+        60.0, gt=0, description="Longest time for a client to send its body, or between parts of an upload, seconds."
+    )
     stall_timeout_s: float = Field(60.0, gt=0, description="Longest time for a client to take what is sent, seconds.")
     drain_delay_s: float = Field(
         5.0,

@@ -7,7 +7,18 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from registry.catalog import Adapter, ApiKey, Canary, Deployment, FallbackStep, KeyLimits, Scope, Shadow, Version
+from registry.catalog import (
+    Adapter,
+    ApiKey,
+    Canary,
+    Deployment,
+    FallbackStep,
+    GateVerdict,
+    KeyLimits,
+    Scope,
+    Shadow,
+    Version,
+)
 from registry.mapping import to_state
 from registry.tables import RevisionRow
 
@@ -37,7 +48,10 @@ class OnEngines:
 
 
 class VersionShape(msgspec.Struct, frozen=True):
-    """One version of an adapter; it is `failing` while the engines cannot serve it and it is left alone."""
+    """One version of an adapter; it is `failing` while the engines cannot serve it and it is left alone.
+
+    `verdict` is what the tuner's gate said of it, null for what was pushed by hand.
+    """
 
     number: int
     engine_name: str
@@ -45,6 +59,7 @@ class VersionShape(msgspec.Struct, frozen=True):
     state: VersionState
     failing: bool
     archived: bool
+    verdict: GateVerdict | None
     rank: int
     alpha: float
     parameters: int
@@ -204,6 +219,7 @@ def version_shape(version: Version, deployment: Deployment | None, engines: OnEn
         state=version_state(version, deployment, engines.resident),
         failing=engines.is_failing(version.engine_name),
         archived=version.archived,
+        verdict=version.verdict,
         rank=version.rank,
         alpha=version.alpha,
         parameters=version.parameters,
@@ -280,7 +296,7 @@ def model_shapes(adapter: Adapter) -> list[ModelShape]:
     found = []
     if adapter.stable is not None:
         found.append(_model(adapter.name, adapter.stable, adapter.base))
-    served = (version for version in adapter.versions.values() if not version.archived)
+    served = (version for version in adapter.versions.values() if not version.archived and version.is_fit)
     found += [_model(f"{adapter.name}@{version.number}", version, adapter.base) for version in served]
     return found
 

@@ -59,7 +59,7 @@ class Swapper:
         return await self._carry_out(
             "change",
             name,
-            lambda: self._registry.preview(name, patch, expected_revision=expected),
+            lambda: self._registry.preview(name, patch, expected_revision=expected, reason=reason),
             lambda prepared: self._registry.change(
                 name, patch, prepared=prepared, expected_revision=expected, actor=actor, reason=reason
             ),

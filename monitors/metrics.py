@@ -119,6 +119,9 @@ class Metrics:
     def _declare_replicas(self) -> None:
         replica = ("replica",)
         self.engine_ready = self._gauge("ostler_replica_ready", "1 if the replica serves.", replica)
+        self.replica_asleep = self._gauge(
+            "ostler_replica_asleep", "1 if the replica sleeps, so that somebody else can use its GPU.", replica
+        )
         self.resident = self._gauge("ostler_resident_versions", "Versions loaded in the replica.", replica)
         self.replica_running = self._gauge("ostler_replica_running", "Requests that the replica computes.", replica)
         self.replica_waiting = self._gauge("ostler_replica_waiting", "Requests that wait in the replica.", replica)
@@ -246,6 +249,7 @@ class Metrics:
         """
         gauges = (
             self.engine_ready,
+            self.replica_asleep,
             self.resident,
             self.replica_running,
             self.replica_waiting,

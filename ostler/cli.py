@@ -15,17 +15,22 @@ from ostler.client import CommandFailed
 from ostler.commands import (
     adapters,
     costs,
+    data,
+    datasets,
     decisions,
     deployments,
     drift,
     feedback,
     golden,
+    jobs,
     keys,
+    labelling,
     monitoring,
     operators,
     processes,
     quality,
     requests,
+    tuning,
 )
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
@@ -33,6 +38,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "up": processes.up,
         "gateway": processes.gateway,
         "monitor": processes.monitor,
+        "tuner": processes.tuner,
         "migrate": processes.migrate,
     },
     "Adapters": {
@@ -50,6 +56,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "rollback": deployments.rollback,
         "history": deployments.history,
     },
+    "Tuning": {"tune": tuning.tune, "datasets": datasets.datasets},
     "Judging": {
         "monitoring": monitoring.monitoring,
         "quality": quality.quality,
@@ -75,6 +82,15 @@ _KEYS: dict[str, Callable[..., None]] = {
     "revoke": keys.revoke,
 }
 _FEEDBACK: dict[str, Callable[..., None]] = {"add": feedback.add, "list": feedback.list_feedback}
+_JOBS: dict[str, Callable[..., None]] = {
+    "list": jobs.list_jobs,
+    "show": jobs.show_job,
+    "follow": jobs.follow,
+    "cancel": jobs.cancel,
+    "pause": jobs.pause,
+    "resume": jobs.resume,
+}
+_DATA: dict[str, Callable[..., None]] = {"check": data.check, "label": labelling.label}
 _GOLDEN: dict[str, Callable[..., None]] = {"push": golden.push, "list": golden.list_sets}
 
 app = typer.Typer(
@@ -86,6 +102,8 @@ app = typer.Typer(
 )
 feedback_app = typer.Typer(help="Say how good an answer was, and list what was said.", no_args_is_help=True)
 golden_app = typer.Typer(help="Freeze and list golden sets: what a version must know.", no_args_is_help=True)
+jobs_app = typer.Typer(help="Look at tuning jobs, follow them, and stop them.", no_args_is_help=True)
+data_app = typer.Typer(help="Make and check data to train on.", no_args_is_help=True)
 keys_app = typer.Typer(help="Make, change and revoke API keys.", no_args_is_help=True)
 for panel, commands in _PANELS.items():
     for name, command in commands.items():
@@ -96,6 +114,12 @@ for name, command in _FEEDBACK.items():
     feedback_app.command(name)(command)
 for name, command in _GOLDEN.items():
     golden_app.command(name)(command)
+for name, command in _JOBS.items():
+    jobs_app.command(name)(command)
+for name, command in _DATA.items():
+    data_app.command(name)(command)
+app.add_typer(jobs_app, name="jobs", rich_help_panel="Tuning")
+app.add_typer(data_app, name="data", rich_help_panel="Tuning")
 app.add_typer(feedback_app, name="feedback", rich_help_panel="Judging")
 app.add_typer(golden_app, name="golden", rich_help_panel="Judging")
 app.add_typer(keys_app, name="keys", rich_help_panel="Operators")

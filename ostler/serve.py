@@ -1,4 +1,4 @@
-"""Runs a gateway, in one process or several, and the migrations that it needs."""
+"""Runs a gateway, in one process or several, a monitor or a tuner, and the migrations that they need."""
 
 import asyncio
 import difflib
@@ -32,6 +32,8 @@ from ostler.local import local_registry
 from ostler.settings import UpSettings, gateway_environment
 from ostler.workers import Workers, metrics_folder
 from registry.database import SchemaMismatch, check_schema, connect, migrate
+from tuner.libraries import missing_libraries
+from tuner.settings import TunerSettings
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 LOG_FORMAT_OF_SEVERAL = "%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s"
@@ -76,7 +78,7 @@ def _require_known_settings() -> None:
 
 def _setting_names() -> set[str]:
     """The settings of all processes; one file may hold those of several."""
-    return {*UpSettings.model_fields, *MonitorSettings.model_fields}
+    return {*UpSettings.model_fields, *MonitorSettings.model_fields, *TunerSettings.model_fields}
 
 
 def warn_of_unknown_variables() -> None:
@@ -96,7 +98,7 @@ def set_up_logging(settings: StorageSettings, *, workers: int = 1) -> None:
     """Log lines to standard error; our own from the level of the settings, other libraries' from warning."""
     form = LOG_FORMAT_OF_SEVERAL if workers > 1 else LOG_FORMAT
     logging.basicConfig(level=logging.WARNING, format=form, stream=sys.stderr)
-    for name in ("gateway", "registry", "monitors", "ostler", "uvicorn"):
+    for name in ("gateway", "registry", "monitors", "tuner", "ostler", "uvicorn"):
         logging.getLogger(name).setLevel(settings.log_level.upper())
 
 
@@ -157,8 +159,12 @@ def _require_base_models(settings: GatewaySettings) -> None:
     except ValueError as error:
         raise CommandFailed(str(error), 2) from None
     for spec in specs:
-        if spec.source.startswith(("/", ".", "~")) and not Path(spec.source).exists():
-            raise CommandFailed(f"there is no folder {spec.source} of the base model {spec.name}", 2)
+        _require_folder(spec.source, spec.name)
+
+
+def _require_folder(source: str, base: str) -> None:
+    if source.startswith(("/", ".", "~")) and not Path(source).exists():
+        raise CommandFailed(f"there is no folder {source} of the base model {base}", 2)
 
 
 def _make_app(settings: GatewaySettings) -> Litestar:
@@ -228,6 +234,26 @@ def run_monitor(given: dict[str, Any]) -> int:
     except ValueError as error:
         raise CommandFailed(str(error), 2) from None
     return serve(app, _MONITOR_GRACE, host=settings.monitor_host, port=settings.monitor_port)
+
+
+def run_tuner(given: dict[str, Any]) -> int:
+    """Tune until a signal; the exit code."""
+    settings = read_settings(TunerSettings, given)
+    warn_of_unknown_variables()
+    set_up_logging(settings)
+    if missing := missing_libraries():
+        raise CommandFailed(f"the tuner needs {', '.join(missing)}: pip install 'ostler[tuner]'")
+    _require_folder(settings.base_model, settings.base)
+    require_free_port(settings.tuner_host, settings.tuner_port, "set OSTLER_TUNER_PORT")
+    asyncio.run(_check_database(settings))
+    from tuner.app import create_tuner  # here, because no other process of ours needs the libraries of its gate
+
+    try:
+        app = create_tuner(settings)
+    except ValueError as error:
+        raise CommandFailed(str(error), 2) from None
+    grace = Grace(delay_s=0.0, drain_s=settings.tuner_stop_s)
+    return serve(app, grace, host=settings.tuner_host, port=settings.tuner_port)
 
 
 def run_migrate() -> int:

@@ -43,6 +43,10 @@ class UpSettings(GatewaySettings):
     monitor_port: int = Field(
         8081, ge=0, le=HIGHEST_PORT, description="Port of the monitor's metrics, on loopback; 0 takes a free one."
     )
+    tuner: bool = Field(default=True, description="Whether to start a tuner, where its libraries are installed.")
+    tuner_port: int = Field(
+        8082, ge=0, le=HIGHEST_PORT, description="Port of the tuner's metrics, on loopback; 0 takes a free one."
+    )
     drain_delay_s: float = Field(0.0, ge=0, description="As the gateway's; nobody balances load on one machine.")
 
     @model_validator(mode="before")

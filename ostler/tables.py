@@ -91,7 +91,7 @@ def adapter(answer: Any) -> None:
     rows = [
         (
             v["number"],
-            v["state"] + (", failing" if v["failing"] else ""),
+            v["state"] + (", failing" if v["failing"] else "") + _at_gate(v["verdict"]),
             _lines(
                 v["engine_name"],
                 v["note"],
@@ -104,6 +104,11 @@ def adapter(answer: Any) -> None:
     table(("VERSION", "STATE", "NAME, NOTE, SIZE, PUSHED"), rows, "No versions.")
     if any(v["failing"] for v in answer["versions"]):
         out.print("What is failing gets no requests for a while; then it is tried again.")
+
+
+def _at_gate(verdict: str | None) -> str:
+    """What keeps a version from being promoted."""
+    return {"candidate": ", at its gate", "rejected": ", rejected"}.get(verdict or "", "")
 
 
 def history(answer: Any) -> None:

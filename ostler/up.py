@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 import demo
+from demo import retention
 from gateway.app import base_specs
 from ostler import leash, render
 from ostler.client import ADDRESS_FILE, CommandFailed, home
@@ -31,12 +32,16 @@ from ostler.serve import (
 )
 from ostler.settings import UpSettings, gateway_environment
 from ostler.supervisor import AlreadyRunning, ChildEvent, ChildFailed, ChildSpec, Command, Supervisor, claim
+from tuner.libraries import missing_libraries
+from tuner.settings import TunerSettings
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_EVERY_S = 0.5
 _STILL_STARTING_EVERY_S = 15.0
 _MONITOR_NICENESS = 10
 """It stands back for the gateway and the engines' callers where the cores are busy."""
+_TUNER_NICENESS = 19
+"""It stands back for the engines, too, which on the CPU have 10: clients never wait for tuning."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -56,6 +61,8 @@ def run_up(given: dict[str, Any]) -> int:
             leash.end_leftovers(settings.run_folder)  # what an earlier run left when it was killed may hold our port
             require_free_port(settings.host, settings.port)
             require_free_port(LOOPBACK, settings.monitor_port, "set OSTLER_MONITOR_PORT")
+            if settings.tuner and not missing_libraries():
+                require_free_port(LOOPBACK, settings.tuner_port, "set OSTLER_TUNER_PORT")
             return asyncio.run(_Up(_with_ports(settings)).run())
     except (EngineCommandError, AlreadyRunning, ValueError) as error:
         raise CommandFailed(str(error)) from None
@@ -69,10 +76,14 @@ def run_up(given: dict[str, Any]) -> int:
 
 def _with_ports(settings: UpSettings) -> UpSettings:
     """The settings with free ports where they leave them open, and with the addresses that follow from them."""
-    port, monitor_port, *free = _free_ports(2 + settings.replicas)
+    port, monitor_port, tuner_port, *free = _free_ports(3 + settings.replicas)
     fixed = range(settings.engine_port, settings.engine_port + settings.replicas)
     engines = [f"http://127.0.0.1:{each}" for each in (fixed if settings.engine_port else free)]
-    ports = {"port": settings.port or port, "monitor_port": settings.monitor_port or monitor_port}
+    ports = {
+        "port": settings.port or port,
+        "monitor_port": settings.monitor_port or monitor_port,
+        "tuner_port": settings.tuner_port or tuner_port,
+    }
     return settings.model_copy(update={**ports, "engine_url": ",".join(engines)})
 
 
@@ -88,7 +99,7 @@ class _Up:
         """Set up, start, serve, stop."""
         settings = self._settings
         build = installed_build()
-        specs = [*self._engines(build), self._gateway(), self._monitor()]
+        specs = [*self._engines(build), self._gateway(), self._monitor(), *self._tuners()]
         await migrate_database(settings)
         async with local_registry(settings, *base_specs(settings)) as registry:
             new_key = await ensure_admin_key(registry, settings.key_file)
@@ -139,18 +150,53 @@ class _Up:
 
     def _monitor(self) -> ChildSpec:
         settings = self._settings
-        # The key is this machine's, whatever the caller's own environment says of other gateways.
-        where = {"OSTLER_URL": self._address, "OSTLER_API_KEY": ""}
         return ChildSpec(
             name="monitor",
             command=Command(
                 (sys.executable, "-m", "ostler", "monitor"),
-                gateway_environment(settings) | where | {"OSTLER_MONITOR_PORT": str(settings.monitor_port)},
+                self._environment() | {"OSTLER_MONITOR_PORT": str(settings.monitor_port)},
                 niceness=_MONITOR_NICENESS,
             ),
             log_path=settings.logs / "monitor.log",
             is_healthy=_answers(f"http://{LOOPBACK}:{settings.monitor_port}/livez"),
         )
+
+    def _tuners(self) -> list[ChildSpec]:
+        """A tuner, unless it is not wanted or cannot run here; serving goes on without it."""
+        settings = self._settings
+        if not settings.tuner:
+            return []
+        if missing := missing_libraries():
+            self._say(f"no tuner: {', '.join(missing)} not installed (pip install 'ostler\\[tuner]')")
+            return []
+        own = read_settings(TunerSettings, {})
+        return [
+            ChildSpec(
+                name="tuner",
+                command=Command(
+                    (sys.executable, "-m", "ostler", "tuner"),
+                    self._environment() | self._tuner_environment(own),
+                    niceness=_TUNER_NICENESS,
+                ),
+                log_path=settings.logs / "tuner.log",
+                is_healthy=_answers(f"http://{LOOPBACK}:{settings.tuner_port}/livez"),
+                stop_grace_s=Grace(delay_s=0.0, drain_s=own.tuner_stop_s).longest_s + 5.0,
+            )
+        ]
+
+    def _tuner_environment(self, own: TunerSettings) -> dict[str, str]:
+        settings = self._settings
+        environment = {"OSTLER_TUNER_HOST": LOOPBACK, "OSTLER_TUNER_PORT": str(settings.tuner_port)}
+        if settings.max_model_len is not None:
+            environment["OSTLER_MAX_MODEL_LEN"] = str(settings.max_model_len)
+        if settings.is_demo and not own.retention_set:
+            environment["OSTLER_RETENTION_SET"] = str(retention.FILE)  # the tiny model has skills of its own
+        return environment
+
+    def _environment(self) -> dict[str, str]:
+        """What the gateway's companions need to know."""
+        # The key is this machine's, whatever the caller's own environment says of other gateways.
+        return gateway_environment(self._settings) | {"OSTLER_URL": self._address, "OSTLER_API_KEY": ""}
 
     @property
     def _address(self) -> str:

@@ -42,6 +42,16 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def artifact_of(files: Mapping[str, bytes | Path]) -> Artifact:
+    """What `ArtifactStore.put_files` will make of these files, without storing anything.
+
+    Raises:
+        StoreFailure: a file cannot be read.
+    """
+    with store_failures("be written"):
+        return _artifact({"files": {name: _entry(files[name]) for name in sorted(files)}})
+
+
 class ArtifactStore:
     """Files by digest.
 
@@ -68,29 +78,43 @@ class ArtifactStore:
             (staged / CONFIG).write_bytes(canonical_json(config))
             return self._keep(staged)
 
-    def put_files(self, files: Mapping[str, bytes]) -> Artifact:
-        """Store files by their names, whatever they are; again is no second copy.
+    def put_files(self, files: Mapping[str, bytes | Path]) -> Artifact:
+        """Store files by their names, whatever they are: contents, or files of this machine; again is no second copy.
 
         Raises:
             StoreFailure: the store could not be written; nothing of it can be seen.
         """
         with self._workspace() as staged, store_failures("be written"):
             for name, content in files.items():
-                (staged / name).write_bytes(content)
+                if isinstance(content, Path):
+                    shutil.copyfile(content, staged / name)
+                else:
+                    (staged / name).write_bytes(content)
             return self._keep(staged)
 
-    def fetch(self, digest: str) -> Path:
+    def fetch(self, digest: str, copies: Path | None = None) -> Path:
         """The folder on this machine with the artifact's files, held against the digest each time.
+
+        Of a remote store it is a copy in the cache, or in `copies` for those that throw it away again.
 
         Raises:
             StoreFailure: it is not there, cannot be read, or its content is not what the digest says.
         """
-        folder = Path(self._path(digest)) if self._local else self._cache / "sha256" / digest
+        folder = Path(self._path(digest)) if self._local else (copies or self._cache / "sha256") / digest
         with store_failures("be read"):
             if not self._local and not (folder / MANIFEST).exists():
                 self._download(digest, folder)
             _verify(folder, digest)
         return folder
+
+    def holds(self, digest: str) -> bool:
+        """Whether the store has the artifact, as far as a look at its manifest's place tells.
+
+        Raises:
+            StoreFailure: the store does not answer.
+        """
+        with store_failures("be read"):
+            return bool(self._fs.exists(self._path(digest, MANIFEST)))
 
     def remove(self, digest: str) -> None:
         """Delete content that nothing refers to any more, such as an old report; none there is none to delete.
@@ -132,7 +156,7 @@ class ArtifactStore:
     def _keep(self, staged: Path) -> Artifact:
         """Give finished files their manifest and their place."""
         manifest = _describe(staged)
-        artifact = Artifact(_digest(manifest), sum(entry["size"] for entry in manifest["files"].values()))
+        artifact = _artifact(manifest)
         (staged / MANIFEST).write_bytes(canonical_json(manifest))
         if not self._fs.exists(self._path(artifact.digest, MANIFEST)):
             self._publish(staged, artifact.digest, manifest)
@@ -167,7 +191,17 @@ class ArtifactStore:
 def _describe(folder: Path) -> dict[str, Any]:
     """The manifest of a folder's files."""
     files = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
-    return {"files": {file.name: {"sha256": _sha256(file), "size": file.stat().st_size} for file in files}}
+    return {"files": {file.name: _entry(file) for file in files}}
+
+
+def _entry(content: bytes | Path) -> dict[str, Any]:
+    if isinstance(content, Path):
+        return {"sha256": _sha256(content), "size": content.stat().st_size}
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def _artifact(manifest: Mapping[str, Any]) -> Artifact:
+    return Artifact(_digest(manifest), sum(entry["size"] for entry in manifest["files"].values()))
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

@@ -103,12 +103,17 @@ def _last_part(name: str) -> str:
     return PurePosixPath(name.replace("\\", "/")).name
 
 
+def model_folder(source: str) -> Path | None:
+    """The folder of a model's files, by its path or its Hugging Face id; None where it is not on this machine."""
+    return Path(source) if Path(source).is_dir() else _downloaded(source)
+
+
 def read_config(source: str) -> dict[str, Any] | None:
     """The config.json of a model's folder, or of a Hugging Face id that was downloaded on this machine.
 
     None where it is not here or cannot be read.
     """
-    folder = Path(source) if Path(source).is_dir() else _downloaded(source)
+    folder = model_folder(source)
     try:
         config = json.loads((folder / "config.json").read_text()) if folder else None
     except (OSError, ValueError):

@@ -15,6 +15,7 @@ from registry.names import parse_pinned
 
 KEY_INDEX_LENGTH = 16
 FallbackStep = Literal["previous", "base"]
+GateVerdict = Literal["candidate", "passed", "rejected"]
 
 
 class Scope(StrEnum):
@@ -31,7 +32,9 @@ class Version:
     """One immutable set of weights.
 
     `rank` and `alpha` are LoRA's; `parameters` counts the adapter's own weights; `digest` is the SHA-256 of the
-    canonical content, in hex. An archived version is kept but not served.
+    canonical content, in hex. An archived version is kept but not served. `verdict` is the tuner's gate's: a
+    ``candidate`` is at the gate still, and neither it nor a ``rejected`` one is promoted unless by force; None for what
+    was pushed by hand, which no gate has seen.
     """
 
     adapter: str
@@ -46,6 +49,12 @@ class Version:
     created_by: str
     created_at: datetime
     archived: bool = False
+    verdict: GateVerdict | None = None
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether nothing is known that speaks against serving it."""
+        return self.verdict in (None, "passed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,16 @@ UNSET = Unset.UNSET
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A wanted change of a deployment; what is left out stays."""
+    """A wanted change of a deployment; what is left out stays.
+
+    `force` has it serve clients also with a version that its gate has not let through.
+    """
 
     stable: int | Unset = UNSET
     canary: Canary | Unset | None = UNSET
     shadow: Shadow | Unset | None = UNSET
     fallback: tuple[FallbackStep, ...] | Unset = UNSET
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,14 @@ class State:
         """The version that a plain rollback takes away: the newest on trial, so the canary if there is one."""
         return self.canary.version if self.canary else self.stable
 
+    @property
+    def answering(self) -> frozenset[int]:
+        """The versions whose answers clients get."""
+        return frozenset({self.stable} | ({self.canary.version} if self.canary else set()))
+
     def serves(self, version: int) -> bool:
         """Whether clients get answers of that version, as stable or as canary."""
-        return version == self.stable or (self.canary is not None and version == self.canary.version)
+        return version in self.answering
 
 
 def patched(state: State | None, patch: Patch) -> State:

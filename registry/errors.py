@@ -4,7 +4,8 @@ RegistryError                        every message below is safe to show to a cl
 ├── InvalidAdapter          422      the pushed files are not an adapter that the base model can serve
 ├── NotFound                404      no adapter, version, revision or key of that name
 ├── Conflict                409      it exists, but not in a state that allows this
-│   └── NothingToRollBack   409      no earlier revision serves anything else
+│   ├── NothingToRollBack   409      no earlier revision serves anything else
+│   └── NotLetThrough       409      the version has not passed its gate
 ├── RevisionMismatch        412      the deployment is not at the revision that the caller saw
 ├── InvalidName             422      a name that the naming rules refuse
 ├── InvalidValue            422      a number, time or text outside what is allowed
@@ -70,6 +71,12 @@ class NothingToRollBack(Conflict):
     """The deployment has no earlier revision that serves another version."""
 
     code = "nothing_to_roll_back"
+
+
+class NotLetThrough(Conflict):
+    """The version is still at its gate, or was rejected there; it is not served unless by force."""
+
+    code = "not_let_through"
 
 
 class RevisionMismatch(RegistryError):

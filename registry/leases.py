@@ -6,7 +6,7 @@ clock, so clocks may differ by no more than callers leave room for.
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 
 from registry import repository
@@ -14,6 +14,7 @@ from registry.transactions import Transactions
 
 _MOST_NAMES = 1000
 """A gateway's row is read by all the others every few seconds, so it stays small."""
+_ONE_AT_A_TIME = "one at a time"
 _FORGOTTEN_AFTER = timedelta(days=1)
 
 
@@ -29,10 +30,30 @@ class Leases(Transactions):
         async with self._sessions.begin() as session:
             return await repository.take_lease(session, name, holder, now=now, until=now + timedelta(seconds=ttl_s))
 
+    async def acquire_lease_beside(self, name: str, holder: str, ttl_s: float, *, others: Collection[str]) -> bool:
+        """The same, but False also if none of these `others` is free then.
+
+        So of those who take the leases of a group one by one, or all at once, one always comes away with nothing.
+        """
+        now = datetime.now(UTC)
+        async with self._sessions.begin() as session:
+            # Over at once, and so held by nobody: its row lets one such transaction at a time look and take.
+            await repository.take_lease(session, _ONE_AT_A_TIME, holder, now=now, until=now)
+            held = {row.name for row in await repository.leases(session, "", now=now)}
+            if held.issuperset(others):
+                return False
+            return await repository.take_lease(session, name, holder, now=now, until=now + timedelta(seconds=ttl_s))
+
     async def release_lease(self, name: str, holder: str) -> None:
         """Give the lease back at once; does nothing if somebody else holds it."""
         async with self._sessions.begin() as session:
             await repository.drop_lease(session, name, holder)
+
+    async def held_leases(self, prefix: str) -> dict[str, tuple[str, datetime]]:
+        """The leases of names that begin so and have not run out: by the rest of the name, who holds it until when."""
+        async with self._sessions() as session:
+            found = await repository.leases(session, prefix, now=datetime.now(UTC))
+        return {row.name.removeprefix(prefix): (row.holder, row.expires_at) for row in found}
 
     async def share_use(self, gateway: str, use: Mapping[str, float]) -> None:
         """Tell the other gateways how much this one uses each engine name now; replaces what it told before.

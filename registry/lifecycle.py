@@ -8,7 +8,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from registry import mapping, repository
 from registry.catalog import Deployment, Version
 from registry.deployments import Patch, State, action_of, describe, patched
-from registry.errors import Conflict, NotFound, NothingToRollBack, RevisionMismatch
+from registry.errors import Conflict, InvalidValue, NotFound, NothingToRollBack, NotLetThrough, RevisionMismatch
 from registry.names import check_text
 from registry.tables import AdapterRow, RevisionRow
 from registry.transactions import Change, Transactions
@@ -73,13 +73,14 @@ class Deployments(Transactions):
         Raises:
             NotFound: no such adapter or version.
             Conflict: nothing serves yet, a version is archived, or somebody else's change needs other versions.
-            InvalidValue: a share is no number from 0 to 1, or the canary is the stable version.
+            NotLetThrough: clients would get answers of a version that its gate has not let through, and not by force.
+            InvalidValue: a share is no number from 0 to 1, the canary is the stable version, or force has no reason.
             RevisionMismatch: it is not at the expected revision.
         """
         check_text(reason, "reason", LONGEST_REASON)
         async with self._change(actor) as change:
             standing = await _standing(change.session, name, expected_revision)
-            plan = await _plan_patch(change.session, standing, patch)
+            plan = await _plan_patch(change.session, standing, patch, reason)
             return await _carry_out(change, plan, prepared, reason)
 
     async def promote(self, name: str, number: int, *, actor: str, reason: str = "") -> Changed:
@@ -114,11 +115,13 @@ class Deployments(Transactions):
             plan = await _plan_rollback(change.session, standing, to)
             return await _carry_out(change, plan, prepared, reason)
 
-    async def preview(self, name: str, patch: Patch, *, expected_revision: int | None = None) -> Deployment:
+    async def preview(
+        self, name: str, patch: Patch, *, expected_revision: int | None = None, reason: str = ""
+    ) -> Deployment:
         """What `change` would make of it now, with the same errors; nothing is written."""
         async with self._sessions() as session:
             standing = await _standing(session, name, expected_revision)
-            return (await _plan_patch(session, standing, patch)).deployment
+            return (await _plan_patch(session, standing, patch, reason)).deployment
 
     async def preview_rollback(
         self, name: str, to: int | None = None, *, expected_revision: int | None = None
@@ -189,13 +192,16 @@ async def _deployment(session: AsyncSession, adapter: AdapterRow, revision: Revi
     return mapping.to_deployment(revision, before, undo)
 
 
-async def _plan_patch(session: AsyncSession, standing: _Standing, patch: Patch) -> _Plan:
+async def _plan_patch(session: AsyncSession, standing: _Standing, patch: Patch, reason: str) -> _Plan:
+    if patch.force and not reason.strip():
+        raise InvalidValue("a forced change needs a reason", param="reason")
     before = mapping.to_state(standing.revision) if standing.revision else None
     after = patched(before, patch)
     if after == before:
         assert standing.deployment is not None
         return _Plan(standing, None, standing.deployment)
-    await _require_in_service(session, standing.adapter, after)
+    answering = frozenset() if patch.force else after.answering - (before.answering if before else frozenset())
+    await _require_in_service(session, standing.adapter, after, answering)
     undo = await repository.undo_of(session, standing.adapter, standing.revision, after.suspect)
     revision = _next_revision(standing, action_of(before, after), after)
     revision.undo_revision, revision.undo_stable = (undo.number, undo.stable) if undo else (None, None)
@@ -235,8 +241,10 @@ def _next_revision(standing: _Standing, action: str, state: State) -> RevisionRo
     )
 
 
-async def _require_in_service(session: AsyncSession, adapter: AdapterRow, state: State) -> None:
-    """Every version of the state must exist and not be archived."""
+async def _require_in_service(
+    session: AsyncSession, adapter: AdapterRow, state: State, answering: frozenset[int]
+) -> None:
+    """Every version of the state must exist and not be archived, and its gate have let through those of `answering`."""
     rows = await repository.versions_by_number(session, adapter, state.versions)
     for number in sorted(state.versions):
         if number not in rows:
@@ -244,6 +252,13 @@ async def _require_in_service(session: AsyncSession, adapter: AdapterRow, state:
         if rows[number].archived_at is not None:
             raise Conflict(
                 f"version {number} of {adapter.name!r} is archived; bring it back from the archive first",
+                param="version",
+            )
+    for number in sorted(answering):
+        if not mapping.to_version(adapter.name, rows[number]).is_fit:
+            verdict = "is still at its gate" if rows[number].verdict == "candidate" else "was rejected by its gate"
+            raise NotLetThrough(
+                f"version {number} of {adapter.name!r} {verdict}; see its report, or force it and say why",
                 param="version",
             )
 

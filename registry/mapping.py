@@ -4,7 +4,7 @@ from typing import Any, TypeAlias, cast
 
 from sqlalchemy import Row
 
-from registry.catalog import ApiKey, Canary, Deployment, FallbackStep, KeyLimits, Scope, Shadow, Version
+from registry.catalog import ApiKey, Canary, Deployment, FallbackStep, GateVerdict, KeyLimits, Scope, Shadow, Version
 from registry.deployments import State
 from registry.tables import ApiKeyRow, RevisionRow, VersionRow
 
@@ -31,6 +31,7 @@ def to_version(adapter: str, row: AnyVersion) -> Version:
         created_by=row.created_by,
         created_at=row.created_at,
         archived=row.archived_at is not None,
+        verdict=cast("GateVerdict | None", row.verdict),
     )
 
 

@@ -14,9 +14,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from registry import mapping, repository
 from registry.artifacts import Artifact, ArtifactStore
@@ -90,11 +92,21 @@ class Registry(Deployments, Keys, Leases):
             log.warning("the config.json of %s is not known here, so shapes are left to the engine", spec.name)
         return spec
 
-    async def push(self, adapter: str, folder: Path, *, actor: str, base: str | None = None, note: str = "") -> Pushed:
+    async def push(
+        self,
+        adapter: str,
+        folder: Path,
+        *,
+        actor: str,
+        base: str | None = None,
+        note: str = "",
+        lineage: dict[str, Any] | None = None,
+    ) -> Pushed:
         """Check a PEFT LoRA folder, store it, and register it as the adapter's next version.
 
         The same content again is the same version. `base` states the base model, and then the name that the
-        trainer wrote is not asked about; shapes always are.
+        trainer wrote is not asked about; shapes always are. With a `lineage`, as the tuner writes it, the version is a
+        candidate that `judge` has to let through.
 
         Raises:
             InvalidName, InvalidValue, InvalidAdapter, NotFound, Conflict, StoreFailure: nothing was registered.
@@ -104,7 +116,42 @@ class Registry(Deployments, Keys, Leases):
         spec = await self._with_config(self.base_for(base))
         checked = await asyncio.to_thread(check_adapter, folder, spec, trained_on=base is None)
         artifact = await asyncio.to_thread(self.store.put, folder, checked.files, checked.config)
-        return await self._register(adapter, spec, checked, artifact, actor=actor, note=note)
+        return await self._register(adapter, spec, checked, artifact, actor=actor, note=note, lineage=lineage)
+
+    async def judge(self, adapter: str, number: int, *, passed: bool, report: dict[str, Any], actor: str) -> None:
+        """Write what a version's gate said, with what it saw; the same again is no change.
+
+        A version that passed once stays so, and what was pushed by hand is rejected by nobody: a job may have come to
+        weights that there were already.
+
+        Raises:
+            NotFound: no such adapter or version.
+        """
+        async with self._change(actor) as change:
+            row = await _version_row(change.session, adapter, number)
+            verdict = row.verdict if row.verdict in (None, "passed") else "rejected"
+            if passed:
+                verdict = "passed"
+            if row.verdict == verdict and row.report == report:
+                return
+            before, row.verdict, row.report = row.verdict, verdict, report
+            change.session.add(row)
+            change.audit(
+                "judge",
+                f"adapter:{adapter}",
+                before={"version": number, "verdict": before},
+                after={"version": number, "verdict": verdict},
+                reason=str(report.get("reason", "")),
+            )
+
+    async def version_record(self, adapter: str, number: int) -> VersionRow:
+        """A version with its lineage and its gate's report, which the catalog leaves out.
+
+        Raises:
+            NotFound: no such adapter or version.
+        """
+        async with self._sessions() as session:
+            return await _version_row(session, adapter, number)
 
     async def set_monitoring(self, adapter: str, monitoring: Monitoring, *, actor: str) -> None:
         """Say how an adapter is watched, all of it; the same again is no change.
@@ -139,7 +186,15 @@ class Registry(Deployments, Keys, Leases):
             change.audit("set_monitoring", f"adapter:{adapter}", before=before, after=after)
 
     async def _register(
-        self, name: str, base: BaseSpec, checked: CheckedAdapter, artifact: Artifact, *, actor: str, note: str
+        self,
+        name: str,
+        base: BaseSpec,
+        checked: CheckedAdapter,
+        artifact: Artifact,
+        *,
+        actor: str,
+        note: str,
+        lineage: dict[str, Any] | None,
     ) -> Pushed:
         async with self._change(actor) as change:
             adapter = await self._adapter_to_push_to(change, name, base)
@@ -159,6 +214,8 @@ class Registry(Deployments, Keys, Leases):
                 size_bytes=artifact.size_bytes,
                 note=note,
                 created_by=actor,
+                verdict=None if lineage is None else "candidate",
+                lineage=lineage,
             )
             change.session.add(row)
             change.audit("push", f"adapter:{name}", after={"version": number, "digest": artifact.digest, "note": note})
@@ -176,3 +233,13 @@ class Registry(Deployments, Keys, Leases):
                 f"adapter {name!r} belongs to the base model {adapter.base!r}, not {base.name!r}", param="base"
             )
         return adapter
+
+
+async def _version_row(session: AsyncSession, name: str, number: int) -> VersionRow:
+    adapter = await repository.adapter_by_name(session, name)
+    if adapter is None:
+        raise NotFound(f"there is no adapter {name!r}", param="name")
+    row = (await repository.versions_by_number(session, adapter, [number])).get(number)
+    if row is None:
+        raise NotFound(f"adapter {name!r} has no version {number}", param="version")
+    return row

@@ -184,6 +184,12 @@ async def drop_lease(session: AsyncSession, name: str, holder: str) -> None:
     await (await session.connection()).execute(held)
 
 
+async def leases(session: AsyncSession, prefix: str, *, now: datetime) -> Sequence[LeaseRow]:
+    """The leases whose names begin so and that have not run out."""
+    begins = col(LeaseRow.name).startswith(prefix, autoescape=True)
+    return (await session.exec(select(LeaseRow).where(begins, col(LeaseRow.expires_at) > now))).all()
+
+
 # What gateways use
 
 

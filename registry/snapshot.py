@@ -1,6 +1,5 @@
 """Reads the whole catalog, in five queries whatever the number of adapters."""
 
-import asyncio
 from collections import defaultdict
 from typing import Any
 
@@ -10,11 +9,13 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from registry import mapping, repository
+from registry.building import let_others_run
 from registry.catalog import KEY_INDEX_LENGTH, Adapter, Catalog, Deployment, HeldKey, Version
 from registry.monitoring import stored_monitoring
 from registry.tables import AdapterRow, ApiKeyRow, RevisionRow, VersionRow
 
-_ROWS_AT_ONCE = 250
+_LONG = ("lineage", "report")
+"""Columns of a version that no request needs."""
 
 
 async def read_catalog(session: AsyncSession) -> Catalog:
@@ -37,12 +38,6 @@ async def read_catalog(session: AsyncSession) -> Catalog:
     return Catalog(change=change, adapters=found, keys=await _held_keys(session))
 
 
-async def _let_others_run(index: int) -> None:
-    """Thousands of rows in a row would hold up the requests that this process answers meanwhile."""
-    if index % _ROWS_AT_ONCE == 0:
-        await asyncio.sleep(0)
-
-
 def _table(model: Any) -> Any:
     return model.__table__
 
@@ -54,9 +49,10 @@ async def _all(session: AsyncSession, query: Any) -> list[Row[Any]]:
 async def _versions(session: AsyncSession, names: dict[int, str]) -> defaultdict[int, dict[int, Version]]:
     """Each adapter's versions, by its id and by their number."""
     found: defaultdict[int, dict[int, Version]] = defaultdict(dict)
-    rows = await _all(session, select_columns(_table(VersionRow)).order_by(col(VersionRow.number)))
+    columns = [column for column in _table(VersionRow).c if column.name not in _LONG]
+    rows = await _all(session, select_columns(*columns).order_by(col(VersionRow.number)))
     for index, row in enumerate(rows):
-        await _let_others_run(index)
+        await let_others_run(index)
         found[row.adapter_id][row.number] = mapping.to_version(names[row.adapter_id], row)
     return found
 
@@ -80,7 +76,7 @@ async def _deployments(session: AsyncSession) -> dict[int, Deployment]:
         rows[row.adapter_id][row.number] = row
     found = {}
     for index, (adapter, revisions) in enumerate(rows.items()):
-        await _let_others_run(index)
+        await let_others_run(index)
         found[adapter] = _deployment(revisions)
     return found
 

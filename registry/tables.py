@@ -78,7 +78,11 @@ class AdapterRow(SQLModel, table=True):
 
 
 class VersionRow(SQLModel, table=True):
-    """One immutable set of weights of an adapter."""
+    """One immutable set of weights of an adapter.
+
+    Of a version that the tuner made, `lineage` is what it was made from and how, `verdict` what its gate said, and
+    `report` what the gate saw.
+    """
 
     __tablename__ = "versions"
     __table_args__ = (UniqueConstraint("adapter_id", "number"), UniqueConstraint("adapter_id", "digest"))
@@ -96,6 +100,9 @@ class VersionRow(SQLModel, table=True):
     created_by: str = Field(sa_column=Column(String(120), nullable=False))
     created_at: datetime = _created_at()
     archived_at: datetime | None = _moment()
+    verdict: str | None = Field(default=None, sa_column=Column(String(12), nullable=True))
+    lineage: dict[str, Any] | None = _json(nullable=True)
+    report: dict[str, Any] | None = _json(nullable=True)
 
 
 class RevisionRow(SQLModel, table=True):

@@ -11,7 +11,7 @@ from registry.names import engine_name
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-ROOMS_IN_FULL = ("ostler", "gateway", "registry", "monitors")
+ROOMS_IN_FULL = ("ostler", "gateway", "registry", "monitors", "tuner")
 
 
 def tree() -> set[str]:

@@ -3,6 +3,7 @@
 from gateway.admin.adapters import AdapterController, VersionPatch
 from gateway.admin.audit import AuditController
 from gateway.admin.costs import CostController
+from gateway.admin.datasets import DatasetController
 from gateway.admin.decisions import DecisionController
 from gateway.admin.deployments import DeploymentController, DeploymentPatch, RollbackOrder
 from gateway.admin.drift import DriftController
@@ -11,12 +12,15 @@ from gateway.admin.golden import EvaluationOrder, GoldenController
 from gateway.admin.keys import KeyController, KeyPatch, NewKey, RotationOrder, create_key
 from gateway.admin.monitoring import MonitoringController, MonitoringPatch
 from gateway.admin.quality import QualityController
-from gateway.admin.replicas import ReplicaController
+from gateway.admin.replicas import ReplicaController, SleepOrder, WakeOrder
 from gateway.admin.requests import RequestController, UsageController
 from gateway.admin.uploads import sweep_uploads
+from gateway.admin.versions import VersionController
 
 CONTROLLERS = (
     AdapterController,
+    VersionController,
+    DatasetController,
     DeploymentController,
     KeyController,
     ReplicaController,
@@ -40,6 +44,8 @@ BODIES = (
     RotationOrder,
     EvaluationOrder,
     MonitoringPatch,
+    SleepOrder,
+    WakeOrder,
 )
 
 __all__ = ["BODIES", "CONTROLLERS", "NewKey", "create_key", "sweep_uploads"]

@@ -62,7 +62,7 @@ class AdapterController(Controller):
         summary="Push a version",
         request_max_body_size=None,
         responses={
-            **refusals(404, 409, 413, 422),
+            **refusals(404, 408, 409, 413, 422),
             200: ResponseSpec(PushedShape, generate_examples=False, description="The adapter has this content already"),
         },
     )

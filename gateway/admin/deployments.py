@@ -48,12 +48,16 @@ class ShadowOrder(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DeploymentPatch(msgspec.Struct, forbid_unknown_fields=True):
-    """What shall change of a deployment; what is left out stays, and null takes it away."""
+    """What shall change of a deployment; what is left out stays, and null takes it away.
+
+    `force` lets clients have answers also of a version that its gate has not let through; it needs a `reason`.
+    """
 
     stable: Number | UnsetType = UNSET
     canary: CanaryOrder | UnsetType | None = UNSET
     shadow: ShadowOrder | UnsetType | None = UNSET
     fallback: FallbackStep | Annotated[list[FallbackStep], msgspec.Meta(max_length=2)] | UnsetType | None = UNSET
+    force: bool = False
     reason: Text = ""
 
 
@@ -184,6 +188,7 @@ def _patch(order: DeploymentPatch) -> deployments.Patch:
         canary=stays if order.canary is UNSET else _canary(order.canary),
         shadow=stays if order.shadow is UNSET else _shadow(order.shadow),
         fallback=stays if order.fallback is UNSET else _fallback(order.fallback),
+        force=order.force,
     )
 
 

@@ -11,7 +11,11 @@ log = logging.getLogger(__name__)
 
 
 def listed(pools: tuple[PoolSettings, ...]) -> dict[str, Mapping[str, str]]:
-    """The engines of the static lists: for each base model, replica id -> URL. Ids are the same in every gateway."""
+    """The engines of the static lists: for each base model, replica id -> URL.
+
+    Ids are the same in every gateway that lists the same engines in the same order; what gateways must agree on
+    whatever their settings, such as who sleeps, goes by the URL.
+    """
     found: dict[str, Mapping[str, str]] = {}
     number = 0
     for pool in pools:

@@ -54,6 +54,10 @@ class EngineStats:
     kv_cache_usage: float | None = None
 
 
+class _Sleeping(msgspec.Struct):
+    is_sleeping: bool
+
+
 class Engine:
     """A client of one vLLM server.
 
@@ -128,6 +132,40 @@ class Engine:
         except EngineRefused as refused:
             if refused.status != 404:
                 raise
+
+    async def is_sleeping(self) -> bool | None:
+        """Whether it has given up its GPU's memory for a while; None if it knows no sleep.
+
+        That is: it was started without sleep mode, something before it hides that path, or it is another server.
+
+        Raises:
+            EngineDown
+        """
+        try:
+            async with self._request("GET", "/is_sleeping") as response:
+                return msgspec.json.decode(await response.read(), type=_Sleeping).is_sleeping
+        except (EngineRefused, *NOT_JSON):
+            return None
+
+    async def sleep(self, timeout_s: float) -> None:
+        """Have it end what it does, move its weights to the CPU's memory and forget its KV cache, until it is woken.
+
+        Raises:
+            EngineDown, EngineRefused
+        """
+        # Without the mode vLLM breaks off what runs.
+        params = [("level", "1"), ("mode", "wait")]
+        async with self._request("POST", "/sleep", params=params, timeout_s=timeout_s):
+            pass
+
+    async def wake_up(self, timeout_s: float) -> None:
+        """Have it take its memory back and serve again; one that is awake stays so.
+
+        Raises:
+            EngineDown, EngineRefused
+        """
+        async with self._request("POST", "/wake_up", timeout_s=timeout_s):
+            pass
 
     async def probe(self, model: str, timeout_s: float) -> None:
         """Have `model` answer one token.

@@ -51,6 +51,7 @@ class Fleet:
         breakers: which versions fail on the engines, by engine name.
         heat: how much each version is used.
         on_pressure: called when requests wait in an engine.
+        at_rest: whether the engine at a URL is out of service for a while; see `gateway.engines.resting`.
         wait_s: how long a request waits for a replica when none answers.
     """
 
@@ -79,6 +80,7 @@ class Fleet:
         self._checks: dict[str, asyncio.Task[None]] = {}
         self.heat = Heat()
         self.on_pressure: Callable[[], None] = lambda: None
+        self.at_rest: Callable[[str], bool] = lambda _: False
         self.breakers = Breakers(self._breaker, self._tell_of_breaker)
 
     # What others see
@@ -96,16 +98,29 @@ class Fleet:
         """
         return self._replicas[id]
 
+    def others_that_serve(self, id: str) -> list[Replica]:
+        """The other replicas of the same pool that take requests and have got their versions.
+
+        Raises:
+            KeyError
+        """
+        pool = self._replicas[id].pool
+        return [one for one in self._replicas.values() if one.pool == pool and one.id != id and one.is_settled]
+
     def reports(self) -> list[ReplicaReport]:
         """Each replica as operators see it."""
         return [replica.report() for replica in self._replicas.values()]
 
     def readiness(self) -> Readiness:
-        """Ready once each pool has a replica that answers and has got its versions."""
+        """Ready once each pool has a replica that answers and has got its versions.
+
+        A pool whose replicas are all asleep is ready, too: that takes force, and clients wait until one is woken.
+        """
         problems = []
         for base in self._pools:
             own = [replica for replica in self._replicas.values() if replica.pool == base]
-            if not any(replica.is_settled for replica in own):
+            is_all_asleep = bool(own) and all(replica.is_asleep for replica in own)
+            if not is_all_asleep and not any(replica.is_settled for replica in own):
                 states = ", ".join(sorted({replica.problem or replica.state for replica in own})) or "none is known"
                 problems.append(f"no engine of {base} is ready: {states}")
         return Readiness(not problems, problems)
@@ -297,6 +312,7 @@ class Fleet:
             self._metrics,
             breaker=Breaker(1, settings.breaker_pause_s, longest),
             at_home=self._at_home,
+            at_rest=lambda url: self.at_rest(url),  # noqa: PLW0108 - it is set later
             on_change=self._changed,
             on_stats=self._saw_stats,
             probe_timeout_s=settings.probe_timeout_s,

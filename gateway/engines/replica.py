@@ -20,7 +20,7 @@ from registry.catalog import Version
 
 log = logging.getLogger(__name__)
 
-State = Literal["down", "loading", "ready"]
+State = Literal["down", "loading", "ready", "asleep"]
 _FAILURES_UNTIL_DOWN = 3
 _RETRY_AFTER_S = 5.0
 _LEAST_PAUSE_S = 0.02
@@ -33,6 +33,7 @@ class ReplicaReport:
     Attributes:
         url: the engine's address, for operators alone.
         in_flight: requests that this gateway has there.
+        idle_s: seconds since it last had a request, as far as this gateway knows.
         running, waiting: requests in the engine, by its own count; None if it does not say.
         kv_cache_usage: share of the KV cache in use, 0 to 1.
         retry_in_s: seconds until a replica that is left alone is tried again.
@@ -46,6 +47,7 @@ class ReplicaReport:
     breaker: BreakerState
     retry_in_s: float | None
     in_flight: int
+    idle_s: float
     running: int | None
     waiting: int | None
     kv_cache_usage: float | None
@@ -61,6 +63,7 @@ class Replica:
     Args:
         breaker: how long to leave it alone after it failed.
         at_home: the deployed versions that this replica is home to, hottest first.
+        at_rest: whether the engine at a URL is out of service, so that somebody else can use its GPU.
         on_change: called when it begins to answer, so that who waits for a replica looks again.
         on_stats: hears how busy the engine is.
         idle_s: after how long without use a version that nothing refers to is unloaded.
@@ -75,6 +78,7 @@ class Replica:
         *,
         breaker: Breaker,
         at_home: Callable[[str], list[Version]],
+        at_rest: Callable[[str], bool],
         on_change: Callable[[], None],
         on_stats: Callable[[EngineStats], None],
         probe_timeout_s: float,
@@ -92,6 +96,7 @@ class Replica:
         self._metrics = metrics
         self._breaker = breaker
         self._at_home = at_home
+        self._at_rest = at_rest
         self._on_change = on_change
         self._on_stats = on_stats
         self._probe_timeout_s = probe_timeout_s
@@ -104,6 +109,8 @@ class Replica:
         self._told: str | None = None
         self._checked_at: float | None = None
         self._others_load = 0
+        self._used_at = time.monotonic()
+        self._drained_at = 0.0
 
     # What others see
 
@@ -111,12 +118,36 @@ class Replica:
         """This replica as the picker sees it."""
         load = self.in_flight + self._others_load
         residency = self.residency
-        return Seen(self.id, self.pool, self._answering, self._settled, load, residency.resident, residency.loading)
+        return Seen(
+            self.id, self.pool, self._takes_requests, self._settled, load, residency.resident, residency.loading
+        )
 
     @property
     def is_settled(self) -> bool:
-        """Whether it answers and has got its versions."""
-        return self._answering and self._settled
+        """Whether it takes requests and has got its versions."""
+        return self._takes_requests and self._settled
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it is out of service for somebody, and its engine is there; it will serve again by itself."""
+        return self._is_at_rest and self.state != "down"
+
+    @property
+    def _is_at_rest(self) -> bool:
+        return self._at_rest(self.engine.url)
+
+    @property
+    def _takes_requests(self) -> bool:
+        return self._answering and not self._is_at_rest
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since it last had a request, as far as this gateway knows."""
+        return 0.0 if self.in_flight else time.monotonic() - self._used_at
+
+    def is_drained(self, since: float) -> bool:
+        """Whether nobody has used the engine any more when it was last looked at, after `since` (`time.monotonic`)."""
+        return self.in_flight == 0 and not self.residency.is_loading and self._drained_at > since
 
     def report(self) -> ReplicaReport:
         """This replica as operators see it."""
@@ -128,6 +159,7 @@ class Replica:
             breaker=self._breaker.state,
             retry_in_s=self._breaker.retry_in_s,
             in_flight=self.in_flight,
+            idle_s=self.idle_s,
             running=self.stats.running,
             waiting=self.stats.waiting,
             kv_cache_usage=self.stats.kv_cache_usage,
@@ -147,7 +179,7 @@ class Replica:
             EngineUnavailable: it is down, or went down meanwhile.
             VersionNotServable: the engine refuses the version, or it failed its proof.
         """
-        if not self._answering:
+        if not self._takes_requests:
             raise EngineUnavailable("the engine is not available now", retry_after_s=_RETRY_AFTER_S)
         self.in_flight += 1
         try:
@@ -158,6 +190,7 @@ class Replica:
                 yield
         finally:
             self.in_flight -= 1
+            self._used_at = time.monotonic()
 
     def suspect(self, *, in_doubt: bool = False) -> None:
         """Look at the engine now rather than at the next turn; `in_doubt` has it answer as the base model, too."""
@@ -221,17 +254,17 @@ class Replica:
         self._show()
 
     async def _look(self) -> None:
+        if self._is_at_rest:
+            await self._look_at_rest()
+            return
+        if self.state == "asleep":
+            self.residency.clear()  # what it has must prove itself anew
         had, asked_at = self.residency.resident, time.monotonic()
         loaded = await self.engine.models()
         self.residency.saw(loaded, had, asked_at)
         if not self._answering or self._in_doubt:
             await self._have_base_answer(loaded)
-        before = self.in_flight
-        self.stats = await self.engine.stats()
-        # What the engine has beyond our own requests is other gateways'.
-        self._others_load = max(0, (self.stats.running or 0) + (self.stats.waiting or 0) - before)
-        self._checked_at = time.time()
-        self._on_stats(self.stats)
+        await self._look_at_load()
         if not self._settled:
             await self._settle(loaded)
         refused = await self.residency.bring_in(self._missing())
@@ -240,10 +273,32 @@ class Replica:
         if self.residency.may_tidy:
             await self.residency.tidy(await self.engine.models(), idle_s=self._idle_s)
 
+    async def _look_at_load(self) -> None:
+        before = self.in_flight
+        self.stats = await self.engine.stats()
+        # What the engine has beyond our own requests is other gateways'.
+        self._others_load = max(0, (self.stats.running or 0) + (self.stats.waiting or 0) - before)
+        if self._others_load:
+            self._used_at = time.monotonic()
+        self._checked_at = time.time()
+        self._on_stats(self.stats)
+
+    async def _look_at_rest(self) -> None:
+        """Leave the engine alone: what is asleep can neither load nor answer."""
+        self.state, self.problem = "asleep", None
+        self._answering = self._settled = False
+        looked_at = time.monotonic()
+        await self._look_at_load()
+        if not self.stats.running and not self.stats.waiting:
+            self._drained_at = looked_at
+
     async def _have_base_answer(self, loaded: Iterable[str]) -> None:
         """An engine that just came up, or that fails on requests: let the base answer, which also warms it."""
         if not self._answering:
             self.state, self.problem = "loading", "the engine is being warmed up"
+        if await self.engine.is_sleeping():
+            log.info("engine %s is woken", self.id)
+            await self.engine.wake_up(self._probe_timeout_s)
         if self.engine.base not in loaded:
             known = ", ".join(sorted(name for name in loaded if "@" not in name))
             raise EngineRefused(404, f"the engine serves {known}, not {self.engine.base}")
@@ -295,6 +350,7 @@ class Replica:
     def _show(self) -> None:
         metrics = self._metrics
         metrics.engine_ready.labels(self.id).set(self.state == "ready")
+        metrics.replica_asleep.labels(self.id).set(self.is_asleep)
         metrics.replica_breaker.labels(self.id).set(self._breaker.state != "closed")
         metrics.replica_running.labels(self.id).set(self.stats.running or 0)
         metrics.replica_waiting.labels(self.id).set(self.stats.waiting or 0)

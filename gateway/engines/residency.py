@@ -108,6 +108,11 @@ class Residency:
         return len(self._used.keys() | self._others.keys() | self._loads.keys())
 
     @property
+    def is_loading(self) -> bool:
+        """Whether something comes or goes."""
+        return bool(self._loads or self._unloads)
+
+    @property
     def may_tidy(self) -> bool:
         """Whether this gateway is the one that tidies up and makes room."""
         return self._may_unload()

@@ -170,16 +170,19 @@ class DriftJob:
 
     async def _gather(self, adapter: str, version: int, rule: DriftRule, window: Window) -> _Look:
         """The columns that can be judged, and what lacks of the others."""
-        prompts = await self._training_prompts(adapter, version)
         if (few := missing_rows(window, rule)) is not None:
             return _Look(adapter, version, rule, window, Columns(missing={"requests": few}), FIRST_REQUESTS)
-        embeddings, refused = await self._embeddings(*prompts_of(window, prompts))
-        columns = await asyncio.to_thread(columns_of, window, rule, prompts, embeddings)
+        prompts = await self._training_prompts(adapter, version)
+        texts = await asyncio.to_thread(prompts_of, window, prompts)
+        embeddings, refused = await self._embeddings(*texts)
+        columns = await asyncio.to_thread(columns_of, window, rule, texts, embeddings)
         if refused is not None:
             columns = Columns(columns.judged, {**columns.missing, "embedding": refused})
         return _Look(adapter, version, rule, window, columns, TRAINING_PROMPTS if prompts else FIRST_REQUESTS)
 
-    async def _embeddings(self, reference: list[str], current: list[str]) -> tuple[Embeddings | None, str | None]:
+    async def _embeddings(
+        self, reference: Sequence[str], current: Sequence[str]
+    ) -> tuple[Embeddings | None, str | None]:
         """The prompts' vectors where an endpoint is set, or why there are none."""
         settings = self._workshop.settings
         if not (settings.embeddings_url and settings.embeddings_model):

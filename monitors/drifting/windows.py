@@ -8,6 +8,7 @@ request, the other columns only of captured ones, whose oldest and newest are ta
 import functools
 import hashlib
 import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitors.drifting.task import Kind, Values
 from monitors.judging.refusals import refused
+from monitors.privacy.redaction import KINDS, redact
 from monitors.tables import CaptureRow, RequestRow
 from registry.monitoring import DriftRule
 
@@ -35,6 +37,8 @@ LONGEST_PROMPT = 4000
 
 _SHORT = 20  # letters; below that a language is a guess
 _SURE = 0.5
+_PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(KINDS).upper()})\]|<[A-Z]+(?:_[A-Z]+)*>")
+_TAKEN_OUT = "[REDACTED]"
 _STEPS = 20  # a window's columns come in so many sizes, so that the thresholds of one serve the next
 _REQUESTS: Table = RequestRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _CAPTURES: Table = CaptureRow.__table__  # type: ignore[attr-defined]
@@ -108,18 +112,20 @@ def missing_rows(window: Window, rule: DriftRule) -> str | None:
 
 
 def columns_of(
-    window: Window, rule: DriftRule, training_prompts: Sequence[str] = (), embeddings: "Embeddings | None" = None
+    window: Window,
+    rule: DriftRule,
+    texts: tuple[Sequence[str], Sequence[str]],
+    embeddings: "Embeddings | None" = None,
 ) -> Columns:
     """Every column of a window.
 
     Args:
         window: what was read.
         rule: by which it was read.
-        training_prompts: what the version was trained on: the reference of prompts and languages, if there are any.
-        embeddings: of the texts of `prompts_of`; None has no such column.
+        texts: the reference's prompts and its own, of `prompts_of`.
+        embeddings: of these; None has no such column.
     """
     requests, captures = window.requests, window.captures
-    texts = prompts_of(window, training_prompts)
     columns: list[tuple[str, Kind, tuple[Sequence[Any], Sequence[Any]]]] = [
         ("prompt_tokens", "number", requests.both("prompt_tokens")),
         ("completion_tokens", "number", requests.both("completion_tokens")),
@@ -153,10 +159,26 @@ class Embeddings:
     current: Sequence[Sequence[float]]
 
 
-def prompts_of(window: Window, training_prompts: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """The texts of the reference's prompts and of the window's, each as far as it is looked at."""
+def prompts_of(window: Window, training_prompts: Sequence[str] = ()) -> tuple[Sequence[str], Sequence[str]]:
+    """The texts of the reference's prompts and of the window's.
+
+    Args:
+        window: what was read.
+        training_prompts: what the version was trained on, each made `comparable`: the reference if there are any.
+    """
     reference, current = window.captures.both("prompt")
-    return [text[:LONGEST_PROMPT] for text in training_prompts] or reference, current
+    if not training_prompts:
+        return reference, current
+    return training_prompts, [comparable(text) for text in current]
+
+
+def comparable(text: str) -> str:
+    """A prompt as far as it is looked at, with one word in place of all that is personal.
+
+    The gateway leaves `[EMAIL]` where the tuner leaves `<EMAIL_ADDRESS>`, each finds what the other calls by another
+    name, and either may be told to take nothing out.
+    """
+    return _PLACEHOLDER.sub(_TAKEN_OUT, redact(text[:LONGEST_PROMPT]).text)
 
 
 def prompt_text(prompt: Any) -> str:

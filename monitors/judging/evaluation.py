@@ -1,24 +1,22 @@
 """Runs golden sets: on a schedule against the stable version and the base, and whatever was asked for.
 
-Each model is asked every row at temperature 0. A gateway that is busy or away is asked again after pauses; when the
-pauses are used up, or the engine refuses a row, the run fails and says why: half a set would be another set.
+How a model is asked stands in `monitors.judging.asking`; a run that cannot be finished fails, and says why.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitors.judging import golden_runs
-from monitors.judging.golden import GoldenRow, GoldenSet, read_golden_set
+from monitors.judging.asking import PAUSES_S, Asker, RunFailed
+from monitors.judging.golden import GoldenSet, read_golden_set
 from monitors.judging.golden_sets import SetEntry, newest_sets
-from monitors.judging.likelihood import likelihood
-from monitors.judging.results import Answered, Scored, asks_likelihood, score_rows, summarize
-from monitors.watch.client import GatewayRefused, answer_text
+from monitors.judging.results import Scored, score_rows, summarize
 from monitors.watch.errors import place_of
 from monitors.watch.progress import claim_window
 from monitors.watch.work import Workshop
@@ -30,16 +28,8 @@ from registry.monitoring import Monitoring
 log = logging.getLogger(__name__)
 
 _EVERY_S = 5.0
-_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0, 120.0)
-_LOOK_AGAIN = 429
-_SAME_ANSWERS = {"temperature": 0, "seed": 0}
 _SCHEDULED, _MONITOR = "scheduled", "monitor"
 _HOUR_S = 3600.0
-T = TypeVar("T")
-
-
-class RunFailed(Exception):
-    """A run cannot be finished; the message says at which row and why, and holds nothing of what was said."""
 
 
 class EvaluationJob:
@@ -52,9 +42,9 @@ class EvaluationJob:
     name = "evaluation"
     every_s = _EVERY_S
 
-    def __init__(self, workshop: Workshop, *, pauses_s: Sequence[float] = _PAUSES_S) -> None:
+    def __init__(self, workshop: Workshop, *, pauses_s: Sequence[float] = PAUSES_S) -> None:
         self._workshop = workshop
-        self._pauses_s = pauses_s
+        self._asker = Asker(workshop.gateway, workshop.settings.evaluation_concurrency, pauses_s)
         self._claimed: dict[str, str] = {}
         self._shown_change: int | None = None
 
@@ -109,7 +99,7 @@ class EvaluationJob:
     async def _carry_out(self, run: Row[Any], catalog: Catalog) -> None:
         try:
             golden = await asyncio.to_thread(read_golden_set, self._workshop.store, run.digest)
-            answers = await self._ask_all(run.model, golden)
+            answers = await self._asker.answers(run.model, golden)
             scored = await asyncio.to_thread(score_rows, golden, answers)
         except (RunFailed, RegistryError) as failed:
             await self._fail(run, str(failed))
@@ -133,46 +123,6 @@ class EvaluationJob:
         log.warning("the run of golden set %s of %s against %s failed: %s", run.golden_set, run.adapter, run.model, why)
         async with writing(self._workshop.database) as connection:
             await golden_runs.finish_run(connection, run, error=why)
-
-    async def _ask_all(self, model: str, golden: GoldenSet) -> list[Answered]:
-        """Every row's answer, in the set's order; a few are asked at once."""
-        answers: dict[int, Answered] = {}
-        rows = enumerate(golden.rows)
-
-        async def work() -> None:
-            for index, row in rows:
-                answers[index] = await self._ask(model, index, row, golden)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self._workshop.settings.evaluation_concurrency):
-                    group.create_task(work())
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        return [answers[index] for index in range(len(golden.rows))]
-
-    async def _ask(self, model: str, index: int, row: GoldenRow, golden: GoldenSet) -> Answered:
-        gateway = self._workshop.gateway
-        try:
-            completion = await self._patiently(lambda: gateway.chat(model, row.prompt, **_SAME_ANSWERS, **row.options))
-            found = None
-            reference = row.reference
-            if reference is not None and asks_likelihood(row, golden):
-                found = await self._patiently(lambda: likelihood(gateway, model, row.prompt, reference, **row.reading))
-        except GatewayRefused as refused:
-            raise RunFailed(f"row {index + 1}: {refused}") from None
-        return Answered(answer_text(completion) or "", found)
-
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask again after a pause for as long as there are pauses, if another time may be better."""
-        for pause_s in self._pauses_s:
-            try:
-                return await ask()
-            except GatewayRefused as refused:
-                if not _may_pass(refused.status):
-                    raise
-            await asyncio.sleep(pause_s)
-        return await ask()
 
     async def _show(self, catalog: Catalog) -> None:
         """Set the gauges from the newest results of what is in service."""
@@ -203,10 +153,6 @@ def _window(adapter: Adapter, entry: SetEntry, now: datetime) -> str | None:
         return None
     stretch = int(now.timestamp() // (every_h * _HOUR_S))
     return f"{entry.number}/{adapter.deployment.stable}/{every_h:g}/{stretch}"
-
-
-def _may_pass(status: int | None) -> bool:
-    return status is None or status == _LOOK_AGAIN or status >= 500
 
 
 def _alpha(catalog: Catalog, name: str) -> float:

@@ -1,4 +1,4 @@
-"""Deletes what has been kept long enough: the request log and what was made of it, text, and the words of feedback."""
+"""Deletes what has been kept long enough: the log and what was made of it, text, feedback's words, jobs' steps."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from monitors.watch.progress import cursor
 from registry.catalog import Catalog
 from registry.database import writing
 from registry.monitoring import Monitoring
+from registry.tuning.tables import TuningEventRow, TuningJobRow
 
 _REQUESTS: Table = RequestRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _CAPTURES: Table = CaptureRow.__table__  # type: ignore[attr-defined]
@@ -23,6 +24,8 @@ _FEEDBACK: Table = FeedbackRow.__table__  # type: ignore[attr-defined]
 _SCORES: Table = ScoreRow.__table__  # type: ignore[attr-defined]
 _OBSERVATIONS: Table = ObservationRow.__table__  # type: ignore[attr-defined]
 _WINDOWS: Table = MonitorWindowRow.__table__  # type: ignore[attr-defined]
+_JOBS: Table = TuningJobRow.__table__  # type: ignore[attr-defined]
+_EVENTS: Table = TuningEventRow.__table__  # type: ignore[attr-defined]
 _EVERY_S = 600.0
 _MARKS_KEPT = timedelta(days=7)
 _WINDOWS_KEPT = timedelta(days=60)
@@ -32,7 +35,8 @@ _NO_WORDS: Mapping[str, Any] = {"comment": None, "correction": None}
 class RetentionJob:
     """A `Job` that deletes, some hundred rows in a transaction, what is older than it may be.
 
-    Scores and the observations that tests have taken go when the log does. Text is kept as long as its adapter's
+    Scores and the observations that tests have taken go when the log does, and so do the steps that a tuning job told
+    once it has ended so long ago; its file of results stays. Text is kept as long as its adapter's
     `capture_days` say, as they are now; so are the comments and corrections of feedback, whose numbers stay. What
     belongs to no adapter that there is is kept as long as is usual.
 
@@ -55,6 +59,8 @@ class RetentionJob:
         await self._clear(_REQUESTS, _REQUESTS.c.started_at < now - self._log_kept)
         await self._clear(_SCORES, _SCORES.c.created_at < now - self._log_kept)
         await self._clear_observations(now - self._log_kept)
+        ended = select(_JOBS.c.id).where(_JOBS.c.finished_at < now - self._log_kept)
+        await self._clear(_EVENTS, and_(_EVENTS.c.type == "metrics", _EVENTS.c.job.in_(ended)))
         special = _special(catalog)
         for days, adapters in special.items():
             await self._clear_text(now - timedelta(days=days), adapters)

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from monitors.decisions import decision_counts
 from monitors.drifting.job import DriftJob
+from monitors.drifting.training import TrainingPrompts
 from monitors.judging.comparing import JudgingJob
 from monitors.judging.evaluation import EvaluationJob
 from monitors.judging.likelihood_job import LikelihoodJob
@@ -13,12 +14,13 @@ from monitors.log.retention import RetentionJob
 from monitors.money.jobs import CostJob, ReplicaTimeJob
 from monitors.watch.work import Job, Workshop
 from registry.catalog import Catalog
-
-TUNING_STATES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
+from registry.registry import Registry
+from registry.tuning.backlog import waits_since
+from registry.tuning.jobs import Jobs
 
 
 class CountingJob:
-    """Shows how many decisions there are; tuning jobs have all of their states from the start."""
+    """Shows how many decisions and tuning jobs there are, and how long a job has waited for a tuner."""
 
     name = "counting"
     every_s = 15.0
@@ -26,17 +28,20 @@ class CountingJob:
     def __init__(self, workshop: Workshop) -> None:
         self._workshop = workshop
 
-    async def run(self, _catalog: Catalog, _now: datetime, /) -> None:
+    async def run(self, _catalog: Catalog, now: datetime, /) -> None:
         """Set the gauges from the database."""
-        metrics = self._workshop.metrics
-        for state in TUNING_STATES:
-            metrics.tuning_jobs.labels(state).set(0)
-        for labels, count in (await decision_counts(self._workshop.database)).items():
+        metrics, database = self._workshop.metrics, self._workshop.database
+        for state, count in (await Jobs(database).counts()).items():
+            metrics.tuning_jobs.labels(state).set(count)
+        oldest = await waits_since(database)
+        metrics.tuning_wait.set(0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
+        for labels, count in (await decision_counts(database)).items():
             metrics.decisions.labels(*labels).set(count)
 
 
 def all_jobs(workshop: Workshop) -> tuple[Job, ...]:
     """Every job; each runs at its own pace, beside the others."""
+    registry = Registry(workshop.database, workshop.store, ())
     return (
         ReplicaTimeJob(workshop),
         CostJob(workshop),
@@ -45,7 +50,7 @@ def all_jobs(workshop: Workshop) -> tuple[Job, ...]:
         QualityJob(workshop),
         EvaluationJob(workshop),
         LikelihoodJob(workshop),
-        DriftJob(workshop),
+        DriftJob(workshop, TrainingPrompts(registry, workshop.store)),
         RetentionJob(workshop.database, workshop.settings.request_log_days),
         CountingJob(workshop),
     )

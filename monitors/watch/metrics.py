@@ -49,6 +49,9 @@ class MonitorMetrics:
             "ostler_decisions", "Decisions so far, from the database.", ("adapter", "kind", "outcome")
         )
         self.tuning_jobs = self._gauge("ostler_tuning_jobs", "Tuning jobs by status.", ("status",))
+        self.tuning_wait = self._gauge(
+            "ostler_tuning_wait_seconds", "Longest wait of a tuning job that a tuner could begin; 0 if none waits."
+        )
         self.active = self._gauge("ostler_monitor_active", "1 if this monitor holds the lease.")
         self.last_run = self._gauge(
             "ostler_monitor_last_success_timestamp_seconds", "When a job last succeeded.", ("task",)
@@ -67,6 +70,7 @@ class MonitorMetrics:
         """Let all that was found disappear: another monitor shows it from now on."""
         for gauge in self._findings:
             gauge.clear()
+        self.tuning_wait.set(0)
 
     def _gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
         gauge = Gauge(name, help, labels, registry=self.registry)

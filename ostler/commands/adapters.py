@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ostler import render, tables
+from ostler import render, tables, tuning
 from ostler.client import AdminClient, CommandFailed, segment
 from ostler.options import Json, Key, Name, Number, Reason, Url, show
+from ostler.reports import show_version
 
 
 def push(
@@ -46,9 +47,40 @@ def list_adapters(json: Json = False, url: Url = "", api_key: Key = "") -> None:
     show(AdminClient(url, api_key).adapters(), json, tables.adapters)
 
 
-def show_adapter(name: Name, json: Json = False, url: Url = "", api_key: Key = "") -> None:
-    """Show an adapter: what it serves, and its versions."""
-    show(AdminClient(url, api_key).call("GET", f"/adapters/{segment(name)}"), json, tables.adapter)
+def show_adapter(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME[@VERSION]", help="An adapter, or one of its versions.", show_default=False)
+    ],
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the page of the version's gate there.", show_default=False),
+    ] = None,
+    json: Json = False,
+    url: Url = "",
+    api_key: Key = "",
+) -> None:
+    """Show an adapter with its versions; or one version, what it was made from, and what its gate said."""
+    client = AdminClient(url, api_key)
+    adapter, at, number = name.partition("@")
+    if not at:
+        if report is not None:
+            raise CommandFailed(f"--report is of a version: ostler show {name}@VERSION --report FILE", 2)
+        show(client.call("GET", f"/adapters/{segment(name)}"), json, tables.adapter)
+        return
+    if not (number.isascii() and number.isdecimal() and int(number) > 0):
+        raise CommandFailed(f"{number!r} is no version's number, as in {adapter}@2", 2)
+    version = tuning.version(client, adapter, int(number))
+    if report is not None:
+        page = client.download(f"/adapters/{segment(adapter)}/versions/{number}/report")
+        _write(report, page)
+    show(version, json, lambda version: show_version(adapter, version))
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise CommandFailed(f"{file} cannot be written: {error.strerror}", 2) from error
 
 
 def archive(

@@ -9,6 +9,10 @@ from ostler import render, tables
 from ostler.client import AdminClient, CommandFailed, segment
 from ostler.options import IfRevision, Json, Key, Name, Number, Off, Reason, Url, show
 
+Force = Annotated[
+    bool, typer.Option("--force", help="Even if the version's gate did not let it through; needs a --reason.")
+]
+
 
 class FallbackStep(StrEnum):
     """What may serve in a version's place."""
@@ -20,6 +24,7 @@ class FallbackStep(StrEnum):
 def promote(
     name: Name,
     number: Number,
+    force: Force = False,
     reason: Reason = "",
     if_revision: IfRevision = None,
     json: Json = False,
@@ -27,7 +32,7 @@ def promote(
     api_key: Key = "",
 ) -> None:
     """Make a version live: it is loaded and probed first, and what served before stays loaded."""
-    change = {"stable": number, "reason": reason}
+    change = {"stable": number, "reason": reason, **_forced(force, reason)}
     show(AdminClient(url, api_key).deploy(name, change, if_revision), json, _announce)
 
 
@@ -36,6 +41,7 @@ def canary(
     number: Annotated[int | None, typer.Argument(metavar="VERSION", min=1, help="The version's number.")] = None,
     weight: Annotated[float | None, typer.Option(min=0, max=1, help="Its share of the sessions, 0 to 1.")] = None,
     off: Off = False,
+    force: Force = False,
     reason: Reason = "",
     if_revision: IfRevision = None,
     json: Json = False,
@@ -46,7 +52,8 @@ def canary(
     if off is not (number is None and weight is None) or (number is None) is not (weight is None):
         raise CommandFailed("say a VERSION with its --weight, or --off", 2)
     wanted = None if off else {"version": number, "weight": weight}
-    show(AdminClient(url, api_key).deploy(name, {"canary": wanted, "reason": reason}, if_revision), json, _announce)
+    change = {"canary": wanted, "reason": reason, **_forced(force, reason)}
+    show(AdminClient(url, api_key).deploy(name, change, if_revision), json, _announce)
 
 
 def shadow(
@@ -114,6 +121,12 @@ def history(
     """List the revisions of what an adapter serves, newest first."""
     path = f"/adapters/{segment(name)}/history"
     show(AdminClient(url, api_key).call("GET", path, params={"limit": limit}), json, tables.history)
+
+
+def _forced(force: bool, reason: str) -> dict[str, bool]:
+    if force and not reason.strip():
+        raise CommandFailed("--force needs a --reason, which stands in the history", 2)
+    return {"force": True} if force else {}
 
 
 def _shadow_version(target: str) -> int | str:

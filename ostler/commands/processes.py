@@ -81,6 +81,32 @@ def monitor(
     raise typer.Exit(run_monitor(_said({"monitor_host": host, "monitor_port": port, "url": gateway_url})))
 
 
+def tuner(
+    host: Annotated[
+        str | None, typer.Option(help="Address of its /livez, /readyz and /metrics.", show_default="127.0.0.1")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port of these.", show_default="8082")] = None,
+    gateway_url: Annotated[
+        str | None, typer.Option("--url", help="The gateway's address.", show_default="http://127.0.0.1:8080")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="The base model whose adapters it tunes.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="Its folder or Hugging Face id, with weights.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where to train: auto, cpu or cuda.", show_default="auto")] = None,
+) -> None:
+    """Start a tuner: it makes new versions, one tuning job after another. Several share the jobs."""
+    from ostler.serve import run_tuner
+
+    given = {
+        "tuner_host": host,
+        "tuner_port": port,
+        "url": gateway_url,
+        "base": base,
+        "base_model": base_model,
+        "tuner_device": device,
+    }
+    raise typer.Exit(run_tuner(_said(given)))
+
+
 def migrate() -> None:
     """Bring the database's schema to what this version needs."""
     from ostler.serve import run_migrate

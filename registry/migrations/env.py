@@ -3,7 +3,8 @@
 from alembic import context
 from sqlmodel import SQLModel
 
-import registry.tables  # noqa: F401 - fills SQLModel.metadata
+import registry.tables
+import registry.tuning.tables  # noqa: F401
 
 connection = context.config.attributes.get("connection")
 if connection is None:

@@ -39,6 +39,7 @@ class Up:
     arguments: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     monitor_port: int = field(default_factory=free_port)
+    tuner_port: int = field(default_factory=free_port)
 
     @property
     def url(self) -> str:
@@ -75,6 +76,7 @@ class Up:
             "OSTLER_ENGINE_PORT": str(self.engine_port),
             "OSTLER_ENGINE_SLOTS": "8",
             "OSTLER_MONITOR_PORT": str(self.monitor_port),
+            "OSTLER_TUNER_PORT": str(self.tuner_port),
             "OSTLER_URL": self.url,
             **self.settings,
         }

@@ -18,6 +18,7 @@ import demo
 from monitors.watch.metrics import MonitorMetrics
 from tests.engine.conftest import Up
 from tests.helm.tools import Prometheus, boards, panels, rules, running_prometheus
+from tuner.metrics import TunerMetrics
 
 pytestmark = pytest.mark.engine
 
@@ -92,20 +93,51 @@ def found_by_a_monitor() -> MonitorMetrics:
     return metrics
 
 
+def trained_by_a_tuner() -> TunerMetrics:
+    """What a tuner tells while it is at work, for as long as a job takes."""
+    metrics = TunerMetrics()
+    for gauge, value in (
+        (metrics.at_work, 1),
+        (metrics.loss, 0.4),
+        (metrics.validation_loss, 0.5),
+        (metrics.learning_rate, 2e-4),
+        (metrics.gradient_norm, 0.8),
+        (metrics.tokens_per_second, 900),
+        (metrics.memory, 3 << 30),
+        (metrics.progress, 0.25),
+        (metrics.remaining, 340),
+    ):
+        gauge.labels(ADAPTER).set(value)
+    return metrics
+
+
+def work_on(metrics: TunerMetrics, is_over: threading.Event) -> None:
+    """Stages that end again and again, as those of many jobs."""
+    while not is_over.wait(0.2):
+        metrics.steps.inc()
+        metrics.stage_seconds.labels("training").observe(30)
+
+
 @pytest.fixture(scope="module")
 def prometheus(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Prometheus before the running gateway and monitor, with a canary, a shadow and traffic, once all is recorded."""
     findings, thread = prometheus_client.start_http_server(0, "127.0.0.1", found_by_a_monitor().registry)
+    training = trained_by_a_tuner()
+    tuner, tuner_thread = prometheus_client.start_http_server(0, "127.0.0.1", training.registry)
     targets = [
         ("gateway", urlsplit(up.url).netloc),
         ("monitor", urlsplit(up.monitor_url).netloc),
         ("findings", f"127.0.0.1:{findings.server_port}"),
+        ("tuner", f"127.0.0.1:{tuner.server_port}"),
     ]
     is_over = threading.Event()
     clients = [threading.Thread(target=traffic, args=(up, is_over)) for _ in range(2)]
+    clients.append(threading.Thread(target=work_on, args=(training, is_over)))
     with contextlib.ExitStack() as stack:
         stack.callback(thread.join)
         stack.callback(findings.shutdown)
+        stack.callback(tuner_thread.join)
+        stack.callback(tuner.shutdown)
         stack.callback(up.cli, "canary", ADAPTER, "--off")
         stack.callback(up.cli, "shadow", ADAPTER, "--off")
         running = stack.enter_context(running_prometheus(tmp_path_factory.mktemp("prometheus"), targets))

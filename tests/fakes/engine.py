@@ -32,6 +32,12 @@ class FakeEngine:
         cancelled: requests whose client went away.
         idle: engine names that load and do nothing.
         unsteady: how far the base's log probabilities move with each request.
+        can_sleep: whether it was started with sleep mode.
+        asleep: whether it sleeps; then what is asked of it waits until it is woken.
+        touched_asleep: what was asked of it while it slept.
+        sleep_answer: status and text that /is_sleeping answers instead of what is so.
+        fail_sleep: whether it falls asleep and says that it failed.
+        refuse_wake: whether it fails to wake up, as when its memory is not free.
     """
 
     def __init__(self, base: str = "tiny") -> None:
@@ -44,6 +50,13 @@ class FakeEngine:
         self.fail_next: list[str] = []
         self.idle: set[str] = set()
         self.unsteady = 0.0
+        self.can_sleep = False
+        self.asleep = False
+        self.touched_asleep: list[str] = []
+        self.sleep_answer: tuple[int, str] | None = None
+        self.fail_sleep = False
+        self.refuse_wake = False
+        self._woken = asyncio.Event()
         self.load_s = 0.0
         self.chunks = 3
         self.padding = ""
@@ -70,6 +83,9 @@ class FakeEngine:
         app = web.Application(client_max_size=1 << 30)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
+        app.router.add_get("/is_sleeping", self._is_sleeping)
+        app.router.add_post("/sleep", self._sleep)
+        app.router.add_post("/wake_up", self._wake_up)
         app.router.add_post("/v1/load_lora_adapter", self._load)
         app.router.add_post("/v1/unload_lora_adapter", self._unload)
         for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"):
@@ -86,6 +102,7 @@ class FakeEngine:
             await self._runner.cleanup()
         self._runner = None
         self.loaded.clear()
+        self.asleep = False
 
     async def _models(self, _: web.Request) -> web.Response:
         self.calls["/v1/models"] += 1
@@ -96,10 +113,47 @@ class FakeEngine:
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=503 if self.dying else 200)
 
+    async def _is_sleeping(self, _: web.Request) -> web.Response:
+        if self.sleep_answer is not None:
+            return web.Response(status=self.sleep_answer[0], text=self.sleep_answer[1])
+        if not self.can_sleep:
+            return web.json_response({"detail": "Not Found"}, status=404)
+        return web.json_response({"is_sleeping": self.asleep})
+
+    async def _sleep(self, request: web.Request) -> web.Response:
+        """As vLLM does with `mode=wait`: what runs ends first."""
+        self.calls["/sleep"] += 1
+        if not self.can_sleep:
+            return web.json_response({"detail": "Not Found"}, status=404)
+        assert (request.query["level"], request.query["mode"]) == ("1", "wait")
+        self._woken.clear()
+        self.asleep = True
+        while self.in_flight.total():
+            await asyncio.sleep(0.01)
+        if self.fail_sleep:
+            return _error(500, "it failed after all")
+        return web.json_response({"status": "sleeping", "level": 1})
+
+    async def _wake_up(self, _: web.Request) -> web.Response:
+        self.calls["/wake_up"] += 1
+        if not self.can_sleep:
+            return web.json_response({"detail": "Not Found"}, status=404)
+        if self.refuse_wake:
+            return _error(500, "CUDA out of memory")
+        self.asleep = False
+        self._woken.set()
+        return web.json_response({"status": "awake", "tags": None})
+
+    async def _until_awake(self, what: str) -> None:
+        if self.asleep:
+            self.touched_asleep.append(what)
+            await self._woken.wait()
+
     async def _load(self, request: web.Request) -> web.Response:
         body = await request.json()
         name = body["lora_name"]
         self.calls["load " + name] += 1
+        await self._until_awake("load " + name)
         await asyncio.sleep(self.load_s)
         if name in self.refuse_load:
             return _error(500, self.refuse_load[name].format(path=body["lora_path"]))
@@ -121,6 +175,7 @@ class FakeEngine:
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         model = body["model"]
+        await self._until_awake(model)
         self.calls[model] += 1
         self.bodies.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})

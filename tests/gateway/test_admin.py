@@ -41,7 +41,8 @@ async def test_no_admin_path_is_open_to_clients(two: RunningGateway) -> None:
     assert len(calls) >= 16
     before = await adapters(two), (await two.http.get("/admin/v1/keys")).json()
     for method, path in calls:
-        filled = path.format(name="support", key_id="key_0", number=1, evaluation_id="run_0", drift_id="run_0")
+        ids = {"key_id": "key_0", "evaluation_id": "run_0", "drift_id": "run_0", "replica_id": "engine-0"}
+        filled = path.format(name="support", number=1, **ids)
         refused = await stranger(two, client, method, filled)
         assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_permissions"), path
         assert "'admin'" in error_of(refused)["message"]
@@ -154,8 +155,8 @@ async def test_replicas_are_shown_with_their_load(two: RunningGateway) -> None:
     """Address, state, breaker and residents of each engine, and when it is away, that and why."""
     (replica,) = (await two.http.get("/admin/v1/replicas")).json()["data"]
     assert replica.keys() == {
-        *("id", "pool", "state", "breaker", "retry_in_s", "in_flight", "running", "waiting", "kv_cache_usage"),
-        *("resident", "loading", "problem", "url"),
+        *("id", "pool", "state", "breaker", "retry_in_s", "in_flight", "idle_s", "running"),
+        *("waiting", "kv_cache_usage", "resident", "loading", "problem", "url"),
     }
     assert replica["url"] == two.engine.url
     assert (replica["pool"], replica["state"], replica["breaker"], replica["problem"]) == (

@@ -27,6 +27,12 @@ ADMIN_CALLS = [
     ("GET", "/admin/v1/adapters/support/history"),
     ("GET", "/admin/v1/audit"),
     ("PATCH", "/admin/v1/adapters/support/monitoring"),
+    ("POST", "/v1/files"),
+    ("GET", "/v1/files"),
+    ("POST", "/v1/fine_tuning/jobs"),
+    ("GET", "/v1/fine_tuning/jobs"),
+    ("POST", "/admin/v1/replicas/engine-0/sleep"),
+    ("POST", "/admin/v1/replicas/engine-0/wake"),
 ]
 MODELS = st.sampled_from(["support", "support@1", "support@2", "support@9", "tiny", "", "a\0b", "support@1-00000000"])
 TEXT = st.text(max_size=20)
@@ -37,6 +43,7 @@ KNOWN_FIELDS = st.sampled_from(
         *("stream", "stream_options", "user", "prompt_cache_key", "safety_identifier", "priority", "max_tokens"),
         *("messages", "prompt", "input", "logprobs", "n", "stable", "canary", "shadow", "fallback", "reason", "to"),
         *("archived", "name", "scopes", "adapters", "limits", "expires_at", "overlap_s"),
+        *("training_file", "method", "hyperparameters", "suffix", "seed", "metadata", "integrations", "ostler"),
     ]
 )
 OBJECTS = st.builds(
@@ -150,6 +157,9 @@ async def test_no_path_makes_the_gateway_fail(two: RunningGateway) -> None:
             [
                 *("/v1/models/{}", "/admin/v1/adapters/{}", "/admin/v1/adapters/{}/history", "/admin/v1/keys/{}"),
                 *("/admin/v1/adapters/support/versions/{}/verify", "/schema/{}", "/{}", "/v1/{}"),
+                *("/v1/fine_tuning/jobs/{}", "/v1/fine_tuning/jobs/{}/events"),
+                "/admin/v1/adapters/support/versions/{}/report",
+                *("/v1/files/{}", "/v1/files/{}/content", "/admin/v1/replicas/{}/sleep", "/admin/v1/replicas/{}/wake"),
             ]
         )
 

@@ -20,6 +20,18 @@ OPEN = {"/livez", "/readyz", "/schema", "/schema/openapi.json", "/schema/{path}"
 MODELS = {"/v1/models", "/v1/models/{model}"}
 INFERENCE = set(PATHS)
 FEEDBACK = {"/v1/feedback"}
+TUNING = {
+    "/v1/files",
+    "/v1/files/{file_id}",
+    "/v1/files/{file_id}/content",
+    "/v1/fine_tuning/jobs",
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}",
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/cancel",
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints",
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/events",
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/pause",
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/resume",
+}
 ADMIN = {
     "/metrics",
     "/admin/v1/adapters",
@@ -27,6 +39,7 @@ ADMIN = {
     "/admin/v1/adapters/{name}/deployment",
     "/admin/v1/adapters/{name}/rollback",
     "/admin/v1/adapters/{name}/history",
+    "/admin/v1/adapters/{name}/datasets",
     "/admin/v1/adapters/{name}/drift",
     "/admin/v1/adapters/{name}/golden-sets",
     "/admin/v1/adapters/{name}/evaluations",
@@ -35,6 +48,7 @@ ADMIN = {
     "/admin/v1/adapters/{name}/quality",
     "/admin/v1/adapters/{name}/versions",
     "/admin/v1/adapters/{name}/versions/{number}",
+    "/admin/v1/adapters/{name}/versions/{number}/report",
     "/admin/v1/adapters/{name}/versions/{number}/verify",
     "/admin/v1/audit",
     "/admin/v1/costs",
@@ -45,15 +59,26 @@ ADMIN = {
     "/admin/v1/keys/{key_id}",
     "/admin/v1/keys/{key_id}/rotate",
     "/admin/v1/replicas",
+    "/admin/v1/replicas/{replica_id}/sleep",
+    "/admin/v1/replicas/{replica_id}/wake",
     "/admin/v1/requests",
     "/admin/v1/usage",
+}
+IDS = {
+    "number": 1,
+    "key_id": "key_0",
+    "evaluation_id": "run_0",
+    "drift_id": "run_0",
+    "file_id": "file-0",
+    "fine_tuning_job_id": "ftjob-0",
+    "replica_id": "engine-9",
 }
 METHODS = ("GET", "POST", "PATCH", "DELETE", "PUT", "OPTIONS")
 WHO_MAY = {
     Scope.INFERENCE: INFERENCE | MODELS,
     Scope.FEEDBACK: FEEDBACK,
-    Scope.TUNING: MODELS,
-    Scope.ADMIN: INFERENCE | MODELS | FEEDBACK | ADMIN,
+    Scope.TUNING: MODELS | TUNING,
+    Scope.ADMIN: INFERENCE | MODELS | FEEDBACK | TUNING | ADMIN,
 }
 
 Answers = dict[tuple[str, str], tuple[int, list[tuple[str, str]], str]]
@@ -70,7 +95,7 @@ def routes(gateway: RunningGateway) -> set[tuple[str, str]]:
 
 def test_every_route_is_walked(gateway: RunningGateway) -> None:
     """One that is not listed above would not be."""
-    assert {path for path, _ in routes(gateway)} == OPEN | MODELS | INFERENCE | FEEDBACK | ADMIN
+    assert {path for path, _ in routes(gateway)} == OPEN | MODELS | INFERENCE | FEEDBACK | TUNING | ADMIN
 
 
 def spoken(name: str, digest: str) -> list[str]:
@@ -80,8 +105,8 @@ def spoken(name: str, digest: str) -> list[str]:
 
 def calls(name: str, digest: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Every route with every method, about an adapter."""
-    for path in sorted(OPEN | ADMIN | FEEDBACK | {"/v1/models"}):
-        filled = path.format(name=name, number=1, key_id="key_0", evaluation_id="run_0", drift_id="run_0", path=name)
+    for path in sorted(OPEN | ADMIN | FEEDBACK | TUNING | {"/v1/models"}):
+        filled = path.format(name=name, path=name, **IDS)
         for method in METHODS:
             yield method, filled, {"json": {"stable": 1, "archived": True, "name": name}}
             yield method, filled, {}
@@ -135,17 +160,17 @@ async def alpha(gateway: RunningGateway) -> RunningGateway:
 
 
 async def test_a_bound_key_learns_nothing_of_another_adapter(alpha: RunningGateway) -> None:
-    """Every answer to it is the same, byte for byte, before `beta` exists, when it does, and for a name that never did.
+    """Every answer to it is the same, byte for byte, before `acme` exists, when it does, and for a name that never did.
 
     Status, headers and body, on every route with every method, for every way to say the name.
     """
     secret, _ = await new_key(alpha, adapters=["alpha"])
-    before = await ask_everything(alpha, secret, "beta", "0badcafe")
-    digest = await deploy_with_everything(alpha, "beta")
-    assert (await alpha.chat("beta")).status_code == 200
-    after = await ask_everything(alpha, secret, "beta", "0badcafe")
+    before = await ask_everything(alpha, secret, "acme", "0badcafe")
+    digest = await deploy_with_everything(alpha, "acme")
+    assert (await alpha.chat("acme")).status_code == 200
+    after = await ask_everything(alpha, secret, "acme", "0badcafe")
     assert after == before
-    known = await ask_everything(alpha, secret, "beta", digest)
+    known = await ask_everything(alpha, secret, "acme", digest)
     never = await ask_everything(alpha, secret, "zeta", digest)
     assert known == never
     assert digest not in str(after)
@@ -156,9 +181,9 @@ async def test_a_bound_key_learns_nothing_of_another_adapter(alpha: RunningGatew
 async def test_a_bound_key_of_one_scope_learns_nothing_either(alpha: RunningGateway, scope: Scope) -> None:
     """Whatever it may do."""
     secret, _ = await new_key(alpha, scopes=[scope], adapters=["alpha"])
-    before = await ask_everything(alpha, secret, "beta", "0badcafe")
-    digest = await deploy_with_everything(alpha, "beta")
-    after = await ask_everything(alpha, secret, "beta", "0badcafe")
+    before = await ask_everything(alpha, secret, "acme", "0badcafe")
+    digest = await deploy_with_everything(alpha, "acme")
+    after = await ask_everything(alpha, secret, "acme", "0badcafe")
     assert after == before
     assert digest not in str(after)
 
@@ -212,9 +237,7 @@ async def test_a_scope_opens_its_routes_and_no_other(alpha: RunningGateway, scop
     secret, key = await new_key(alpha, scopes=[scope])
     headers = {"authorization": f"Bearer {secret}"}
     for path, method in sorted(routes(alpha)):
-        filled = path.format(
-            name="alpha", number=1, key_id="key_0", evaluation_id="run_0", drift_id="run_0", model="alpha", path="x"
-        )
+        filled = path.format(name="alpha", model="alpha", path="x", **IDS)
         response = await alpha.http.request(method, filled, headers=headers, json={"model": "alpha"})
         if path in OPEN | WHO_MAY[scope]:
             assert response.status_code not in (401, 403), (path, method)
@@ -247,9 +270,7 @@ async def test_a_key_that_is_over_opens_nothing(alpha: RunningGateway) -> None:
 
 
 async def _status(gateway: RunningGateway, secret: str, path: str, method: str) -> tuple[str, str, int]:
-    filled = path.format(
-        name="alpha", number=1, key_id="key_0", evaluation_id="run_0", drift_id="run_0", model="alpha", path="x"
-    )
+    filled = path.format(name="alpha", model="alpha", path="x", **IDS)
     headers = {"authorization": f"Bearer {secret}"}
     response = await gateway.http.request(method, filled, headers=headers)
     return path, method, response.status_code

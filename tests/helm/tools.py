@@ -18,6 +18,7 @@ import yaml  # type: ignore[import-untyped]
 from monitors.metrics import Metrics
 from monitors.watch.metrics import MonitorMetrics
 from tests.ostler.tiny_server import free_port
+from tuner.metrics import TunerMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "helm" / "rules"
@@ -54,7 +55,7 @@ def panels(board: Json) -> list[Json]:
 def declared() -> dict[str, frozenset[str]]:
     """Every series that the code declares and that the rules record, with the labels that Prometheus gives it."""
     found = {}
-    for registry in (Metrics().registry, MonitorMetrics().registry):
+    for registry in (Metrics().registry, MonitorMetrics().registry, TunerMetrics().registry):
         collectors: set[Any] = set(registry._names_to_collectors.values())
         for collector in collectors:
             kind = collector._type

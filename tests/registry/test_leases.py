@@ -51,6 +51,31 @@ async def test_of_many_that_race_one_wins(registry: Registry) -> None:
         assert sum(won) == 1
 
 
+async def test_a_lease_beside_others_leaves_one_free(registry: Registry) -> None:
+    """Whatever is held elsewhere; renewing it, and taking it once another is free again, is fine."""
+    assert await registry.acquire_lease("elsewhere", "a", 60)
+    assert await registry.acquire_lease_beside("one", "a", 60, others=["two", "three"])
+    assert await registry.acquire_lease_beside("one", "a", 60, others=["two", "three"])
+    assert not await registry.acquire_lease_beside("one", "b", 60, others=["two", "three"])
+    assert await registry.acquire_lease_beside("two", "a", 60, others=["one", "three"])
+    assert not await registry.acquire_lease_beside("three", "a", 60, others=["one", "two"])
+    await registry.release_lease("one", "a")
+    assert await registry.acquire_lease_beside("three", "a", 60, others=["one", "two"])
+    assert not await registry.acquire_lease_beside("four", "a", 60, others=[])
+
+
+async def test_of_a_group_that_is_taken_at_once_one_stays_free(registry: Registry) -> None:
+    """Each looks at the others' leases, and none does so before another has taken its own."""
+    group = [f"member-{index}" for index in range(8)]
+    for _ in range(5):
+        won = await asyncio.gather(
+            *(registry.acquire_lease_beside(one, one, 60, others=set(group) - {one}) for one in group)
+        )
+        assert sum(won) == len(group) - 1
+        for one in group:
+            await registry.release_lease(one, one)
+
+
 async def test_a_lease_is_no_change(registry: Registry) -> None:
     """No gateway is woken by it, and the audit log is silent about it."""
     before = await registry.change_number()

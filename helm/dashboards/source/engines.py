@@ -2,6 +2,7 @@
 
 from helm.dashboards.source.layout import Dashboard, Row, Variable
 from helm.dashboards.source.panels import (
+    BLUE,
     DOWN_OR_UP,
     GREEN,
     RED,
@@ -15,6 +16,7 @@ from helm.dashboards.source.panels import (
 )
 
 _CHOSEN = 'replica=~"$replica"'
+_IS_ASLEEP = f"max by (replica) (ostler_replica_asleep{{{_CHOSEN}}}) == 1"
 
 
 def _each(metric: str) -> Query:
@@ -32,8 +34,8 @@ _NOW = Row(
         number("Ready", "Engines that serve.", _all("replica_ready"), steps=((None, RED), (1, GREEN))),
         number(
             "Not ready",
-            "Engines that do not serve.",
-            Query(f"count(max by (replica) (ostler_replica_ready{{{_CHOSEN}}}) == 0) or vector(0)"),
+            "Engines that do not serve, without those that sleep.",
+            Query(f"count(max by (replica) (ostler_replica_ready{{{_CHOSEN}}}) == 0 unless {_IS_ASLEEP}) or vector(0)"),
             steps=((None, GREEN), (1, RED)),
         ),
         number("Computing", "Requests that the engines compute.", _all("replica_running")),
@@ -56,7 +58,17 @@ _NOW = Row(
 _STATE = Row(
     "State",
     (
-        states("Ready", "Whether each engine serves.", _each("replica_ready"), mappings=DOWN_OR_UP, width=12, height=7),
+        states(
+            "Ready",
+            "Whether each engine serves, or sleeps so that somebody else can use its GPU.",
+            Query(
+                f"2 * ({_IS_ASLEEP}) or max by (replica) (ostler_replica_ready{{{_CHOSEN}}})",
+                "{{replica}}",
+            ),
+            mappings=DOWN_OR_UP | {2: ("asleep", BLUE)},
+            width=12,
+            height=7,
+        ),
         states(
             "Breakers",
             "Engines that failed too often in a row are left alone for a while.",

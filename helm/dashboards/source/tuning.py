@@ -8,6 +8,7 @@ from helm.dashboards.source.panels import (
     RED,
     YELLOW,
     Column,
+    Panel,
     Query,
     bars,
     graph,
@@ -20,17 +21,31 @@ from helm.dashboards.source.panels import (
 _CHOSEN = 'adapter=~"$adapter"'
 
 
-def _jobs(status: str) -> Query:
-    return Query(f'max(ostler_tuning_jobs{{status="{status}"}})')
+def _jobs(*states: str) -> Query:
+    return Query(f'sum(max by (status) (ostler_tuning_jobs{{status=~"{"|".join(states)}"}}))')
+
+
+def _at_work(name: str) -> str:
+    return f"max by (adapter) (ostler_tuning_{name}{{{_CHOSEN}}})"
+
+
+def _course(title: str, description: str, name: str, unit: str = "short") -> Panel:
+    """A figure of the jobs at work over time."""
+    return graph(title, description, Query(_at_work(name), "{{adapter}}"), unit=unit, width=6)
 
 
 _NOW = Row(
     "Now",
     (
         number("Queued", "Tuning jobs that wait for a tuner.", _jobs("queued")),
-        number("Running", "Tuning jobs at work.", _jobs("running")),
+        number("Running", "Tuning jobs at work.", _jobs("validating_files", "running")),
         number("Succeeded", "Tuning jobs that made a version.", _jobs("succeeded"), steps=((None, GREEN),)),
-        number("Failed", "Tuning jobs that made none.", _jobs("failed"), steps=((None, GREEN), (1, YELLOW))),
+        number(
+            "Failed",
+            "Tuning jobs that made none, or one that its gate rejected.",
+            _jobs("failed"),
+            steps=((None, GREEN), (1, YELLOW)),
+        ),
         number(
             "Quality alarms",
             "Versions that lost quality, by the evidence of e-CUSUM.",
@@ -100,6 +115,36 @@ _WHY = Row(
         ),
     ),
 )
+_TRAINING = Row(
+    "Jobs at work",
+    (
+        table(
+            "At work",
+            "The jobs that tuners train now. `ostler jobs follow ID` tells more of one.",
+            {"adapter": "Adapter"},
+            (
+                Column("Done", _at_work("progress_ratio"), unit="percentunit"),
+                Column("Remaining", _at_work("remaining_seconds"), unit="s"),
+                Column("Loss", _at_work("loss"), decimals=3),
+                Column("Validation loss", _at_work("validation_loss"), decimals=3),
+            ),
+            width=12,
+            height=8,
+            link=("Adapter", "/d/ostler-adapter?var-adapter=${__value.text}&${__url_time_range}"),
+        ),
+        graph(
+            "Loss",
+            "Of the newest step, and of the validation split (nats a token).",
+            Query(_at_work("loss"), "{{adapter}} training"),
+            Query(_at_work("validation_loss"), "{{adapter}} validation"),
+            width=12,
+        ),
+        _course("Learning rate", "Of the newest step; it warms up, then follows a cosine.", "learning_rate"),
+        _course("Gradient norm", "Before it is clipped at 1.", "gradient_norm"),
+        _course("Speed", "Tokens that are trained on in a second.", "tokens_per_second"),
+        _course("Memory", "The most that training held, of the GPU or else of the process.", "memory_bytes", "bytes"),
+    ),
+)
 _WHAT = Row(
     "What was done",
     (
@@ -117,6 +162,37 @@ _WHAT = Row(
             (Column("Decisions", f"max by (adapter, kind, outcome) (ostler_decisions{{{_CHOSEN}}})"),),
             width=12,
             height=8,
+        ),
+        graph(
+            "Tuners",
+            "How many there are, and how many of them train now.",
+            Query("count(ostler_tuning_steps_total)", "running"),
+            Query("sum(ostler_tuning_at_work) or vector(0)", "training"),
+            width=6,
+        ),
+        graph(
+            "Longest wait",
+            "Of a job that a tuner could begin.",
+            Query("max(ostler_tuning_wait_seconds)", "wait"),
+            unit="s",
+            width=6,
+        ),
+        graph(
+            "Time of stages",
+            "Mean time that a stage of a job took.",
+            Query(
+                "sum by (stage) (rate(ostler_tuning_stage_seconds_sum[$__rate_interval]))"
+                " / (sum by (stage) (rate(ostler_tuning_stage_seconds_count[$__rate_interval])) > 0)",
+                "{{stage}}",
+            ),
+            unit="s",
+            width=6,
+        ),
+        graph(
+            "Ended",
+            "Jobs that left their tuner within a day, by how.",
+            Query(or_none("sum by (outcome) (increase(ostler_tuning_ended_total[1d]))", "outcome"), "{{outcome}}"),
+            width=6,
         ),
     ),
 )
@@ -166,6 +242,6 @@ TUNING = Dashboard(
     "Ostler / Tuning",
     "Which adapters lost quality, what was concluded, and what becomes of the tuning jobs?",
     (Variable("adapter", "Adapter", "label_values(ostler_deployment_revision, adapter)"),),
-    (_NOW, _WHY, _WHAT, _MONITOR),
+    (_NOW, _TRAINING, _WHY, _WHAT, _MONITOR),
     since="now-7d",
 )

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from sqlalchemy import Row, event, select, text
+from sqlalchemy import Row, event, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from monitors.decisions import decisions
@@ -182,10 +182,7 @@ async def test_an_adapter_that_fails_does_not_hold_up_the_others(
     await serve(database, 150)
     support = catalog().adapters["support"]
     both = Catalog(1, {"bad": dataclasses.replace(support, name="bad"), "support": support})
-    async with database.begin() as connection:
-        copied = "UPDATE request_log SET adapter = 'bad' WHERE id = 'r149'"
-        await connection.execute(text(copied))
-    await serve(database, 10, 150)
+    await serve(database, 150, 1000, adapter="bad")
     job = DriftJob(shop, trained, child)
     for _ in range(2):
         await job.run(both, NOW)
@@ -196,7 +193,7 @@ async def test_an_adapter_that_fails_does_not_hold_up_the_others(
     broken.clear()
     await job.run(both, NOW + drift_job.IDLE_PAUSE)
     async with database.connect() as connection:
-        assert [run.outcome for run in await drift_runs.list_runs(connection, "bad")] == ["not_enough_data"]
+        assert [run.outcome for run in await drift_runs.list_runs(connection, "bad")] == ["no_drift"]
 
 
 async def test_looks_are_read_once_and_then_as_they_come(shop: Workshop, database: AsyncEngine) -> None:
@@ -294,12 +291,16 @@ async def test_a_failed_look_says_why_and_the_next_window_has_its_turn(shop: Wor
 
 
 async def test_too_few_requests_are_an_answer(shop: Workshop, database: AsyncEngine) -> None:
-    """No child is started, nothing is claimed about drift, and it is said what lacks."""
+    """No child is started, no dataset fetched, nothing is claimed about drift, and it is said what lacks."""
     child = Child()
+
+    async def never_asked(_adapter: str, _version: int) -> list[str]:
+        raise AssertionError("what it was trained on is of no use yet")
+
     await DriftJob(shop, judge=child).run(catalog(), NOW)
     assert await outcomes(database) == []
     await serve(database, 60)
-    await DriftJob(shop, judge=child).run(catalog(), NOW)
+    await DriftJob(shop, never_asked, child).run(catalog(), NOW)
     (run,) = await runs(database)
     assert run.outcome == "not_enough_data"
     assert run.missing.startswith("requests: 60 of 150 requests")

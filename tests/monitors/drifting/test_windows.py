@@ -14,11 +14,13 @@ from monitors.drifting.windows import (
     Window,
     bounded,
     columns_of,
+    comparable,
     fingerprint,
     language,
     missing_rows,
     newest_arrival,
     prompt_text,
+    prompts_of,
     read_window,
 )
 from registry.database import connect, migrate
@@ -32,6 +34,12 @@ async def window_of(database: AsyncEngine, rule: DriftRule = RULE) -> Window:
     """The window of version 2."""
     async with database.connect() as connection:
         return await read_window(connection, "support", 2, rule)
+
+
+async def columns(database: AsyncEngine) -> Columns:
+    """The columns of that window."""
+    window = await window_of(database)
+    return columns_of(window, RULE, prompts_of(window))
 
 
 def sizes(columns: Columns) -> dict[str, tuple[int, int]]:
@@ -57,7 +65,7 @@ async def test_the_reference_is_the_first_requests_and_the_window_the_newest(dat
     window = await window_of(database)
     assert missing_rows(window, RULE) is None
     assert window.requests.both("prompt_tokens") == ([1] * 100, [3] * 50)
-    found = columns_of(window, RULE)
+    found = columns_of(window, RULE, prompts_of(window))
     assert [values.name for values in found.judged] == NAMES
     assert sizes(found) == dict.fromkeys(NAMES, (100, 50))
     assert window.start is not None
@@ -103,7 +111,7 @@ async def test_too_few_requests_are_said_in_words(database: AsyncEngine) -> None
 async def test_without_captures_the_numbers_are_judged_alone(database: AsyncEngine) -> None:
     """And the others say that it is captured requests that they lack."""
     await serve(database, 150, captured=False)
-    found = columns_of(await window_of(database), RULE)
+    found = await columns(database)
     assert [values.name for values in found.judged] == NAMES[:3]
     assert found.missing.keys() == set(NAMES[3:])
     assert found.missing["prompt"].startswith("0 of 150 captured requests")
@@ -112,7 +120,7 @@ async def test_without_captures_the_numbers_are_judged_alone(database: AsyncEngi
 async def test_a_column_without_values_is_said_to_be(database: AsyncEngine) -> None:
     """Empty ones, ones of nothing but null, and prompts that are all the same; the others are judged all the same."""
     await serve(database, 150, mean_logprob=None, answer=None, prompt="yes", finish_reason=None)
-    found = columns_of(await window_of(database), RULE)
+    found = await columns(database)
     assert [values.name for values in found.judged] == ["prompt_tokens", "completion_tokens", "language"]
     assert found.missing["mean_logprob"].startswith("0 of 150 captured requests with a known mean_logprob")
     assert found.missing["finish_reason"] == "0 values in the window, where at least 20 are needed"
@@ -133,7 +141,7 @@ async def test_log_probabilities_have_a_window_of_their_own(database: AsyncEngin
     """The newest ones that are known: of the newest requests few are, as they are found one after another."""
     await serve(database, 150, mean_logprob=-0.5)
     await serve(database, 150, 150, mean_logprob=None)
-    (values,) = [each for each in columns_of(await window_of(database), RULE).judged if each.name == "mean_logprob"]
+    (values,) = [each for each in (await columns(database)).judged if each.name == "mean_logprob"]
     assert (len(values.reference), len(values.current)) == (100, 50)
 
 
@@ -143,7 +151,9 @@ def test_unknown_values_are_left_out_and_windows_come_in_steps() -> None:
     for known, kept in ((200, 200), (199, 190), (191, 190), (31, 30)):
         unknown = [None, float("nan")] * 100
         window = sample([*[-0.5] * 100, *unknown], [*range(known), *unknown[: 200 - known]])
-        (values,) = [each for each in columns_of(window, rule).judged if each.name == "mean_logprob"]
+        (values,) = [
+            each for each in columns_of(window, rule, prompts_of(window)).judged if each.name == "mean_logprob"
+        ]
         assert len(values.reference) == 100
         assert values.current == list(range(known))[-kept:]
 
@@ -151,18 +161,37 @@ def test_unknown_values_are_left_out_and_windows_come_in_steps() -> None:
 def test_training_prompts_are_the_reference_where_there_are_any() -> None:
     """Of prompts and languages; the other columns have the first requests still."""
     trained = [f"please help me with my broken router number {i}, thank you very much" for i in range(60)]
-    found = {each.name: each for each in columns_of(sample([-0.5] * 100, [-0.5] * 50), RULE, trained).judged}
+    window = sample([-0.5] * 100, [-0.5] * 50)
+    found = {each.name: each for each in columns_of(window, RULE, prompts_of(window, trained)).judged}
     assert found["prompt"].reference == trained
     assert set(found["language"].reference) == {"en"}
     assert len(found["refusal"].reference) == 100
 
 
+@pytest.mark.parametrize(
+    "text", ["mail <EMAIL_ADDRESS> or <PHONE_NUMBER>", "mail [EMAIL] or [PHONE]", "mail jo@example.com or +4930901820"]
+)
+def test_whatever_stands_for_personal_data_is_the_same_word(text: str) -> None:
+    """The tuner's placeholders, the gateway's, and what was left in; whatever the kind."""
+    assert comparable(text) == "mail [REDACTED] or [REDACTED]"
+    newest = [{"prompt": text}]
+    assert prompts_of(Window(Sample(), Sample([], newest)), ["trained"]) == (["trained"], [comparable(text)])
+    assert prompts_of(Window(Sample(), Sample(newest, newest))) == ([text], [text]), "both are the gateway's"
+
+
+def test_what_stands_in_brackets_otherwise_stays() -> None:
+    """Log levels, tags and names of fields are what a prompt says."""
+    assert comparable("[ERROR] <b>x</b> [email] <Email> List<T1>") == "[ERROR] <b>x</b> [email] <Email> List<T1>"
+    assert len(comparable("x" * 9999)) == 4000
+
+
 def test_a_reference_with_other_values_has_another_fingerprint() -> None:
     """The window's values do not matter to it."""
-    one, two, other = (
-        columns_of(sample(reference, current), RULE)
+    windows = (
+        sample(reference, current)
         for reference, current in (([-0.5] * 60, [-1] * 50), ([-0.5] * 60, [-2] * 50), ([-0.6] * 60, [-1] * 50))
     )
+    one, two, other = (columns_of(window, RULE, prompts_of(window)) for window in windows)
     assert fingerprint(one) == fingerprint(two) != fingerprint(other)
 
 

@@ -17,13 +17,13 @@ WORDS = ("my", "order", "parcel", "arrived", "broken", "late", "please", "refund
 NEW_WORDS = ("invoice", "tax", "accountant", "privacy", "data", "delete", "recordings", "legal", "contract", "audit")
 
 
-def catalog(rule: DriftRule = RULE, *, canary: int | None = None) -> Catalog:
-    """`support`, of which version 2 is stable, watched by that rule."""
+def catalog(rule: DriftRule = RULE, *, stable: int = 2, canary: int | None = None) -> Catalog:
+    """`support`, of which one version is stable, watched by that rule."""
     versions = {
         number: Version("support", number, f"support@{number}-00000000", "0" * 64, 8, 16, 1, 1, "", "test", NOW)
         for number in (1, 2, 3)
     }
-    deployment = Deployment(1, 2, Canary(canary, 0.5) if canary else None)
+    deployment = Deployment(1, stable, Canary(canary, 0.5) if canary else None)
     return Catalog(1, {"support": Adapter("support", "tiny", NOW, versions, deployment, Monitoring(drift=rule))})
 
 

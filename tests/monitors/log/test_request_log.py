@@ -20,6 +20,10 @@ from monitors.watch.progress import move_cursor
 from registry.catalog import Adapter, Catalog
 from registry.database import writing
 from registry.monitoring import Monitoring
+from registry.tuning.events import Events
+from registry.tuning.jobs import Asker, Jobs
+from registry.tuning.orders import TuningOrder
+from registry.tuning.tables import TuningJobRow
 from tests.monitors.conftest import RecorderMaker, written
 from tests.monitors.privacy.test_redaction import captured
 from tests.monitors.records import NOVEMBER, record
@@ -259,6 +263,23 @@ async def test_scores_and_observations_go_with_the_log_once_tests_have_taken_the
     await job.run(catalog(), later)
     ((id_, session),) = await observed(database)
     assert session == f"forgotten {id_}"
+
+
+async def test_steps_of_jobs_that_ended_long_ago_go(database: AsyncEngine) -> None:
+    """As long after the end as the log is kept; what the job said in words stays, and so do all steps of open ones."""
+    jobs, events, table = Jobs(database), Events(database), TuningJobRow.__table__  # type: ignore[attr-defined]
+    ids = {}
+    for name, finished_at in (("old", NOW - timedelta(days=11)), ("new", NOW - timedelta(days=9)), ("open", None)):
+        job, _ = await jobs.create(TuningOrder(name, "tiny", "file-1"), "tiny", Asker("key_1", "ann"))
+        for step in range(3):
+            await events.tell(job.id, f"Step {step}", data={"step": step})
+        async with writing(database) as connection:
+            await connection.execute(update(table).where(table.c.id == job.id).values(finished_at=finished_at))
+        ids[name] = job.id
+    await RetentionJob(database, 10).run(catalog(), NOW)
+    left = {name: [event.type for event in await events.listed(job, limit=9)] for name, job in ids.items()}
+    whole = ["metrics"] * 3 + ["message"]
+    assert left == {"old": ["message"], "new": whole, "open": whole}
 
 
 async def test_work_that_is_done_is_remembered_for_as_long_as_it_could_be_done_again(database: AsyncEngine) -> None:

@@ -1,0 +1,115 @@
+"""The command that says what a tuning job would make of a file."""
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ostler import render
+from ostler.client import CommandFailed
+from ostler.options import Json, show
+
+if TYPE_CHECKING:
+    from tuner.data.report import FileReport, Report
+
+
+class MethodName(StrEnum):
+    """What the rows are for."""
+
+    supervised = "supervised"
+    dpo = "dpo"
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="JSON lines as in OpenAI's fine-tuning files.", show_default=False)],
+    validation: Annotated[
+        Path | None, typer.Option("--validation", metavar="FILE", help="Rows to validate with.", show_default=False)
+    ] = None,
+    method: Annotated[MethodName, typer.Option("--method", help="What the rows are for.")] = MethodName.supervised,
+    tokenizer: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="The base model's folder or id, to count tokens.", show_default="count none"),
+    ] = "",
+    longest: Annotated[
+        int, typer.Option(min=0, help="Tokens of the longest row.", show_default="the base model's context")
+    ] = 0,
+    bad_rows_share: Annotated[float, typer.Option(min=0, max=1, help="How many rows may be unusable.")] = 0.05,
+    near_duplicates: Annotated[
+        float, typer.Option(min=0, max=1, help="Similarity from which two rows are one; 0 keeps all.")
+    ] = 0.9,
+    json: Json = False,
+) -> None:
+    """Say what a tuning job would make of a file; nothing is sent. Exit code 1 if it would refuse it."""
+    for each in (file, validation):
+        if each is not None and not each.is_file():
+            raise CommandFailed(f"{each} is no file", 2)
+    if 0 < near_duplicates < 0.5:
+        raise CommandFailed("--near-duplicates must be 0, or from 0.5 to 1", 2)
+    data = {"bad_rows_share": bad_rows_share, "near_duplicates": near_duplicates or None}
+    report = _report(file, validation, method.value, data, tokenizer, longest)
+    show(report.to_builtins(), json, lambda _answer: _tell(report))
+    if report.problem is not None:
+        raise typer.Exit(1)
+
+
+def _report(
+    file: Path, validation: Path | None, method: str, data: dict[str, Any], tokenizer: str, longest: int
+) -> "Report":
+    """What the tuner says of the files."""
+    try:  # only this command needs these libraries
+        import msgspec
+
+        from registry.base_model import read_config
+        from registry.tuning.orders import TuningOrder
+        from tuner.data.check import check_files
+
+        asked = {"adapter": "any", "base": "any", "training_file": "any", "method": method, "data": data}
+        order = msgspec.convert(asked, TuningOrder)
+        config = (tokenizer and read_config(tokenizer)) or {}
+        context = longest or config.get("max_position_embeddings", 0)
+        return check_files(order, file, validation, tokenizer, context)
+    except ModuleNotFoundError as error:
+        raise CommandFailed(f"the library {error.name} is missing; install ostler[tuner]", 1) from error
+
+
+def _tell(report: "Report") -> None:
+    rows = [("training", *_file(report.training))]
+    if report.validation is not None:
+        rows.append(("validation", *_file(report.validation)))
+    render.table(("FILE", "ROWS", "UNUSABLE", "WHY"), rows, "No files.")
+    render.table(("WHAT", "FOUND"), _found(report), "Nothing found.")
+    splits = [("all", *_counts(report.counts))] if report.counts else []
+    labels = [(label, *_counts(counts)) for label, counts in report.labels.items()]
+    render.table(("LABEL", "TRAIN", "VALIDATION", "HELD OUT"), splits + labels, "No dataset would be made.")
+    for warning in report.warnings:
+        render.out.print("warning:", render.words(warning), soft_wrap=True)
+    if report.problem is not None:
+        render.error(f"a job would refuse it ({report.problem.code}): {report.problem.message}")
+
+
+def _file(file: "FileReport") -> tuple[object, ...]:
+    return file.rows, file.bad, tuple(file.reasons) or None
+
+
+def _found(report: "Report") -> Iterator[tuple[str, str]]:
+    duplicates, personal, tokens = report.duplicates, report.personal, report.tokens
+    near = "near ones not looked for" if duplicates.near is None else f"{duplicates.near:,} near"
+    yield "duplicates dropped", f"{duplicates.exact:,} exact, {near}"
+    if duplicates.conflicts:
+        yield "conflicts, all kept", f"{duplicates.conflicts:,}"
+    if personal is not None:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in personal.found.items())
+        by = " and ".join(personal.finders)
+        yield "personal data replaced", f"{kinds} in {personal.rows:,} rows, by {by}" if kinds else f"none, by {by}"
+    if tokens is not None:
+        limit = f", {tokens.limit:,} at most" if tokens.limit else ""
+        yield "tokens", f"{tokens.total:,} in all, {tokens.learned:,} of which are learned"
+        yield "tokens of a row", f"median {tokens.median:,}, longest {tokens.longest:,}{limit}"
+    if report.sources:
+        yield "sources", ", ".join(f"{count:,} {source}" for source, count in report.sources.items())
+
+
+def _counts(counts: Mapping[str, int]) -> tuple[int, ...]:
+    return counts["train"], counts["validation"], counts["holdout"]

@@ -1,0 +1,299 @@
+"""`ostler tune`, `jobs`, `datasets` and what the other commands say of versions that a tuner made."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.catalog import Scope
+from tests.conftest import RunningGateway
+from tests.ostler.command import DONE, MISUSED, REFUSED, UNREACHABLE, Cli
+from tests.ostler.in_process import QuickCli
+from tests.ostler.pretend_tuner import DIGEST, PretendTuner, tuner_of
+
+INTERRUPTED = 130
+
+
+@pytest.fixture
+def cli(gateway: RunningGateway, tmp_path: Path) -> Cli:
+    """The command, and a gateway without adapters."""
+    return QuickCli(gateway, tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """A file of rows."""
+    file = tmp_path / "tickets.jsonl"
+    row = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]}
+    file.write_text(json.dumps(row) + "\n")
+    return str(file)
+
+
+@pytest.fixture
+async def tuner(cli: Cli) -> AsyncIterator[PretendTuner]:
+    """A tuner that does what tests want."""
+    async with tuner_of(cli.gateway) as pretended:
+        yield pretended
+
+
+async def asked(cli: Cli, *arguments: str) -> Any:
+    """The job that a command asked for."""
+    return (await cli("tune", "support", *arguments, "--json")).json
+
+
+async def files(cli: Cli) -> list[Any]:
+    """The files that are there."""
+    found: list[Any] = (await cli.gateway.http.get("/v1/files")).json()["data"]
+    return found
+
+
+async def test_a_job_is_asked_for_with_all_that_was_said(cli: Cli, data: str) -> None:
+    """Flags stand where the API has them, and the file is the one that was named."""
+    job = await asked(
+        cli, "--data", data, "--epochs", "2", "--batch-size", "8", "--learning-rate-multiplier", "1.5", "--rank", "8",
+        "--alpha", "32", "--quantization", "nf4", "--replay", "0.25", "--gate-scorer", "json_equality",
+        "--gate-scorer", "exact_match", "--seed", "7", "--note", "tickets of May", "--set", "gate.least_gain=0.02",
+        "--set", "stopping.patience=5", "--set", "near_duplicates=null", "--set", "personal_data=keep",
+    )  # fmt: skip
+    assert (job["status"], job["model"], job["seed"]) == ("queued", "tiny", 7)
+    hyperparameters = job["method"]["supervised"]["hyperparameters"]
+    assert hyperparameters == {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 1.5}
+    own = job["ostler"]
+    assert (own["adapter"], own["suffix"]) == ("support", "tickets of May")
+    order = own["order"]
+    assert (order["lora"]["rank"], order["lora"]["alpha"], order["lora"]["quantization"]) == (8, 32, "nf4")
+    assert (order["data"]["replay_share"], order["data"]["near_duplicates"]) == (0.25, None)
+    assert order["data"]["personal_data"] == "keep"
+    assert order["stopping"]["patience"] == 5
+    assert order["gate"]["least_gain"] == 0.02
+    assert [each["scorer"] for each in order["gate"]["scorers"]] == ["json_equality", "exact_match"]
+    (file,) = await files(cli)
+    assert (file["id"], file["filename"], file["purpose"]) == (job["training_file"], "tickets.jsonl", "fine-tune")
+    content = await cli.gateway.http.get(f"/v1/files/{file['id']}/content")
+    assert content.text == Path(data).read_text()
+
+
+async def test_an_uploaded_file_is_named_by_its_id(cli: Cli, data: str) -> None:
+    """Nothing is sent twice; validation has its own."""
+    first = await asked(cli, "--data", data)
+    again = await asked(cli, "--data", first["training_file"], "--validation", data)
+    assert again["training_file"] == first["training_file"]
+    assert again["validation_file"] not in (None, first["training_file"])
+    assert len(await files(cli)) == 2
+
+
+async def test_where_it_begins_can_be_said(two: Cli, data: str) -> None:
+    """A new LoRA on the adapter's base, its stable version, or another one; preferences go on from these, too."""
+    assert (await asked(two, "--data", data))["ostler"]["start_from"] is None
+    assert (await asked(two, "--data", data, "--from", "stable"))["ostler"]["start_from"] == 1
+    job = await asked(two, "--data", data, "--from", "2", "--method", "dpo", "--beta", "0.2")
+    assert (job["ostler"]["start_from"], job["model"], job["method"]["type"]) == (2, "support@2", "dpo")
+    assert job["method"]["dpo"]["hyperparameters"]["beta"] == 0.2
+    told = await two("tune", "support", "--data", data, "--base", "tiny")
+    assert told.code == DONE
+    assert "makes a version of support. Follow it: ostler jobs follow ftjob-" in told.out
+
+
+async def test_a_tuning_key_is_enough(cli: Cli, data: str, tuner: PretendTuner) -> None:
+    """It says the base model, which it may not look up, and sees its jobs; reports of gates are an admin's."""
+    _, key = await cli.gateway.registry.create_key("team", scopes=frozenset({Scope.TUNING}), actor="test")
+    own = {"OSTLER_API_KEY": key}
+    (await cli("tune", "support", "--data", data, **own)).assert_failed(MISUSED, "--base")
+    running = asyncio.create_task(cli("tune", "support", "--data", data, "--base", "tiny", "--follow", **own))
+    await tuner.claim()
+    number = await tuner.register("support")
+    await tuner.judge("support", number, passed=True, reason="all parts passed")
+    ran = await running
+    assert (ran.code, ran.err) == (DONE, "")
+    assert ran.out.endswith("ostler promote support 1\n")
+    assert "support@1" in (await cli("jobs", "list", **own)).out
+    (await cli("show", "support@1", **own)).assert_failed(REFUSED, "403")
+
+
+async def test_what_is_refused_leaves_no_file_behind(cli: Cli, data: str) -> None:
+    """And says why, in a line; a wrong command line before anything is sent."""
+    wrong = ("--rank", "512"), ("--gate-scorer", "taste"), ("--from", "9"), ("--set", "gate.colour=red")
+    for arguments, says in zip(wrong, ("512", "taste", "support@9", "colour"), strict=True):
+        (await cli("tune", "support", "--data", data, *arguments)).assert_failed(REFUSED, says)
+    missaid: tuple[tuple[tuple[str, ...], str], ...] = (
+        (("--data", "/none.jsonl"), "cannot be read"),
+        (("--data", data, "--from", "best"), "neither a version's number nor stable"),
+        (("--data", data, "--set", "gate"), "KEY=VALUE"),
+        (("--data", data, "--set", "gate.=1"), "KEY=VALUE"),
+        (("--data", data, "--rank", "8", "--set", "rank.x=1"), "has no parts"),
+    )
+    for said, says in missaid:
+        (await cli("tune", "support", *said)).assert_failed(MISUSED, says)
+    (await cli("tune", "support", "--data", data, OSTLER_URL="http://127.0.0.1:1")).assert_failed(UNREACHABLE)
+    assert await files(cli) == []
+
+
+async def test_followed_to_its_success(cli: Cli, data: str, tuner: PretendTuner) -> None:
+    """What it said, its numbers, its gate's table, and how to go on; exit code 0."""
+    as_process = Cli(cli.gateway, cli.folder)
+    running = asyncio.create_task(as_process("tune", "support", "--data", data, "--follow"))
+    job = await tuner.claim()
+    await tuner.freeze("support")
+    for step in range(1, 251):
+        await tuner.step(step, 250, 1 / step)
+    number = await tuner.register("support")
+    await tuner.judge("support", number, passed=True, reason="all parts passed")
+    ran = await running
+    assert ran.code == DONE, ran
+    lines = ran.out.splitlines()
+    assert lines[0] == f"{job.id} makes a version of support."
+    assert f"Created fine-tuning job: {job.id}" in lines[1]
+    numbers = [line for line in lines if line.startswith("step ")]
+    last = "step 250/250: loss 0.0040, rate 2.00e-04, gradient 0.50, 1,234 tokens/s, 3.0 GB, 1:15 left"
+    assert numbers[-1] == last
+    assert len(numbers) < 10
+    assert "The gate: passed. all parts passed" in ran.out
+    assert "quality (exact_match)" in ran.out
+    assert "support@1 is better than tiny: 0.900 against 0.600" in ran.out
+    assert "only told" in ran.out
+    assert lines[-1] == "support@1 passed. Make it live: ostler promote support 1"
+
+
+async def test_followed_to_its_rejection(cli: Cli, data: str, tuner: PretendTuner) -> None:
+    """With the reason, and exit code 1; the version can then only be promoted by force and with a reason."""
+    running = asyncio.create_task(cli("tune", "support", "--data", data, "--follow"))
+    await tuner.claim()
+    await tuner.freeze("support")
+    number = await tuner.register("support")
+    await tuner.judge("support", number, passed=False, reason="it refuses less than the base model")
+    ran = await running
+    assert ran.code == REFUSED
+    assert "The gate: rejected. it refuses less than the base model" in ran.out
+    assert "FAILED" in ran.out
+    assert "failed (rejected_by_gate)." in ran.out
+    assert "ostler show support@1 --report report.html" in ran.out
+    listed = (await cli("jobs", "list")).out
+    assert "rejected_by_gate: it refuses less than the base model" in listed
+    assert "rejected" in (await cli("show", "support")).out
+    (await cli("promote", "support", "1")).assert_failed(REFUSED, "rejected by its gate")
+    (await cli("promote", "support", "1", "--force")).assert_failed(MISUSED, "--reason")
+    (await cli("canary", "support", "1", "--weight", "0.1", "--force", "-m", " ")).assert_failed(MISUSED, "--reason")
+    forced = await cli("promote", "support", "1", "--force", "--reason", "the set of refusals is out of date")
+    assert "support serves version 1" in forced.out
+    assert "out of date" in (await cli("history", "support")).out
+
+
+async def test_programs_follow_by_lines_of_json(cli: Cli, data: str, tuner: PretendTuner) -> None:
+    """Every event once and in order, then the job; the events' own pages do not matter."""
+    running = asyncio.create_task(cli("tune", "support", "--data", data, "--follow", "--json"))
+    job = await tuner.claim()
+    for step in range(1, 451):
+        await tuner.step(step, 450, 1.0)
+    await tuner.jobs.end(job.id, "tuner-1", "cancelled", "The job was cancelled")
+    ran = await running
+    assert ran.code == REFUSED
+    *events, last = map(json.loads, ran.out.splitlines())
+    assert [event["data"]["step"] for event in events if event["type"] == "metrics"] == list(range(1, 451))
+    assert len({event["id"] for event in events}) == len(events)
+    assert (last["object"], last["status"]) == ("fine_tuning.job", "cancelled")
+
+
+async def test_an_interrupt_ends_the_following_alone(cli: Cli, data: str, tuner: PretendTuner) -> None:
+    """The job goes on, and the command says how to follow it again."""
+    job = await asked(cli, "--data", data)
+    await tuner.claim()
+    own = {"OSTLER_URL": cli.gateway.url, "OSTLER_API_KEY": cli.gateway.key, "PYTHONUNBUFFERED": "1"}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ostler", "jobs", "follow", job["id"]),
+        env=os.environ | own,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert b"Created" in await process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = await process.communicate()
+    assert process.returncode == INTERRUPTED
+    assert f"ostler jobs follow {job['id']}" in said.decode()
+    assert (await cli("jobs", "show", job["id"], "--json")).json["ostler"]["state"] == "validating_files"
+
+
+async def test_jobs_are_listed_and_shown(cli: Cli, data: str, tuner: PretendTuner) -> None:
+    """Newest first and page by page; one of them with what it was asked to do."""
+    assert "No tuning jobs yet" in (await cli("jobs", "list")).out
+    first, second = [(await asked(cli, "--data", data, "--epochs", "3"))["id"] for _ in range(2)]
+    page = await cli("jobs", "list", "--limit", "1")
+    assert second in page.out
+    assert f"--after {second} goes on" in page.out
+    assert first in (await cli("jobs", "list", "--after", second)).out
+    await tuner.claim()
+    shown = (await cli("jobs", "show", first)).out
+    assert "validating_files, waiting" in shown
+    assert "supervised, " in shown
+    assert "n_epochs 3" in shown
+    assert "queued" in (await cli("jobs", "show", second)).out
+    (await cli("jobs", "show", "ftjob-none")).assert_failed(REFUSED, "404")
+    (await cli("jobs", "follow", "ftjob-none")).assert_failed(REFUSED, "404")
+
+
+async def test_jobs_are_paused_resumed_and_cancelled(cli: Cli, data: str, tuner: PretendTuner) -> None:
+    """At once where nobody is at work on them, else it is said that it comes."""
+    job = (await asked(cli, "--data", data))["id"]
+    assert (await cli("jobs", "pause", job)).out == f"{job} is paused.\n"
+    assert "paused" in (await cli("jobs", "list")).out
+    assert (await cli("jobs", "resume", job)).out == f"{job} goes on.\n"
+    await tuner.claim()
+    assert (await cli("jobs", "pause", job)).out == f"{job} will be paused within a step.\n"
+    assert "to be paused" in (await cli("jobs", "show", job)).out
+    assert (await cli("jobs", "cancel", job)).out == f"{job} will be cancelled within a step.\n"
+    await tuner.jobs.end(job, "tuner-1", "cancelled", "The job was cancelled")
+    assert (await cli("jobs", "cancel", job)).out == f"{job} is cancelled.\n"
+    (await cli("jobs", "resume", job)).assert_failed(REFUSED, "409")
+
+
+async def test_a_version_is_shown_with_what_it_was_made_from(cli: Cli, data: str, tuner: PretendTuner) -> None:
+    """Its lineage, its gate, and the datasets of its adapter."""
+    await asked(cli, "--data", data)
+    await tuner.claim()
+    await tuner.freeze("support")
+    number = await tuner.register("support")
+    at_gate = (await cli("show", "support@1")).out
+    assert "at its gate" in at_gate
+    await tuner.judge("support", number, passed=True, reason="all parts passed")
+    shown = (await cli("show", "support@1")).out
+    assert "passed its gate" in shown
+    assert "hyperparameters.rank" in shown
+    assert DIGEST[:12] in shown
+    assert DIGEST not in shown
+    assert "The gate: passed" in shown
+    assert (await cli("show", "support@1", "--json")).json["lineage"]["dataset"] == DIGEST
+    listed = (await cli("datasets", "support")).out
+    for words in (DIGEST[:12], "1,200 train", "400 teacher", "after eeeeeeeeeeee", "ftjob-"):
+        assert words in listed
+    assert (await cli("datasets", "support", "--json")).json["data"][0]["counts"]["holdout"] == 100
+
+
+async def test_a_version_is_named_right(two: Cli, tmp_path: Path) -> None:
+    """By its number; one that was pushed by hand has no gate, and so no page of it."""
+    assert "pushed by hand" in (await two("show", "support@2")).out
+    (await two("show", "support@9")).assert_failed(REFUSED, "404")
+    (await two("show", "support@two")).assert_failed(MISUSED, "no version's number")
+    (await two("show", "support", "--report", "x.html")).assert_failed(MISUSED, "of a version")
+    page = tmp_path / "x.html"
+    (await two("show", "support@2", "--report", str(page))).assert_failed(REFUSED, "404")
+    assert not page.exists()
+
+
+async def test_the_gates_page_is_saved(cli: Cli, data: str, tuner: PretendTuner, tmp_path: Path) -> None:
+    """As the gateway has it."""
+    await asked(cli, "--data", data)
+    await tuner.claim()
+    number = await tuner.register("support")
+    registry = cli.gateway.registry
+    page = registry.store.put_files({"report.html": b"<html>the gate</html>"}).digest
+    said = {"passed": True, "reason": "all parts passed", "page": page}
+    await registry.judge("support", number, passed=True, report=said, actor="tuner")
+    file = tmp_path / "gate.html"
+    assert (await cli("show", "support@1", "--report", str(file))).code == DONE
+    assert file.read_bytes() == b"<html>the gate</html>"

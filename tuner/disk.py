@@ -1,0 +1,71 @@
+"""Whether a job has the disk that it needs, before it begins."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+from registry.base_model import BaseSpec
+from registry.tuning.orders import LoraOrder
+from tuner.errors import JobFailed
+from tuner.shop import AtWork
+from tuner.training import auto
+
+_GIB = 1 << 30
+_COPIES_OF_DATA = 4
+"""The upload, fetched; the dataset, here, in the store and on its way there."""
+_COPIES_OF_CHECKPOINTS = 6
+"""The best, the newest and the one before, each here and in the store."""
+_BYTES_A_WEIGHT = 12
+"""In float32 the weight and AdamW's two moments."""
+
+
+def require_space_for_data(work: AtWork, uploaded: Path) -> None:
+    """Hold the free disk against what a dataset of an upload takes.
+
+    Raises:
+        JobFailed
+    """
+    _require(work, _COPIES_OF_DATA * uploaded.stat().st_size)
+
+
+async def require_space_for_training(work: AtWork) -> None:
+    """Hold the free disk against what the adapter's checkpoints take.
+
+    Raises:
+        JobFailed, NotFound
+    """
+    weights = await _weights(work)
+    await asyncio.to_thread(_require, work, _COPIES_OF_CHECKPOINTS * _BYTES_A_WEIGHT * weights)
+
+
+async def _weights(work: AtWork) -> int:
+    """How many weights the adapter will have, as far as is known before it is made."""
+    order = work.order
+    if order.start_from is None:
+        return adapter_weights(work.shop.registry.base_for(order.base), order.lora)
+    return (await work.shop.registry.version_record(order.adapter, order.start_from)).parameters
+
+
+def adapter_weights(base: BaseSpec, lora: LoraOrder) -> int:
+    """How many weights a new adapter will have: r (in + out) for each module; 0 where its shapes are not known."""
+    shapes = base.module_shapes() or {}
+    chosen = [
+        shape
+        for name, shape in shapes.items()
+        if name != "lm_head" and (lora.targets == "all-linear" or name.rpartition(".")[2] in lora.targets)
+    ]
+    rank = auto.rank() if lora.rank == "auto" else lora.rank
+    return rank * sum(map(sum, chosen))
+
+
+def _require(work: AtWork, size_bytes: int) -> None:
+    settings = work.shop.settings
+    settings.work.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(settings.work).free
+    needed = settings.tuner_min_free_gib * _GIB + size_bytes
+    if free < needed:
+        message = (
+            f"the tuner's disk has {free / _GIB:.1f} GiB free, and the job needs {needed / _GIB:.1f} GiB; "
+            "free some, and ask again"
+        )
+        raise JobFailed("disk_full", message)

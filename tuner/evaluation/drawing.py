@@ -1,0 +1,135 @@
+"""Where everything stands in the plots of a report's page: coordinates in SVG's units, which the template draws."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_PAD = 0.12
+_MOST_TICKS = 5
+_NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A straight line from values to coordinates."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        """The coordinate of a value."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 2)
+
+    def ticks(self) -> list[dict[str, Any]]:
+        """A few round values with their coordinates."""
+        step = _step((self.high - self.low) / _MOST_TICKS)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        values = [number * step for number in range(first, last + 1)]
+        return [{"at": self.at(value), "text": f"{value:.6g}"} for value in values]
+
+
+def interval(part: Mapping[str, Any], width: float) -> dict[str, Any] | None:
+    """A part's interval against its threshold, and the line of no difference; None without any data."""
+    if part["difference"] is None:
+        return None
+    same = 1.0 if part["unit"] == "times" else 0.0
+    known = [part[name] for name in ("low", "high", "difference", "threshold") if part[name] is not None]
+    scale = _around([*known, same], 8, width - 8)
+    threshold = scale.at(part["threshold"])
+    good = (threshold, width) if part["wants"] == "above" else (0.0, threshold)
+    return {
+        "low": scale.at(part["low"]) if part["low"] is not None else None,
+        "high": scale.at(part["high"]) if part["high"] is not None else None,
+        "dot": _placed(scale.at(part["difference"]), width),
+        "threshold": _placed(threshold, width),
+        "same": scale.at(same),
+        "good": {"x": good[0], "width": round(good[1] - good[0], 2)},
+    }
+
+
+def histogram(counts: Sequence[int], width: float, height: float) -> dict[str, Any] | None:
+    """Bars of how many rows lost or gained how much."""
+    if not sum(counts):
+        return None
+    scale = Scale(0, max(counts), height, 0)
+    each = width / len(counts)
+    middle = len(counts) // 2
+    bars = [
+        {
+            "x": round(number * each + 1, 2),
+            "width": round(each - 2, 2),
+            "y": scale.at(count),
+            "height": round(height - scale.at(count), 2),
+            "kind": "lost" if number < middle else "gained" if number > middle else "same",
+            "count": count,
+            "value": f"{2 * number / (len(counts) - 1) - 1:+.1f}",
+        }
+        for number, count in enumerate(counts)
+        if count
+    ]
+    axis = Scale(0, len(counts) - 1, each / 2, width - each / 2)
+    ticks = [
+        {"at": axis.at((value + 1) / 2 * (len(counts) - 1)), "text": f"{value:+g}"} for value in (-1, -0.5, 0.5, 1)
+    ]
+    return {"bars": bars, "ticks": [*ticks, {"at": axis.at(middle), "text": "0"}], "rows": _counts(scale)}
+
+
+def dumbbells(labels: Sequence[Mapping[str, Any]], width: float, each: float) -> dict[str, Any] | None:
+    """For each label, where the reference stands and where the candidate does."""
+    if not labels:
+        return None
+    scale = Scale(0, 1, 0, width)
+    rows = [
+        {
+            **label,
+            "y": each * number + each / 2,
+            "from": scale.at(label["reference"]),
+            "to": scale.at(label["candidate"]),
+        }
+        for number, label in enumerate(labels)
+    ]
+    return {"rows": rows, "height": each * len(labels), "ticks": scale.ticks()}
+
+
+def curves(loss: Mapping[str, Sequence[Sequence[float]]], width: float, height: float) -> dict[str, Any] | None:
+    """Training and validation loss over the steps."""
+    points = [point for curve in loss.values() for point in curve]
+    if not points:
+        return None
+    steps = _between([point[0] for point in points], 0, width)
+    losses = _between([0.0, *(point[1] for point in points)], height, 0)
+    drawn = {name: [(steps.at(step), losses.at(value)) for step, value in curve] for name, curve in loss.items()}
+    return {"lines": drawn, "steps": steps.ticks(), "losses": losses.ticks()}
+
+
+def _placed(x: float, width: float) -> dict[str, Any]:
+    """A place on the line, and how a text about it is aligned so that all of it is inside."""
+    share = x / width
+    anchor = "start" if share < 1 / 4 else "end" if share > 3 / 4 else "middle"
+    return {"x": x, "anchor": anchor}
+
+
+def _around(values: Sequence[float], start: float, end: float) -> Scale:
+    low, high = min(values), max(values)
+    pad = _PAD * (high - low) or 1.0
+    return Scale(low - pad, high + pad, start, end)
+
+
+def _between(values: Sequence[float], start: float, end: float) -> Scale:
+    low, high = min(values), max(values)
+    return Scale(low, high if high > low else low + 1, start, end)
+
+
+def _counts(scale: Scale) -> list[dict[str, Any]]:
+    """Ticks of whole rows."""
+    return [tick for tick in scale.ticks() if "." not in tick["text"]]
+
+
+def _step(least: float) -> float:
+    """The least round number that is no smaller."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(power * nice for nice in _NICE if power * nice >= least * (1 - 1e-9))

@@ -1,7 +1,6 @@
 """Tuning on real parts: TRL, PEFT and bitsandbytes train, vLLM serves, the gate judges; through OpenAI's own SDK."""
 
 import concurrent.futures
-import itertools
 import json
 import os
 import random
@@ -130,11 +129,43 @@ def test_a_file_becomes_a_served_model(
     assert tuning.version("desk", 1)["lineage"]["plan"]["quantization"] == "none"
 
 
-def test_so_it_does_by_qlora_and_the_sdk_before(tuning: Tuning, up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def killed(tuning: Tuning, up: Up) -> tuple[dict[str, Any], int]:
+    """What a client saw of the job that made `desk-nf4@1`, by QLoRA; and the step at which its tuner was killed."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        order = {**supervised(FAST), **asked("desk-nf4", quantization="nf4")}
+        ended = pool.submit(tuning.run, rows_of_the_desk(), version=2, **order)
+        at_half = wait_for_half(up, "desk-nf4")
+        (tuner,) = up.running("ostler tuner")
+        tuner.kill()
+        return ended.result(), at_half
+
+
+def test_so_it_does_by_qlora_and_the_sdk_before(
+    tuning: Tuning, up: Up, killed: tuple[dict[str, Any], int], capsys: pytest.CaptureFixture[str]
+) -> None:
     """By the SDK 2.x, with the base model in NF4; served on the base that is not quantized."""
-    seen = tuning.run(rows_of_the_desk(), version=2, **supervised(FAST), **asked("desk-nf4", quantization="nf4"))
+    seen, _ = killed
     assert_served(tuning, up, seen, "desk-nf4", capsys)
     assert tuning.version("desk-nf4", 1)["lineage"]["plan"]["quantization"] == "nf4"
+
+
+def test_a_killed_tuners_job_goes_on(killed: tuple[dict[str, Any], int]) -> None:
+    """`kill -9` at half of the training: the next tuner resumes it, and no step between two checkpoints is missing."""
+    seen, at_half = killed
+    (taken_over,) = [n for n, each in enumerate(seen["events"]) if "goes on from the checkpoint" in each["message"]]
+    before, after = trained(seen["events"][:taken_over]), trained(seen["events"][taken_over:])
+    assert 1 < after[0] <= before[-1] + 1, "it began anew"
+    assert before[-1] >= at_half
+    total = max(after)
+    missing = set(range(1, total + 1)) - set(before) - set(after)
+    assert len(missing) <= total // 8  # two epochs with four checkpoints each
+    assert sum("Registered" in event["message"] for event in seen["events"]) == 1
+
+
+def trained(events: Sequence[dict[str, Any]]) -> list[int]:
+    """The steps of which events tell the loss, in their order."""
+    return [event["data"]["step"] for event in events if "train_loss" in (event["data"] or {})]
 
 
 def assert_served(
@@ -233,25 +264,6 @@ def test_preferences_are_learned(tuning: Tuning, desk: dict[str, Any], capsys: p
         print(f"\npreferred: {preferred['reference']:.3f} before, {preferred['candidate']:.3f} after; {job['error']}")
     assert preferred["passed"], preferred["reason"]
     assert preferred["candidate"] > preferred["reference"] + 0.1
-
-
-def test_a_killed_tuners_job_goes_on(tuning: Tuning, up: Up) -> None:
-    """`kill -9` at half of the training: the next tuner resumes it, and no step between two checkpoints is missing."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(tuning.run, rows_of_the_desk(), **supervised(FAST), **asked("killed"))
-        at_half = wait_for_half(up, "killed")
-        (tuner,) = up.running("ostler tuner")
-        tuner.kill()
-        seen = ended.result()
-    assert seen["job"]["status"] == "succeeded", seen["job"]["error"]
-    steps = [event["data"]["step"] for event in seen["events"] if "train_loss" in (event["data"] or {})]
-    total = max(steps)
-    resumed = next(after for before, after in itertools.pairwise(steps) if after <= before or after > before + 1)
-    assert 1 < resumed <= at_half + 1, "it began anew"
-    between = total // 8  # two epochs with four checkpoints each
-    missing = set(range(1, total + 1)) - set(steps)
-    assert len(missing) <= between
-    assert sum("Registered" in event["message"] for event in seen["events"]) == 1
 
 
 def wait_for_half(up: Up, adapter: str) -> int:

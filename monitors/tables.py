@@ -362,6 +362,80 @@ class DecisionRow(SQLModel, table=True):
     created_at: datetime = _moment()
 
 
+class LoopRow(SQLModel, table=True):
+    """Where the closed loop is with an adapter.
+
+    `state` is a `monitors.loop.state.LoopState`, `tests` those of the rollout under way, `cursors` how far they have
+    read. `pending` is a decision that may have been carried out or not, with its id; `verdict` the newest one of all,
+    also where it is to wait.
+    """
+
+    __tablename__ = "loops"
+
+    adapter: str = _key(String(63))
+    state: Any = _json()
+    tests: Any = _json()
+    cursors: Any = _json()
+    pending: Any = _json()
+    verdict: Any = _json()
+    updated_at: datetime = _moment()
+
+
+class ApprovalRow(SQLModel, table=True):
+    """What a person was asked to approve of, once in a cycle; `answer` is ``none``, ``approved`` or ``rejected``."""
+
+    __tablename__ = "approvals"
+    __table_args__ = (UniqueConstraint("adapter", "cycle", "wanted"),)
+
+    id: int | None = _number()
+    adapter: str = Field(sa_column=Column(String(63), nullable=False))
+    cycle: int
+    wanted: str = Field(sa_column=Column(String(20), nullable=False))
+    decision: int = Field(sa_column=Column(BigInteger(), nullable=False))
+    answer: str = Field(default="none", sa_column=Column(String(10), nullable=False))
+    actor: str = Field(default="", sa_column=Column(String(120), nullable=False))
+    reason: str = Field(default="", sa_column=Column(String(1000), nullable=False))
+    created_at: datetime = _moment()
+    answered_at: datetime | None = _moment(nullable=True)
+
+
+class WebhookRow(SQLModel, table=True):
+    """Where to tell of events; `events` and `adapters` are what is told, None is all. `secret` signs what is sent."""
+
+    __tablename__ = "webhooks"
+
+    id: str = _key(String(32))
+    url: str = Field(sa_column=Column(String(2000), nullable=False))
+    secret: str = Field(sa_column=Column(String(120), nullable=False))
+    events: Any = _json()
+    adapters: Any = _json()
+    created_by: str = Field(sa_column=Column(String(120), nullable=False))
+    created_at: datetime = _moment()
+    deleted_at: datetime | None = _moment(nullable=True)
+
+
+class DeliveryRow(SQLModel, table=True):
+    """One event for one webhook, told at least once; `state` is ``queued``, ``delivered`` or ``dead``.
+
+    `event` names what happened and `source` what it follows from, so that nothing is queued twice.
+    """
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (UniqueConstraint("webhook", "source"), Index(None, "state", "next_at"))
+
+    id: str = _key(String(32))
+    webhook: str = Field(sa_column=Column(String(32), nullable=False))
+    source: str = Field(sa_column=Column(String(80), nullable=False))
+    event: str = Field(sa_column=Column(String(40), nullable=False))
+    body: Any = _json()
+    state: str = Field(default="queued", sa_column=Column(String(10), nullable=False))
+    attempts: int = 0
+    next_at: datetime = _moment()
+    error: str | None = _text()
+    created_at: datetime = _moment()
+    delivered_at: datetime | None = _moment(nullable=True)
+
+
 class MonitorWindowRow(SQLModel, table=True):
     """A piece of the monitor's work that is done once: a job, what it is about, and the window."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 from sqlmodel import Field, SQLModel
 
@@ -66,7 +68,10 @@ def _json(*, nullable: bool) -> Any:
 
 
 class AdapterRow(SQLModel, table=True):
-    """A named capability of one base model; `monitoring` is how it is watched, None for the defaults."""
+    """A named capability of one base model.
+
+    `monitoring` is how it is watched and `policy` what Ostler may do to it by itself; None is the defaults.
+    """
 
     __tablename__ = "adapters"
 
@@ -74,6 +79,7 @@ class AdapterRow(SQLModel, table=True):
     name: str = Field(sa_column=Column(String(63), nullable=False, unique=True))
     base: str = Field(sa_column=Column(String(255), nullable=False))
     monitoring: dict[str, Any] | None = _json(nullable=True)
+    policy: dict[str, Any] | None = _json(nullable=True)
     created_at: datetime = _created_at()
 
 
@@ -110,6 +116,8 @@ class RevisionRow(SQLModel, table=True):
 
     `stable` is the version number that serves from here on and `previous_stable` the one that served until then.
     `canary` is a version number, `shadow` one as text or "base", `fallback` a list of "previous" and "base".
+    `is_holdback` says that the canary is the old version, with the sessions that are held back from the new one.
+    `decision` is the monitor's decision that it followed from; None is a person's change.
     `restores` is set on a rollback: the revision whose state came back. `undo_revision` is what a plain rollback
     from here restores, and `undo_stable` the version it would serve; None where nothing came before.
     """
@@ -124,6 +132,7 @@ class RevisionRow(SQLModel, table=True):
     stable: int
     canary: int | None = None
     canary_weight: float | None = None
+    is_holdback: bool = Field(default=False, sa_column=Column(Boolean(), nullable=False, server_default=false()))
     shadow: str | None = Field(default=None, sa_column=Column(String(16), nullable=True))
     shadow_share: float | None = None
     fallback: list[str] = Field(default_factory=list, sa_column=Column(JSON(), nullable=False))
@@ -131,6 +140,33 @@ class RevisionRow(SQLModel, table=True):
     restores: int | None = None
     undo_revision: int | None = None
     undo_stable: int | None = None
+    decision: int | None = Field(default=None, sa_column=Column(BigInteger(), nullable=True))
+    actor: str = Field(sa_column=Column(String(120), nullable=False))
+    reason: str = Field(default="", sa_column=Column(String(1000), nullable=False))
+    created_at: datetime = _created_at()
+
+
+class PolicyRow(SQLModel, table=True):
+    """One numbered policy of an adapter, with its quality rule. Rows are only ever added; the newest one holds."""
+
+    __tablename__ = "policies"
+    __table_args__ = (UniqueConstraint("adapter_id", "number"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    adapter_id: int = Field(sa_column=Column(ForeignKey("adapters.id"), nullable=False))
+    number: int
+    policy: dict[str, Any] = _json(nullable=False)
+    actor: str = Field(sa_column=Column(String(120), nullable=False))
+    reason: str = Field(default="", sa_column=Column(String(1000), nullable=False))
+    created_at: datetime = _created_at()
+
+
+class StopRow(SQLModel, table=True):
+    """Who stopped automatic change, and why: of one adapter, or of all where the name is empty."""
+
+    __tablename__ = "stops"
+
+    adapter: str = Field(sa_column=Column(String(63), primary_key=True))
     actor: str = Field(sa_column=Column(String(120), nullable=False))
     reason: str = Field(default="", sa_column=Column(String(1000), nullable=False))
     created_at: datetime = _created_at()

@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STEPS := format lint types tests
 
-.PHONY: help install run test demo lock clean $(STEPS)
+.PHONY: help install run test demo demo-models lock clean $(STEPS)
 
 help:
 	@echo "make run      install what is needed and serve on port 8080 (ENGINE=gpu for the GPU build)"
 	@echo "make install  the same without serving"
 	@echo "make test     format, lint, types and tests"
-	@echo "make demo     train the demo's models again"
+	@echo "make demo     the closed loop as a story of ten minutes, with a page at the end"
+	@echo "make demo-models  train the demo's models again"
 	@echo "make lock     write requirements/*.lock again from pyproject.toml"
 
 install: $(VENV)/installed-$(ENGINE)
@@ -37,6 +38,9 @@ tests: $(VENV)/installed-test
 	$(BIN)/pytest
 
 demo: $(VENV)/installed-test
+	@$(BIN)/ostler demo --report story.html
+
+demo-models: $(VENV)/installed-test
 	$(BIN)/python -m demo.recipe
 
 lock:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from gateway.engines.placement import fraction
 from gateway.errors import EngineUnavailable, ModelNotFound
-from registry.catalog import Adapter, ApiKey, Catalog, Shadow, Version
+from registry.catalog import Adapter, ApiKey, Canary, Catalog, Shadow, Version
 from registry.names import parse_pinned
 
 Variant = Literal["stable", "canary", "pinned", "fallback", "shadow", "base", "evaluation"]
@@ -114,9 +114,8 @@ def _offers(adapter: Adapter, session: str) -> Iterator[tuple[Variant, Version |
     assert deployment is not None
     stable = adapter.versions[deployment.stable]
     if deployment.canary is not None:
-        canary = adapter.versions[deployment.canary.version]
-        if is_canary_session(adapter.name, canary, session, deployment.canary.weight):
-            yield "canary", canary
+        if is_canary_session(adapter, deployment.canary, session):
+            yield "canary", adapter.versions[deployment.canary.version]
             yield "fallback", stable
         else:
             yield "stable", stable
@@ -131,13 +130,18 @@ def _offers(adapter: Adapter, session: str) -> Iterator[tuple[Variant, Version |
                 yield "fallback", previous
 
 
-def is_canary_session(adapter: str, canary: Version, session: str, weight: float) -> bool:
+def is_canary_session(adapter: Adapter, canary: Canary, session: str) -> bool:
     """Whether a session is on the canary.
 
-    The same answer in every process and at any time; a higher weight only adds sessions. The canary's engine name is
-    part of the hash, so that it is not the same sessions that try every canary.
+    The same answer in every process and at any time; a higher weight only adds sessions. The new version's engine name
+    is part of the hash, so that it is not the same sessions that try every canary. A holdback is what the promoted
+    version would not have got as a canary either: no session that has seen it goes back to the old one.
     """
-    return fraction(adapter, canary.engine_name, session) < weight
+    if canary.holdback:
+        promoted = adapter.stable
+        assert promoted is not None
+        return fraction(adapter.name, promoted.engine_name, session) >= 1.0 - canary.weight
+    return fraction(adapter.name, adapter.versions[canary.version].engine_name, session) < canary.weight
 
 
 def _failing(model: str) -> EngineUnavailable:

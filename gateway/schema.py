@@ -23,6 +23,11 @@ _INFERENCE = {
 }
 _BODY_MAY_BE_MISSING = (
     "/admin/v1/adapters/{name}/rollback",
+    "/admin/v1/adapters/{name}/pause",
+    "/admin/v1/adapters/{name}/resume",
+    "/admin/v1/adapters/{name}/approve",
+    "/admin/v1/adapters/{name}/reject",
+    "/admin/v1/freeze",
     "/admin/v1/replicas/{replica_id}/wake",
     "/admin/v1/adapters/{name}/evaluations",
     "/admin/v1/keys/{key_id}/rotate",
@@ -44,7 +49,9 @@ class SchemaPlugin(JsonRenderPlugin):
         form = {"multipart/form-data": {"schema": FORM}}
         openapi_schema["paths"]["/v1/files"]["post"]["requestBody"] = {"required": True, "content": form}
         for path in _BODY_MAY_BE_MISSING:
-            openapi_schema["paths"][path]["post"]["requestBody"]["required"] = False
+            for operation in openapi_schema["paths"][path].values():
+                if "requestBody" in operation:
+                    operation["requestBody"]["required"] = False
         # As the decoder itself describes what it takes; the framework leaves out bounds and unknown fields.
         _, bodies = msgspec.json.schema_components(
             (*BODIES, NewFeedback, NewJob), ref_template="#/components/schemas/{name}"

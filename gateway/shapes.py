@@ -70,10 +70,11 @@ class VersionShape(msgspec.Struct, frozen=True):
 
 
 class CanaryShape(msgspec.Struct, frozen=True):
-    """The version that gets a share of the sessions."""
+    """The version that gets a share of the sessions; as a `holdback` it is the old one, and the stable one is new."""
 
     version: int
     weight: float
+    holdback: bool
 
 
 class ShadowShape(msgspec.Struct, frozen=True):
@@ -112,7 +113,10 @@ class PushedShape(msgspec.Struct, frozen=True):
 
 
 class RevisionShape(msgspec.Struct, frozen=True):
-    """One entry of a deployment's history: what the name meant from here on."""
+    """One entry of a deployment's history: what the name meant from here on.
+
+    `decision` is the id of the decision that it followed from, null for a person's change.
+    """
 
     revision: int
     action: str
@@ -122,6 +126,7 @@ class RevisionShape(msgspec.Struct, frozen=True):
     fallback: Fallback | None
     previous_stable: int | None
     restores: int | None
+    decision: int | None
     actor: str
     reason: str
     created_at: datetime
@@ -194,7 +199,7 @@ def deployment_shape(deployment: Deployment) -> DeploymentShape:
 
 
 def _canary(canary: Canary | None) -> CanaryShape | None:
-    return CanaryShape(canary.version, canary.weight) if canary else None
+    return CanaryShape(canary.version, canary.weight, canary.holdback) if canary else None
 
 
 def _shadow(shadow: Shadow | None) -> ShadowShape | None:
@@ -256,6 +261,7 @@ def revision_shape(row: RevisionRow) -> RevisionShape:
         fallback=_fallback(state.fallback),
         previous_stable=row.previous_stable,
         restores=row.restores,
+        decision=row.decision,
         actor=row.actor,
         reason=row.reason,
         created_at=row.created_at,

@@ -46,9 +46,18 @@ class Swapper:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def change(
-        self, name: str, patch: Patch, *, expected_revision: int | None = None, actor: str, reason: str
+        self,
+        name: str,
+        patch: Patch,
+        *,
+        expected_revision: int | None = None,
+        decision: int | None = None,
+        actor: str,
+        reason: str,
     ) -> Adapter:
         """Change the deployment; what is changed is served from the moment that this returns.
+
+        `decision` is what an automatic change follows from; without one it is a person's.
 
         Raises:
             RegistryError: there is no such adapter or version, or the change makes no sense.
@@ -59,16 +68,31 @@ class Swapper:
         return await self._carry_out(
             "change",
             name,
-            lambda: self._registry.preview(name, patch, expected_revision=expected, reason=reason),
+            lambda: self._registry.preview(name, patch, expected_revision=expected, decision=decision, reason=reason),
             lambda prepared: self._registry.change(
-                name, patch, prepared=prepared, expected_revision=expected, actor=actor, reason=reason
+                name,
+                patch,
+                prepared=prepared,
+                expected_revision=expected,
+                decision=decision,
+                actor=actor,
+                reason=reason,
             ),
         )
 
     async def rollback(
-        self, name: str, *, to: int | None, expected_revision: int | None = None, actor: str, reason: str
+        self,
+        name: str,
+        *,
+        to: int | None,
+        expected_revision: int | None = None,
+        decision: int | None = None,
+        actor: str,
+        reason: str,
     ) -> Adapter:
         """Restore what revision `to` made the name mean, or else what it meant before the present version served.
+
+        `decision` is what an automatic change follows from; without one it is a person's.
 
         Raises:
             RegistryError: there is no such adapter or revision, or nothing came before.
@@ -79,9 +103,15 @@ class Swapper:
         return await self._carry_out(
             "rollback",
             name,
-            lambda: self._registry.preview_rollback(name, to, expected_revision=expected),
+            lambda: self._registry.preview_rollback(name, to, expected_revision=expected, decision=decision),
             lambda prepared: self._registry.rollback(
-                name, to=to, prepared=prepared, expected_revision=expected, actor=actor, reason=reason
+                name,
+                to=to,
+                prepared=prepared,
+                expected_revision=expected,
+                decision=decision,
+                actor=actor,
+                reason=reason,
             ),
         )
 

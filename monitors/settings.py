@@ -54,17 +54,26 @@ class MonitorSettings(StorageSettings, PricedSettings):
     judge_url: str = Field("", description="OpenAI-compatible endpoint of the LLM judge; empty is the gateway's own.")
     judge_model: str = Field("", description="The judge's model; empty has no judge.")
     judge_api_key: str = Field("", description="Its API key.", repr=False)
+    teacher_url: str = Field("", description="OpenAI-compatible endpoint of a teacher for retraining; empty has none.")
+    teacher_model: str = Field("", description="Its model.")
+    teacher_api_key: str = Field("", description="Its API key.", repr=False)
+    teacher_per_minute: float = Field(30.0, gt=0, description="Prompts that the teacher is asked in a minute.")
+    teacher_max_tokens: int = Field(1024, ge=1, description="Tokens of its answer.")
+    teacher_price_in: float = Field(0.0, ge=0, description="Of a million tokens of prompts.")
+    teacher_price_out: float = Field(0.0, ge=0, description="Of a million tokens of answers.")
+    teacher_budget: float = Field(0.0, ge=0, description="What its answers may cost in a calendar month (UTC).")
     embeddings_url: str = Field("", description="OpenAI-compatible endpoint of embeddings for drift; empty has none.")
     embeddings_model: str = Field("", description="Its model.")
     embeddings_api_key: str = Field("", description="Its API key.", repr=False)
     score_every_s: float = Field(5.0, gt=0, description="Pause between looks for answers to score, seconds.")
+    loop_every_s: float = Field(2.0, gt=0, description="Pause between turns of the closed loop, seconds.")
     evaluation_concurrency: int = Field(2, ge=1, description="The monitor's own requests at the gateway at once.")
     likelihood_per_minute: int = Field(
         30, ge=0, description="Captured answers whose likelihood is asked for, in a minute; 0 asks for none."
     )
     request_log_days: float = Field(90.0, gt=0, description="How long the request log is kept, days.")
 
-    @field_validator("url", "judge_url", "embeddings_url")
+    @field_validator("url", "judge_url", "teacher_url", "embeddings_url")
     @classmethod
     def _http(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")):

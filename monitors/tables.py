@@ -2,7 +2,7 @@
 
 Requests        request_log, captures, usage_hours, spending        written by the gateways' recorders
 Money           replica_hours, cost_rates                           what engines cost, and what a token of them did
-Labels          feedback                                            what clients and people said of answers
+Labels          feedback, teacher_labels                            what people, and a teacher, said of answers
 Judging         scores, observations, evidence, golden_*         numbers in [0, 1], and what tests made of them
 Drift           drift_runs, drift_calibrations
 Work            decisions, monitor_windows, monitor_cursors         what the monitor decided, and how far it is
@@ -200,6 +200,25 @@ class FeedbackRow(SQLModel, table=True):
     score: float | None = None
     comment: str | None = _text()
     correction: str | None = _text()
+    created_at: datetime = _moment(index=True)
+
+
+class TeacherLabelRow(SQLModel, table=True):
+    """What a teacher answered to a captured prompt, once; `record_id` is the capture's.
+
+    `answer` is an assistant's message, None if there was none to use; `key_id` the API key that sent the prompt, empty
+    if that is not known; `prompt` a hash of the prompt, by which the same one is asked once; `cost` what it took.
+    """
+
+    __tablename__ = "teacher_labels"
+    __table_args__ = (Index(None, "adapter", "created_at"),)
+
+    record_id: str = _key(String(32))
+    adapter: str = Field(sa_column=Column(String(63), nullable=False))
+    key_id: str = Field(default="", sa_column=Column(String(24), nullable=False))
+    prompt: str = Field(sa_column=Column(String(32), nullable=False))
+    answer: Any = _json()
+    cost: float = _sum()
     created_at: datetime = _moment(index=True)
 
 

@@ -18,6 +18,7 @@ from ostler.commands import (
     data,
     datasets,
     decisions,
+    demo,
     deployments,
     drift,
     feedback,
@@ -25,8 +26,10 @@ from ostler.commands import (
     jobs,
     keys,
     labelling,
+    loop,
     monitoring,
     operators,
+    policy,
     processes,
     quality,
     requests,
@@ -39,6 +42,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "gateway": processes.gateway,
         "monitor": processes.monitor,
         "tuner": processes.tuner,
+        "demo": demo.demo,
         "migrate": processes.migrate,
     },
     "Adapters": {
@@ -64,6 +68,14 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "decisions": decisions.decisions,
         "evaluate": golden.evaluate,
         "evaluations": golden.evaluations,
+    },
+    "Loop": {
+        "pause": loop.pause,
+        "resume": loop.resume,
+        "approve": loop.approve,
+        "reject": loop.reject,
+        "freeze": loop.freeze,
+        "unfreeze": loop.unfreeze,
     },
     "Requests": {
         "requests": requests.requests,
@@ -91,6 +103,12 @@ _JOBS: dict[str, Callable[..., None]] = {
     "resume": jobs.resume,
 }
 _DATA: dict[str, Callable[..., None]] = {"check": data.check, "label": labelling.label}
+_POLICY: dict[str, Callable[..., None]] = {
+    "show": policy.show_policy,
+    "set": policy.set_policy,
+    "check": policy.check_policy,
+    "history": policy.policy_history,
+}
 _GOLDEN: dict[str, Callable[..., None]] = {"push": golden.push, "list": golden.list_sets}
 
 app = typer.Typer(
@@ -104,6 +122,7 @@ feedback_app = typer.Typer(help="Say how good an answer was, and list what was s
 golden_app = typer.Typer(help="Freeze and list golden sets: what a version must know.", no_args_is_help=True)
 jobs_app = typer.Typer(help="Look at tuning jobs, follow them, and stop them.", no_args_is_help=True)
 data_app = typer.Typer(help="Make and check data to train on.", no_args_is_help=True)
+policy_app = typer.Typer(help="Say what Ostler may do to adapters by itself, and try it.", no_args_is_help=True)
 keys_app = typer.Typer(help="Make, change and revoke API keys.", no_args_is_help=True)
 for panel, commands in _PANELS.items():
     for name, command in commands.items():
@@ -114,6 +133,8 @@ for name, command in _FEEDBACK.items():
     feedback_app.command(name)(command)
 for name, command in _GOLDEN.items():
     golden_app.command(name)(command)
+for name, command in _POLICY.items():
+    policy_app.command(name)(command)
 for name, command in _JOBS.items():
     jobs_app.command(name)(command)
 for name, command in _DATA.items():
@@ -122,6 +143,7 @@ app.add_typer(jobs_app, name="jobs", rich_help_panel="Tuning")
 app.add_typer(data_app, name="data", rich_help_panel="Tuning")
 app.add_typer(feedback_app, name="feedback", rich_help_panel="Judging")
 app.add_typer(golden_app, name="golden", rich_help_panel="Judging")
+app.add_typer(policy_app, name="policy", rich_help_panel="Loop")
 app.add_typer(keys_app, name="keys", rich_help_panel="Operators")
 
 

@@ -32,13 +32,21 @@ def besides(deployment: Any) -> str:
     """What a deployment does beside its stable version, in words; empty if nothing."""
     parts = []
     if canary := deployment["canary"]:
-        parts.append(f"canary version {canary['version']} for {percent(canary['weight'])} of sessions")
+        parts.append(_canary(canary))
     if shadow := deployment["shadow"]:
         target = "base model" if shadow["version"] == "base" else f"version {shadow['version']}"
         parts.append(f"shadow {target} for {percent(shadow['share'])} of requests")
     if fallback := deployment["fallback"]:
         parts.append("fallback " + (fallback if isinstance(fallback, str) else ", then ".join(fallback)))
     return "; ".join(parts)
+
+
+def _canary(canary: Any) -> str:
+    """A canary in words."""
+    share = f"{percent(canary['weight'])} of sessions"
+    if canary["holdback"]:
+        return f"version {canary['version']} held back for {share}"
+    return f"canary version {canary['version']} for {share}"
 
 
 def changes(old: Any, new: Any) -> list[str]:
@@ -67,7 +75,7 @@ def adapters(answer: Any) -> None:
             (
                 adapter["name"],
                 live,
-                f"{canary['version']} at {percent(canary['weight'])}" if canary else None,
+                f"{canary['version']} at {percent(canary['weight'])}" + _held(canary) if canary else None,
                 len(adapter["versions"]),
                 deployment and deployment["revision"],
                 adapter["base"],
@@ -75,6 +83,10 @@ def adapters(answer: Any) -> None:
         )
     headings = ("ADAPTER", "LIVE", "CANARY", "VERSIONS", "REVISION", "BASE")
     table(headings, rows, "No adapters yet: `ostler push DIR --adapter NAME`.")
+
+
+def _held(canary: Any) -> str:
+    return ", held back" if canary["holdback"] else ""
 
 
 def adapter(answer: Any) -> None:
@@ -119,13 +131,18 @@ def history(answer: Any) -> None:
             r["action"] + (f" to {r['restores']}" if r["restores"] else ""),
             r["stable"],
             when(r["created_at"]),
-            _lines(r["reason"], besides(r), f"by {r['actor']}"),
+            _lines(r["reason"], besides(r), f"by {r['actor']}" + _followed(r["decision"])),
         )
         for r in answer["data"]
     ]
     table(("REVISION", "ACTION", "SERVES", "WHEN", "WHY, WITH WHAT, BY WHOM"), rows, "Nothing was promoted yet.")
     if answer["has_more"]:
         out.print("There is more: --limit shows it.")
+
+
+def _followed(decision: int | None) -> str:
+    """What an automatic change followed from."""
+    return "" if decision is None else f", following decision {decision}"
 
 
 def _lines(*parts: str | None) -> tuple[str, ...]:

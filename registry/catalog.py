@@ -12,6 +12,7 @@ from typing import Literal
 
 from registry.monitoring import Monitoring
 from registry.names import parse_pinned
+from registry.policies import Policy
 
 KEY_INDEX_LENGTH = 16
 FallbackStep = Literal["previous", "base"]
@@ -59,10 +60,15 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A version that gets a share of the sessions; `weight` lies in [0, 1]."""
+    """A version that gets a share of the sessions; `weight` lies in [0, 1].
+
+    With `holdback` it is the old version, which keeps that share after a promotion: then what is on trial is the stable
+    one.
+    """
 
     version: int
     weight: float
+    holdback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,11 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A named capability of a base model, with its versions by number."""
+    """A named capability of a base model, with its versions by number.
+
+    `policy` is what Ostler may do to it by itself and `policy_number` counts its changes, 0 before the first; the
+    policy's quality rule is always that of `monitoring`.
+    """
 
     name: str
     base: str
@@ -106,6 +116,8 @@ class Adapter:
     versions: Mapping[int, Version]
     deployment: Deployment | None
     monitoring: Monitoring = Monitoring()  # noqa: RUF009 - it is immutable
+    policy: Policy = Policy()  # noqa: RUF009 - it is immutable
+    policy_number: int = 0
 
     @property
     def stable(self) -> Version | None:

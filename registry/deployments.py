@@ -54,8 +54,8 @@ class State:
 
     @property
     def suspect(self) -> int:
-        """The version that a plain rollback takes away: the newest on trial, so the canary if there is one."""
-        return self.canary.version if self.canary else self.stable
+        """The version that a plain rollback takes away: the newest one, so the canary if it is not a holdback."""
+        return self.stable if self.canary is None or self.canary.holdback else self.canary.version
 
     @property
     def answering(self) -> frozenset[int]:
@@ -74,7 +74,8 @@ def patched(state: State | None, patch: Patch) -> State:
 
     Raises:
         Conflict: nothing serves yet, and the patch names no stable version.
-        InvalidValue: a share is no number from 0 to 1, or the canary is the stable version.
+        InvalidValue: a share is no number from 0 to 1, the canary is the stable version, or what is to be held back
+            is not what serves until this change.
     """
     _check(patch)
     stable = patch.stable
@@ -87,6 +88,8 @@ def patched(state: State | None, patch: Patch) -> State:
         if not isinstance(patch.canary, Unset):
             raise InvalidValue(f"the canary must be another version than the stable one, {stable}", param="canary")
         canary = None
+    if isinstance(patch.canary, Canary) and patch.canary.holdback:
+        _check_holdback(state, patch.canary.version)
     shadow = (state.shadow if state else None) if isinstance(patch.shadow, Unset) else patch.shadow
     fallback = (state.fallback if state else ()) if isinstance(patch.fallback, Unset) else patch.fallback
     return State(stable, canary, shadow, fallback)
@@ -101,6 +104,17 @@ def _check(patch: Patch) -> None:
         unknown = [step for step in patch.fallback if step not in _FALLBACK_STEPS]
         if unknown or len(set(patch.fallback)) < len(patch.fallback):
             raise InvalidValue("fallback lists 'previous' and 'base', each once at most", param="fallback")
+
+
+def _check_holdback(state: State | None, version: int) -> None:
+    """It must be what serves, and so is replaced by this change, or what is held back already."""
+    held = state.canary.version if state and state.canary and state.canary.holdback else None
+    if state is None or version not in (state.stable, held):
+        raise InvalidValue(
+            f"version {version} cannot be held back: a holdback is the version that serves until another one is "
+            "promoted in the same change",
+            param="canary.holdback",
+        )
 
 
 def _check_share(value: float, param: str) -> None:
@@ -125,7 +139,12 @@ def describe(deployment: Deployment | None) -> dict[str, Any] | None:
     return {
         "revision": deployment.revision,
         "stable": deployment.stable,
-        "canary": {"version": canary.version, "weight": canary.weight} if canary else None,
+        "canary": _describe_canary(canary) if canary else None,
         "shadow": {"version": shadow.version, "share": shadow.share} if shadow else None,
         "fallback": list(deployment.fallback),
     }
+
+
+def _describe_canary(canary: Canary) -> dict[str, Any]:
+    found = {"version": canary.version, "weight": canary.weight}
+    return found | ({"holdback": True} if canary.holdback else {})

@@ -5,7 +5,8 @@ RegistryError                        every message below is safe to show to a cl
 ├── NotFound                404      no adapter, version, revision or key of that name
 ├── Conflict                409      it exists, but not in a state that allows this
 │   ├── NothingToRollBack   409      no earlier revision serves anything else
-│   └── NotLetThrough       409      the version has not passed its gate
+│   ├── NotLetThrough       409      the version has not passed its gate
+│   └── Stopped             409      automatic change is stopped, of the adapter or of all
 ├── RevisionMismatch        412      the deployment is not at the revision that the caller saw
 ├── InvalidName             422      a name that the naming rules refuse
 ├── InvalidValue            422      a number, time or text outside what is allowed
@@ -77,6 +78,12 @@ class NotLetThrough(Conflict):
     """The version is still at its gate, or was rejected there; it is not served unless by force."""
 
     code = "not_let_through"
+
+
+class Stopped(Conflict):
+    """Somebody stopped automatic change, of the adapter or of all; a person's change is not held up by it."""
+
+    code = "stopped"
 
 
 class RevisionMismatch(RegistryError):

@@ -10,6 +10,7 @@ from registry.catalog import Deployment, Version
 from registry.deployments import Patch, State, action_of, describe, patched
 from registry.errors import Conflict, InvalidValue, NotFound, NothingToRollBack, NotLetThrough, RevisionMismatch
 from registry.names import check_text
+from registry.stops import require_going
 from registry.tables import AdapterRow, RevisionRow
 from registry.transactions import Change, Transactions
 
@@ -62,6 +63,7 @@ class Deployments(Transactions):
         *,
         prepared: frozenset[int] | None = None,
         expected_revision: int | None = None,
+        decision: int | None = None,
         actor: str,
         reason: str = "",
     ) -> Changed:
@@ -69,19 +71,22 @@ class Deployments(Transactions):
 
         Whoever calls this has made sure that the engines can serve it: `prepared` are the versions made ready for
         it, None if that is not held. `expected_revision` is the revision that the caller saw, 0 before the first.
+        `decision` is what an automatic change follows from; without one it is a person's, whatever key it came with.
 
         Raises:
             NotFound: no such adapter or version.
             Conflict: nothing serves yet, a version is archived, or somebody else's change needs other versions.
             NotLetThrough: clients would get answers of a version that its gate has not let through, and not by force.
-            InvalidValue: a share is no number from 0 to 1, the canary is the stable version, or force has no reason.
+            Stopped: it is automatic, and automatic change is stopped.
+            InvalidValue: a share is no number from 0 to 1, the canary is the stable version, what is held back is not
+                what serves now, or force has no reason.
             RevisionMismatch: it is not at the expected revision.
         """
         check_text(reason, "reason", LONGEST_REASON)
         async with self._change(actor) as change:
-            standing = await _standing(change.session, name, expected_revision)
+            standing = await _standing(change.session, name, expected_revision, decision)
             plan = await _plan_patch(change.session, standing, patch, reason)
-            return await _carry_out(change, plan, prepared, reason)
+            return await _carry_out(change, plan, prepared, reason, decision)
 
     async def promote(self, name: str, number: int, *, actor: str, reason: str = "") -> Changed:
         """Make a version what the adapter's name serves; see `change`."""
@@ -94,41 +99,50 @@ class Deployments(Transactions):
         to: int | None = None,
         prepared: frozenset[int] | None = None,
         expected_revision: int | None = None,
+        decision: int | None = None,
         actor: str,
         reason: str = "",
     ) -> Changed:
         """Add a revision that restores all of an earlier one: revision `to`, or else the one to go back to.
 
         That is the newest earlier state that serves neither as stable nor as canary what is on trial now: the canary
-        if there is one, else the stable version. Rolling back again goes further back, it does not return to what
-        was rolled back from. Archived versions that it needs are brought back.
+        if there is one that is no holdback, else the stable version. Rolling back again goes further back, it does not
+        return to what was rolled back from. Archived versions that it needs are brought back. `decision` is as in
+        `change`.
 
         Raises:
             NotFound: no such adapter or revision.
             NothingToRollBack: nothing came before.
             Conflict: somebody else changed it just now, and it would need other versions than the prepared ones.
+            Stopped: it is automatic, and automatic change is stopped.
             RevisionMismatch: it is not at the expected revision.
         """
         check_text(reason, "reason", LONGEST_REASON)
         async with self._change(actor) as change:
-            standing = await _standing(change.session, name, expected_revision)
+            standing = await _standing(change.session, name, expected_revision, decision)
             plan = await _plan_rollback(change.session, standing, to)
-            return await _carry_out(change, plan, prepared, reason)
+            return await _carry_out(change, plan, prepared, reason, decision)
 
     async def preview(
-        self, name: str, patch: Patch, *, expected_revision: int | None = None, reason: str = ""
+        self,
+        name: str,
+        patch: Patch,
+        *,
+        expected_revision: int | None = None,
+        decision: int | None = None,
+        reason: str = "",
     ) -> Deployment:
         """What `change` would make of it now, with the same errors; nothing is written."""
         async with self._sessions() as session:
-            standing = await _standing(session, name, expected_revision)
+            standing = await _standing(session, name, expected_revision, decision)
             return (await _plan_patch(session, standing, patch, reason)).deployment
 
     async def preview_rollback(
-        self, name: str, to: int | None = None, *, expected_revision: int | None = None
+        self, name: str, to: int | None = None, *, expected_revision: int | None = None, decision: int | None = None
     ) -> Deployment:
         """What `rollback` would make of it now, with the same errors; nothing is written."""
         async with self._sessions() as session:
-            standing = await _standing(session, name, expected_revision)
+            standing = await _standing(session, name, expected_revision, decision)
             return (await _plan_rollback(session, standing, to)).deployment
 
     async def history(self, name: str, *, before: int | None = None, limit: int = 100) -> list[RevisionRow]:
@@ -149,7 +163,7 @@ class Deployments(Transactions):
             Conflict: the deployment uses it.
         """
         async with self._change(actor) as change:
-            standing = await _standing(change.session, name, None)
+            standing = await _standing(change.session, name)
             row = (await repository.versions_by_number(change.session, standing.adapter, [number])).get(number)
             if row is None:
                 raise _no_version(name, number)
@@ -174,7 +188,10 @@ def _no_version(name: str, number: int) -> NotFound:
     return NotFound(f"adapter {name!r} has no version {number}", param="version")
 
 
-async def _standing(session: AsyncSession, name: str, expected: int | None) -> _Standing:
+async def _standing(
+    session: AsyncSession, name: str, expected: int | None = None, decision: int | None = None
+) -> _Standing:
+    """The adapter, if it is at the expected revision, and not stopped where a decision is to change it."""
     adapter = await _adapter(session, name)
     revision = await repository.current_revision(session, adapter)
     number = revision.number if revision else 0
@@ -183,6 +200,8 @@ async def _standing(session: AsyncSession, name: str, expected: int | None) -> _
             f"adapter {name!r} is at revision {number}, not {expected}; look at what changed, and try again",
             param="revision",
         )
+    if decision is not None:
+        await require_going(session, name)
     return _Standing(adapter, revision, await _deployment(session, adapter, revision) if revision else None)
 
 
@@ -263,14 +282,16 @@ async def _require_in_service(
             )
 
 
-async def _carry_out(change: Change, plan: _Plan, prepared: frozenset[int] | None, reason: str) -> Changed:
+async def _carry_out(
+    change: Change, plan: _Plan, prepared: frozenset[int] | None, reason: str, decision: int | None
+) -> Changed:
     name, standing, revision = plan.standing.adapter.name, plan.standing, plan.revision
     if revision is None:
         return Changed(name, plan.deployment, change.outcome)
     ready = standing.deployment.versions if standing.deployment else frozenset()
     if prepared is not None and not plan.deployment.versions <= prepared | ready:
         raise Conflict(f"adapter {name!r} was changed by someone else just now; look, and try again")
-    revision.actor, revision.reason = change.actor, reason
+    revision.actor, revision.reason, revision.decision = change.actor, reason, decision
     change.session.add(revision)
     change.audit(
         revision.action,
@@ -279,6 +300,7 @@ async def _carry_out(change: Change, plan: _Plan, prepared: frozenset[int] | Non
         after=describe(plan.deployment),
         reason=reason,
         restores=revision.restores,
+        decision=decision,
     )
     brought_back = await _bring_back(change, plan)
     return Changed(name, plan.deployment, change.outcome, alone=not brought_back)

@@ -37,7 +37,7 @@ def to_version(adapter: str, row: AnyVersion) -> Version:
 
 def to_state(row: AnyRevision) -> State:
     """What a revision says."""
-    canary = None if row.canary is None else Canary(row.canary, row.canary_weight or 0.0)
+    canary = None if row.canary is None else Canary(row.canary, row.canary_weight or 0.0, row.is_holdback)
     shadow = None
     if row.shadow is not None:
         shadow = Shadow(None if row.shadow == BASE_MODEL else int(row.shadow), row.shadow_share or 0.0)
@@ -53,6 +53,7 @@ def state_columns(state: State) -> dict[str, Any]:
         "stable": state.stable,
         "canary": canary.version if canary else None,
         "canary_weight": float(canary.weight) if canary else None,
+        "is_holdback": canary.holdback if canary else False,
         "shadow": target,
         "shadow_share": float(shadow.share) if shadow else None,
         "fallback": list(state.fallback),

@@ -1,11 +1,13 @@
 """How an adapter is watched: what of its traffic is kept, how its answers are scored, and when to raise an alarm."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from registry.errors import InvalidValue
+
+Against = Literal["level", "base", "incumbent"]
 
 
 class ScorerChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -20,7 +22,10 @@ class QualityRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         scorer: whose scores decide; ``feedback`` is what clients and people said.
-        level: the mean score that is expected, in [0, 1]; None takes it from the version's first observations.
+        against: what is watched: the ``level`` of the version's scores, or how much better they are than those of the
+            ``base`` model, or of the ``incumbent``, the version that served before, to the same requests.
+        level: the mean that is expected, of scores in [0, 1], of differences in [-1, 1]; None takes it from the
+            version's first observations.
         level_observations: how many observations that takes.
         drop: the least fall below the level that matters.
         alarm_every: least mean number of observations between two false alarms (the A of e-CUSUM).
@@ -28,6 +33,7 @@ class QualityRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     scorer: str = "feedback"
+    against: Against = "level"
     level: float | None = None
     level_observations: int = 200
     drop: float = 0.05
@@ -77,7 +83,7 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _require("capture_days", self.capture_days, 1 / 24, 36_500)
         _require("golden_every_h", self.golden_every_h, 0, 8_760)
         if quality.level is not None:
-            _require("quality.level", quality.level, 0, 1)
+            _require("quality.level", quality.level, 0 if quality.against == "level" else -1, 1)
         _require("quality.level_observations", quality.level_observations, 10, 1_000_000)
         _require("quality.drop", quality.drop, 0, 1)
         _require("quality.alarm_every", quality.alarm_every, 2, 1e12)

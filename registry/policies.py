@@ -18,7 +18,7 @@ LabelSource = Literal["correction", "accepted", "teacher"]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 _Hour = Annotated[int, Meta(ge=0, le=23)]
 _MOST_STEPS = 20
-_LARGEST_JOB = 16_384
+LARGEST_JOB = 16_384
 
 
 class RetrainRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,8 +116,13 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InvalidValue(
                 f"retrain.job may have `hyperparameters` and `ostler`, not {sorted(unknown)[0]!r}", param="retrain"
             )
-        if len(msgspec.json.encode(self.retrain.job)) > _LARGEST_JOB:
-            raise InvalidValue(f"retrain.job may have {_LARGEST_JOB} bytes at most", param="retrain")
+        if len(msgspec.json.encode(self.retrain.job)) > LARGEST_JOB:
+            raise InvalidValue(f"retrain.job may have {LARGEST_JOB} bytes at most", param="retrain")
+
+
+def policy_number(stored: dict[str, Any] | None) -> int:
+    """The number of the policy that the database holds; 0 where it holds nothing."""
+    return 0 if stored is None else int(stored["number"])
 
 
 def stored_policy(stored: dict[str, Any] | None, quality: QualityRule) -> Policy:

@@ -6,32 +6,33 @@ deployment is one revision with actor, reason and time.
 Deployments     registry.lifecycle      what is live
 Keys            registry.keyring        who may do what
 Leases          registry.leases         what one process does at a time
+Rules           registry.rules          how each adapter is watched, and what may be done to it by itself
+Stops           registry.stops          what stops automatic change
 Registry        this module             what exists: the catalog and its versions
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from registry import mapping, repository
 from registry.artifacts import Artifact, ArtifactStore
 from registry.base_model import BaseSpec, read_config
-from registry.catalog import Catalog, Version
+from registry.catalog import Catalog, GateVerdict, Version
 from registry.errors import Conflict, NotFound
 from registry.keyring import Keys
 from registry.leases import Leases
 from registry.lifecycle import Changed, Deployments
 from registry.lora import CheckedAdapter, check_adapter
-from registry.monitoring import Monitoring, stored_monitoring
 from registry.names import check_adapter_name, check_text, engine_name
+from registry.rules import Rules
 from registry.snapshot import read_catalog
+from registry.stops import Stops
 from registry.tables import AdapterRow, VersionRow
 from registry.transactions import Change
 
@@ -50,7 +51,7 @@ class Pushed:
     change: int
 
 
-class Registry(Deployments, Keys, Leases):
+class Registry(Deployments, Keys, Leases, Rules, Stops):
     """What exists and what is live.
 
     Args:
@@ -101,12 +102,13 @@ class Registry(Deployments, Keys, Leases):
         base: str | None = None,
         note: str = "",
         lineage: dict[str, Any] | None = None,
+        by_hand: bool = False,
     ) -> Pushed:
         """Check a PEFT LoRA folder, store it, and register it as the adapter's next version.
 
         The same content again is the same version. `base` states the base model, and then the name that the
         trainer wrote is not asked about; shapes always are. With a `lineage`, as the tuner writes it, the version is a
-        candidate that `judge` has to let through.
+        candidate that `judge` has to let through, but for one that is pushed `by_hand`.
 
         Raises:
             InvalidName, InvalidValue, InvalidAdapter, NotFound, Conflict, StoreFailure: nothing was registered.
@@ -116,7 +118,10 @@ class Registry(Deployments, Keys, Leases):
         spec = await self._with_config(self.base_for(base))
         checked = await asyncio.to_thread(check_adapter, folder, spec, trained_on=base is None)
         artifact = await asyncio.to_thread(self.store.put, folder, checked.files, checked.config)
-        return await self._register(adapter, spec, checked, artifact, actor=actor, note=note, lineage=lineage)
+        verdict: GateVerdict | None = None if lineage is None or by_hand else "candidate"
+        return await self._register(
+            adapter, spec, checked, artifact, actor=actor, note=note, lineage=lineage, verdict=verdict
+        )
 
     async def judge(self, adapter: str, number: int, *, passed: bool, report: dict[str, Any], actor: str) -> None:
         """Write what a version's gate said, with what it saw; the same again is no change.
@@ -153,38 +158,6 @@ class Registry(Deployments, Keys, Leases):
         async with self._sessions() as session:
             return await _version_row(session, adapter, number)
 
-    async def set_monitoring(self, adapter: str, monitoring: Monitoring, *, actor: str) -> None:
-        """Say how an adapter is watched, all of it; the same again is no change.
-
-        Raises:
-            NotFound: no such adapter.
-            InvalidValue: a number outside what is allowed.
-        """
-        await self.change_monitoring(adapter, lambda _: monitoring, actor=actor)
-
-    async def change_monitoring(self, adapter: str, wanted: Callable[[Monitoring], Monitoring], *, actor: str) -> None:
-        """Say how an adapter is watched by what is said of it now, so that changes at once all stay.
-
-        `wanted` gets what is said and returns what shall be; whatever it raises comes through, and nothing is changed.
-
-        Raises:
-            NotFound: no such adapter.
-            InvalidValue: a number outside what is allowed.
-        """
-        async with self._change(actor) as change:
-            row = await repository.adapter_by_name(change.session, adapter)
-            if row is None:
-                raise NotFound(f"there is no adapter {adapter!r}", param="name")
-            now = stored_monitoring(row.monitoring)
-            monitoring = wanted(now)
-            monitoring.check()
-            before, after = msgspec.to_builtins(now), msgspec.to_builtins(monitoring)
-            if before == after:
-                return
-            row.monitoring = after
-            change.session.add(row)
-            change.audit("set_monitoring", f"adapter:{adapter}", before=before, after=after)
-
     async def _register(
         self,
         name: str,
@@ -195,6 +168,7 @@ class Registry(Deployments, Keys, Leases):
         actor: str,
         note: str,
         lineage: dict[str, Any] | None,
+        verdict: GateVerdict | None,
     ) -> Pushed:
         async with self._change(actor) as change:
             adapter = await self._adapter_to_push_to(change, name, base)
@@ -214,7 +188,7 @@ class Registry(Deployments, Keys, Leases):
                 size_bytes=artifact.size_bytes,
                 note=note,
                 created_by=actor,
-                verdict=None if lineage is None else "candidate",
+                verdict=verdict,
                 lineage=lineage,
             )
             change.session.add(row)

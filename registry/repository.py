@@ -17,7 +17,9 @@ from registry.tables import (
     ChangeCounterRow,
     GatewayUseRow,
     LeaseRow,
+    PolicyRow,
     RevisionRow,
+    StopRow,
     VersionRow,
 )
 
@@ -148,6 +150,29 @@ async def audit_before(session: AsyncSession, before: int | None, limit: int) ->
     if before is not None:
         query = query.where(col(AuditRow.id) < min(before, _LARGEST))
     return (await session.exec(query.order_by(col(AuditRow.id).desc()).limit(limit))).all()
+
+
+# Policies and stops
+
+
+async def policies_before(
+    session: AsyncSession, adapter: AdapterRow, before: int | None, limit: int
+) -> Sequence[PolicyRow]:
+    """Up to `limit` policies, newest first, numbered below `before` where that is given."""
+    query = select(PolicyRow).where(PolicyRow.adapter_id == adapter.id)
+    if before is not None:
+        query = query.where(PolicyRow.number < min(before, _LARGEST))
+    return (await session.exec(query.order_by(col(PolicyRow.number).desc()).limit(limit))).all()
+
+
+async def stop_of(session: AsyncSession, name: str) -> StopRow | None:
+    """What stops the adapter of that name itself."""
+    return (await session.exec(select(StopRow).where(StopRow.adapter == name))).one_or_none()
+
+
+async def all_stops(session: AsyncSession) -> Sequence[StopRow]:
+    """Everything that is stopped."""
+    return (await session.exec(select(StopRow))).all()
 
 
 # Keys

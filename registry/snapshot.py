@@ -12,6 +12,7 @@ from registry import mapping, repository
 from registry.building import let_others_run
 from registry.catalog import KEY_INDEX_LENGTH, Adapter, Catalog, Deployment, HeldKey, Version
 from registry.monitoring import stored_monitoring
+from registry.policies import policy_number, stored_policy
 from registry.tables import AdapterRow, ApiKeyRow, RevisionRow, VersionRow
 
 _LONG = ("lineage", "report")
@@ -31,11 +32,21 @@ async def read_catalog(session: AsyncSession) -> Catalog:
             created_at=row.created_at,
             versions=versions[row.id],
             deployment=deployments.get(row.id),
-            monitoring=stored_monitoring(row.monitoring),
+            **_rules(row),
         )
         for row in adapters
     }
     return Catalog(change=change, adapters=found, keys=await _held_keys(session))
+
+
+def _rules(row: Row[Any]) -> dict[str, Any]:
+    """What is said of an adapter: how it is watched, and what Ostler may do to it."""
+    monitoring = stored_monitoring(row.monitoring)
+    return {
+        "monitoring": monitoring,
+        "policy": stored_policy(row.policy, monitoring.quality),
+        "policy_number": policy_number(row.policy),
+    }
 
 
 def _table(model: Any) -> Any:

@@ -18,7 +18,7 @@ ALLOWED = {
     "gateway": {"monitors", "registry"},
     "tuner": {"monitors", "registry"},
     "ostler": {"gateway", "monitors", "registry", "tuner", "demo"},
-    "demo": set(),
+    "demo": {"monitors"},
     "benchmarks": {"gateway", "monitors", "registry", "tuner", "demo"},
 }
 # Heavy libraries, and the only places that may import them.

@@ -10,12 +10,15 @@ from gateway.admin.drift import DriftController
 from gateway.admin.feedback import FeedbackController
 from gateway.admin.golden import EvaluationOrder, GoldenController
 from gateway.admin.keys import KeyController, KeyPatch, NewKey, RotationOrder, create_key
+from gateway.admin.loop import FreezeController, ReasonOrder, StopController
 from gateway.admin.monitoring import MonitoringController, MonitoringPatch
+from gateway.admin.policies import PolicyController, PolicyPatch
 from gateway.admin.quality import QualityController
 from gateway.admin.replicas import ReplicaController, SleepOrder, WakeOrder
 from gateway.admin.requests import RequestController, UsageController
 from gateway.admin.uploads import sweep_uploads
 from gateway.admin.versions import VersionController
+from gateway.admin.why import WhyController
 
 CONTROLLERS = (
     AdapterController,
@@ -32,6 +35,10 @@ CONTROLLERS = (
     UsageController,
     GoldenController,
     MonitoringController,
+    PolicyController,
+    StopController,
+    FreezeController,
+    WhyController,
     QualityController,
     DriftController,
 )
@@ -44,6 +51,8 @@ BODIES = (
     RotationOrder,
     EvaluationOrder,
     MonitoringPatch,
+    PolicyPatch,
+    ReasonOrder,
     SleepOrder,
     WakeOrder,
 )

@@ -10,13 +10,18 @@ from litestar.params import QueryParameter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.admin.fields import NO_NUL
+from gateway.admin.moments import Since, Until, moment
 from gateway.refusals import refusals
 from gateway.shapes import Page
-from monitors.decisions import StoredDecision, decisions
+from monitors.decisions import StoredDecision, Wanted, newest_decisions
+from monitors.loop.followed import Followed, followed
 
 
 class DecisionShape(msgspec.Struct, frozen=True):
-    """One conclusion: what about, by which rule, why, and from which values; `version` is null for all versions."""
+    """One conclusion: what about, by which rule, why, and from which values; `version` is null for all versions.
+
+    `revision` is the deployment's revision that followed from it, `job` the tuning job; null where none did.
+    """
 
     id: int
     adapter: str
@@ -27,6 +32,8 @@ class DecisionShape(msgspec.Struct, frozen=True):
     reason: str
     inputs: dict[str, Any] | None
     created_at: datetime
+    revision: int | None
+    job: str | None
 
 
 class DecisionController(Controller):
@@ -40,15 +47,29 @@ class DecisionController(Controller):
         self,
         database: NamedDependency[AsyncEngine],
         adapter: Annotated[str | None, QueryParameter(name="adapter", max_length=63, pattern=NO_NUL)] = None,
+        kind: Annotated[str | None, QueryParameter(name="kind", max_length=40, pattern=NO_NUL)] = None,
+        outcome: Annotated[str | None, QueryParameter(name="outcome", max_length=40, pattern=NO_NUL)] = None,
+        acted: Annotated[bool, QueryParameter(name="acted")] = False,
+        since: Since = None,
+        until: Until = None,
         limit: Annotated[int, QueryParameter(name="limit", ge=1, le=1000)] = 100,
         before: Annotated[int | None, QueryParameter(name="before", ge=1, le=2**53)] = None,
     ) -> Page[DecisionShape]:
-        """What was concluded of all adapters or one, newest first; `before` goes on from a decision's id."""
-        found = await decisions(database, adapter=adapter, before=before, limit=limit + 1)
-        return Page([_shape(each) for each in found[:limit]], has_more=len(found) > limit)
+        """What was concluded of all adapters or one, newest first; `before` goes on from a decision's id.
+
+        With `acted` only what the loop did by itself, and alarms of lost quality.
+        """
+        wanted = Wanted(
+            adapter, kind, outcome, before, since=moment(since, "since"), until=moment(until, "until"), acted=acted
+        )
+        async with database.connect() as connection:
+            found = await newest_decisions(connection, wanted, limit=limit + 1)
+            after = await followed(connection, found[:limit])
+        shapes = [_shape(each, after.get(each.id, Followed())) for each in found[:limit]]
+        return Page(shapes, has_more=len(found) > limit)
 
 
-def _shape(decision: StoredDecision) -> DecisionShape:
+def _shape(decision: StoredDecision, after: Followed) -> DecisionShape:
     return DecisionShape(
         id=decision.id,
         adapter=decision.adapter,
@@ -59,4 +80,6 @@ def _shape(decision: StoredDecision) -> DecisionShape:
         reason=decision.reason,
         inputs=None if decision.inputs is None else dict(decision.inputs),
         created_at=decision.created_at,
+        revision=after.revision,
+        job=after.job,
     )

@@ -8,17 +8,20 @@ from litestar import Controller, Response, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from msgspec import UNSET, UnsetType
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.admin.adapters import require_version_number, with_etag
-from gateway.admin.fields import Number, Share, Text
+from gateway.admin.fields import DecisionId, Number, Share, Text
 from gateway.engines.fleet import Fleet
 from gateway.errors import InvalidRequest
 from gateway.json_body import StrictRequest
 from gateway.refusals import ETAG, refusals
 from gateway.shapes import AdapterShape, Page, RevisionShape, revision_shape
 from gateway.swap import Swapper, Verdict
+from monitors.decisions import is_decision
 from registry import deployments
 from registry.catalog import Canary, FallbackStep, Shadow
+from registry.errors import InvalidValue
 from registry.registry import Registry
 
 _IF_MATCH = r'^(\*|"[0-9]{1,9}"|[0-9]{1,9})$'
@@ -34,10 +37,14 @@ IfMatch = Annotated[
 
 
 class CanaryOrder(msgspec.Struct, forbid_unknown_fields=True):
-    """The version that shall get a share of the sessions."""
+    """The version that shall get a share of the sessions.
+
+    As a `holdback` it is the version that served until this change, which promotes another one, and keeps that share.
+    """
 
     version: Number
     weight: Share
+    holdback: bool = False
 
 
 class ShadowOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,6 +58,8 @@ class DeploymentPatch(msgspec.Struct, forbid_unknown_fields=True):
     """What shall change of a deployment; what is left out stays, and null takes it away.
 
     `force` lets clients have answers also of a version that its gate has not let through; it needs a `reason`.
+    `decision` is the id of the loop's decision that the change follows from: it is refused while automatic change is
+    stopped. Whoever leaves it out is a person, whose change stands, and pauses the loop if that has it in hand.
     """
 
     stable: Number | UnsetType = UNSET
@@ -58,13 +67,18 @@ class DeploymentPatch(msgspec.Struct, forbid_unknown_fields=True):
     shadow: ShadowOrder | UnsetType | None = UNSET
     fallback: FallbackStep | Annotated[list[FallbackStep], msgspec.Meta(max_length=2)] | UnsetType | None = UNSET
     force: bool = False
+    decision: DecisionId | None = None
     reason: Text = ""
 
 
 class RollbackOrder(msgspec.Struct, forbid_unknown_fields=True):
-    """Which revision to restore; none means what served before the present state."""
+    """Which revision to restore; none means what served before the present state.
+
+    `decision` is as in a change of the deployment.
+    """
 
     to: Number | None = None
+    decision: DecisionId | None = None
     reason: Text = ""
 
 
@@ -103,12 +117,15 @@ class DeploymentController(Controller):
         data: JSONBody[DeploymentPatch],
         swapper: NamedDependency[Swapper],
         fleet: NamedDependency[Fleet],
+        database: NamedDependency[AsyncEngine],
         actor: NamedDependency[str],
         if_match: IfMatch = None,
     ) -> Response[AdapterShape]:
         """Load and probe what the change needs, then make it; answers when it is served."""
+        patch, expected = _patch(data), expected_revision(if_match)
+        await _require_decision(database, name, data.decision)
         adapter = await swapper.change(
-            name, _patch(data), expected_revision=expected_revision(if_match), actor=actor, reason=data.reason
+            name, patch, expected_revision=expected, decision=data.decision, actor=actor, reason=data.reason
         )
         return with_etag(adapter, fleet)
 
@@ -116,7 +133,7 @@ class DeploymentController(Controller):
         "/rollback",
         summary="Roll back",
         status_code=200,
-        responses=refusals(404, 409, 412, 413),
+        responses=refusals(404, 409, 412, 413, 422),
         response_headers=[ETAG],
     )
     async def rollback(
@@ -124,14 +141,21 @@ class DeploymentController(Controller):
         name: FromPath[str],
         swapper: NamedDependency[Swapper],
         fleet: NamedDependency[Fleet],
+        database: NamedDependency[AsyncEngine],
         actor: NamedDependency[str],
         data: JSONBody[RollbackOrder | None] = None,
         if_match: IfMatch = None,
     ) -> Response[AdapterShape]:
         """Restore an earlier revision of the deployment, as a new revision; answers when it is served."""
-        order = data or RollbackOrder()
+        order, expected = data or RollbackOrder(), expected_revision(if_match)
+        await _require_decision(database, name, order.decision)
         adapter = await swapper.rollback(
-            name, to=order.to, expected_revision=expected_revision(if_match), actor=actor, reason=order.reason
+            name,
+            to=order.to,
+            expected_revision=expected,
+            decision=order.decision,
+            actor=actor,
+            reason=order.reason,
         )
         return with_etag(adapter, fleet)
 
@@ -174,6 +198,16 @@ def expected_revision(if_match: str | None) -> int | None:
     return int(if_match.strip('"'))
 
 
+async def _require_decision(database: AsyncEngine, adapter: str, decision: int | None) -> None:
+    """An automatic change follows from a stored decision about the adapter.
+
+    Raises:
+        InvalidValue: there is no such decision of the loop.
+    """
+    if decision is not None and not await is_decision(database, decision, adapter=adapter, kind="loop"):
+        raise InvalidValue(f"the loop has not decided {decision} about {adapter!r}", param="decision")
+
+
 def _patch(order: DeploymentPatch) -> deployments.Patch:
     """The change as the registry takes it.
 
@@ -193,7 +227,7 @@ def _patch(order: DeploymentPatch) -> deployments.Patch:
 
 
 def _canary(order: CanaryOrder | None) -> Canary | None:
-    return Canary(order.version, order.weight) if order else None
+    return Canary(order.version, order.weight, order.holdback) if order else None
 
 
 def _shadow(order: ShadowOrder | None) -> Shadow | None:

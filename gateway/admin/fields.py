@@ -9,4 +9,5 @@ NO_NUL = r"^[^\x00]*$"
 
 Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=NO_NUL)]
 Number = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+DecisionId = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]

@@ -18,12 +18,13 @@ from gateway.refusals import refusals
 from monitors.judging.choices import check_names, check_options
 from registry.catalog import Adapter
 from registry.errors import NotFound
-from registry.monitoring import Monitoring, ScorerChoice
+from registry.monitoring import Against, Monitoring, ScorerChoice
 from registry.registry import Registry
 
 _MOST_SCORERS = 20
 _LONGEST_OPTIONS = 65_536
 _Days = Annotated[float, msgspec.Meta(ge=1 / 24, le=36_500)]
+_Level = Annotated[float, msgspec.Meta(ge=-1, le=1)]
 _Hours = Annotated[float, msgspec.Meta(ge=0, le=8_760)]
 _Scorer = Annotated[str, msgspec.Meta(min_length=1, max_length=40, pattern=NO_NUL)]
 
@@ -36,10 +37,14 @@ class ScorerOrder(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class QualityPatch(msgspec.Struct, forbid_unknown_fields=True):
-    """What shall change of the quality rule; null as level takes it from the version's first observations."""
+    """What shall change of the quality rule; null as level takes it from the version's first observations.
+
+    A level is of scores, 0 to 1, or of differences, -1 to 1, where the rule is `against` another version.
+    """
 
     scorer: _Scorer | UnsetType = UNSET
-    level: Share | UnsetType | None = UNSET
+    against: Against | UnsetType = UNSET
+    level: _Level | UnsetType | None = UNSET
     level_observations: Annotated[int, msgspec.Meta(ge=10, le=1_000_000)] | UnsetType = UNSET
     drop: Share | UnsetType = UNSET
     alarm_every: Annotated[int, msgspec.Meta(ge=2, le=10**12)] | UnsetType = UNSET
@@ -120,17 +125,17 @@ def _choices(order: MonitoringPatch) -> tuple[ScorerChoice, ...]:
 
 
 def _changed(monitoring: Monitoring, order: MonitoringPatch, choices: tuple[ScorerChoice, ...]) -> Monitoring:
-    said = _said(order)
-    if "scorers" in said:
-        said["scorers"] = choices
-    if "quality" in said:
-        said["quality"] = msgspec.structs.replace(monitoring.quality, **_said(said["quality"]))
-    if "drift" in said:
-        said["drift"] = msgspec.structs.replace(monitoring.drift, **_said(said["drift"]))
-    return msgspec.structs.replace(monitoring, **said)
+    changes = said(order)
+    if "scorers" in changes:
+        changes["scorers"] = choices
+    if "quality" in changes:
+        changes["quality"] = msgspec.structs.replace(monitoring.quality, **said(changes["quality"]))
+    if "drift" in changes:
+        changes["drift"] = msgspec.structs.replace(monitoring.drift, **said(changes["drift"]))
+    return msgspec.structs.replace(monitoring, **changes)
 
 
-def _said(order: msgspec.Struct) -> dict[str, Any]:
+def said(order: msgspec.Struct) -> dict[str, Any]:
     """The fields that the order names."""
     return {name: value for name, value in msgspec.structs.asdict(order).items() if value is not UNSET}
 

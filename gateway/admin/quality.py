@@ -22,9 +22,10 @@ from monitors.judging.report import (
     difference_verdict,
     level_verdict,
     stored_evidence,
+    watched_summary,
 )
 from registry.catalog import Adapter
-from registry.monitoring import QualityRule
+from registry.monitoring import Against, QualityRule
 
 
 class AnewShape(msgspec.Struct, frozen=True):
@@ -37,10 +38,12 @@ class AnewShape(msgspec.Struct, frozen=True):
 class WatchShape(msgspec.Struct, frozen=True):
     """How the scores are held against the level that is expected of them.
 
-    `level` is null while it is being taken from the first `to_gather` observations, of which `gathered` are there. An
-    alarm is raised once `cusum_ratio` reaches 1, and stands until the rule changes.
+    They are held `against` that as they are, or as differences to those of the base model or the incumbent. `level` is
+    null while it is being taken from the first `to_gather` observations, of which `gathered` are there. An alarm is
+    raised once `cusum_ratio` reaches 1, and stands until the rule changes.
     """
 
+    against: Against
     level: float | None
     gathered: int
     to_gather: int
@@ -75,7 +78,7 @@ class DifferenceShape(msgspec.Struct, frozen=True):
 class ScorerShape(msgspec.Struct, frozen=True):
     """A version's own scores by one scorer: how many sessions, their mean in [0, 1] with its interval, and what of it.
 
-    `watch` is null unless the quality rule names the scorer.
+    `watch` is null unless the quality rule names the scorer; it may be over differences.
     """
 
     scorer: str
@@ -128,7 +131,10 @@ class QualityController(Controller):
         versions: dict[int, list[StoredEvidence]] = {number: [] for number in _deployed(adapter)}
         for each in evidence:
             versions.setdefault(each.version, []).append(each)
-        shapes = [_version(adapter, number, versions[number]) for number in sorted(versions, reverse=True)]
+        watched = {number: watched_summary(adapter, number, evidence) for number in versions}
+        shapes = [
+            _version(adapter, number, versions[number], watched[number]) for number in sorted(versions, reverse=True)
+        ]
         return QualityShape(name, adapter.monitoring.quality, shapes)
 
 
@@ -142,21 +148,26 @@ def _deployed(adapter: Adapter) -> dict[int, Literal["stable", "canary"]]:
     return found
 
 
-def _version(adapter: Adapter, number: int, evidence: list[StoredEvidence]) -> VersionQualityShape:
+def _version(
+    adapter: Adapter, number: int, evidence: list[StoredEvidence], watched: Mapping[str, Any] | None
+) -> VersionQualityShape:
     known = adapter.versions.get(number)
     rule = adapter.monitoring.quality
     grouped = groupby(sorted(evidence, key=lambda each: each.scorer), key=lambda each: each.scorer)
-    scorers = [_scorer(name, list(tests), rule) for name, tests in grouped]
+    scorers = [
+        _scorer(name, list(tests), rule, watched.get("watch") if watched and name == rule.scorer else None)
+        for name, tests in grouped
+    ]
     return VersionQualityShape(
         version=number,
         engine_name=known.engine_name if known else f"{adapter.name}@{number}",
         serves=_deployed(adapter).get(number),
-        verdict=next((each.verdict for each in scorers if each.scorer == rule.scorer), "not enough data"),
+        verdict="not enough data" if watched is None else level_verdict(watched),
         scorers=scorers,
     )
 
 
-def _scorer(name: str, tests: list[StoredEvidence], rule: QualityRule) -> ScorerShape:
+def _scorer(name: str, tests: list[StoredEvidence], rule: QualityRule, watch: Mapping[str, Any] | None) -> ScorerShape:
     level = next((test for test in tests if test.is_level), None)
     summary: Mapping[str, Any] = level.summary if level else _NOTHING
     return ScorerShape(
@@ -166,7 +177,7 @@ def _scorer(name: str, tests: list[StoredEvidence], rule: QualityRule) -> Scorer
         low=summary["low"],
         high=summary["high"],
         recent=summary["recent"],
-        watch=_watch(summary.get("watch")),
+        watch=_watch(watch),
         verdict=level_verdict(summary) if level else "not enough data",
         differences=[_difference(test, rule) for test in _base_first(tests)],
         began_anew=_anew(level.anew) if level else None,
@@ -204,6 +215,7 @@ def _watch(watch: Mapping[str, Any] | None) -> WatchShape | None:
     if watch is None:
         return None
     return WatchShape(
+        against=watch.get("against", "level"),
         level=watch["level"],
         gathered=watch["gathered"],
         to_gather=watch["to_gather"],

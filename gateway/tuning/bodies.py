@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.admin.fields import NO_NUL, Number, Text
+from gateway.admin.fields import NO_NUL, DecisionId, Number, Text
 from registry.names import ADAPTER_PATTERN
 from registry.tuning.orders import (
     Auto,
@@ -50,12 +50,14 @@ class OstlerBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What OpenAI has no field for; `registry.tuning.orders` says what each means.
 
     `adapter` is whose next version is made, `start_from` the number of the version that training goes on from. Shares
-    are of rows. What is left out is as the tuner's rules have it.
+    are of rows. `decision` is the loop's decision that the job follows from: it is refused while automatic change is
+    stopped. What is left out is as the tuner's rules have it.
     """
 
     adapter: Annotated[str, Meta(pattern=f"^{ADAPTER_PATTERN}$")] | None = None
     start_from: Number | None = None
     reason: Text = ""
+    decision: DecisionId | None = None
     rank: Auto | Annotated[int, Meta(ge=1, le=512)] = "auto"
     alpha: Auto | Annotated[float, Meta(gt=0.0, le=4096.0)] = "auto"
     targets: Literal["all-linear"] | Annotated[_Targets, Meta(max_length=50)] = "all-linear"

@@ -85,7 +85,9 @@ class JobController(Controller):
             files = Files(database, registry.store)
             order = await order_for(data, key, directory.catalog, registry.bases, files)
             try:
-                made, _ = await jobs.create(order, data.model, asker, most_open=settings.max_open_jobs)
+                made, _ = await jobs.create(
+                    order, data.model, asker, most_open=settings.max_open_jobs, decision=data.ostler.decision
+                )
             except NotFound as error:  # a file that was there when the order was made
                 raise InvalidRequest(error.message, param=error.param) from None
         return job_shape(await jobs.find(made.id, adapters=key.adapters))

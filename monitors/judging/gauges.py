@@ -24,27 +24,30 @@ class QualityGauges:
 
     def __init__(self, metrics: MonitorMetrics) -> None:
         self._metrics = metrics
-        self._shown: dict[Key, tuple[tuple[str, ...], tuple[Gauge, ...]]] = {}
+        self._shown: dict[Key, list[tuple[Gauge, tuple[str, ...]]]] = {}
 
     def show(self, summaries: Mapping[Key, Mapping[str, Any]], catalog: Catalog) -> None:
         """Set the gauges of these tests from what is shown of their states."""
+        for key in summaries:
+            self._forget(key)
         for key, summary in summaries.items():
             labels = _labels(key, catalog)
-            self._forget(key)
             if labels is not None:
-                values = self._level(summary) if key[3] == LEVEL else self._difference(summary)
-                for gauge, value in values.items():
-                    gauge.labels(*labels).set(value)
-                self._shown[key] = (labels, tuple(values))
+                self._set(key, labels, self._level(summary) if key[3] == LEVEL else self._difference(summary))
+                self._set(key, _watched_labels(key, catalog), self._watch(summary.get("watch")))
 
     def forget_others(self, catalog: Catalog) -> None:
         """Forget the versions that are archived or gone, and comparisons with what is no longer stable."""
         for key in [key for key in self._shown if _labels(key, catalog) is None]:
             self._forget(key)
 
+    def _set(self, key: Key, labels: tuple[str, ...], values: Mapping[Gauge, float]) -> None:
+        for gauge, value in values.items():
+            gauge.labels(*labels).set(value)
+        self._shown.setdefault(key, []).extend((gauge, labels) for gauge in values)
+
     def _forget(self, key: Key) -> None:
-        labels, gauges = self._shown.pop(key, ((), ()))
-        for gauge in gauges:
+        for gauge, labels in self._shown.pop(key, []):
             with contextlib.suppress(KeyError):
                 gauge.remove(*labels)
 
@@ -54,9 +57,12 @@ class QualityGauges:
         if summary["observations"]:
             found[metrics.score] = summary["mean"]
             found[metrics.score_low], found[metrics.score_high] = summary["low"], summary["high"]
-        if watch := summary.get("watch"):
-            found[metrics.cusum], found[metrics.alarm] = watch["ratio"], float(watch["alarm"])
         return found
+
+    def _watch(self, watch: Mapping[str, Any] | None) -> dict[Gauge, float]:
+        if watch is None:
+            return {}
+        return {self._metrics.cusum: watch["ratio"], self._metrics.alarm: float(watch["alarm"])}
 
     def _difference(self, summary: Mapping[str, Any]) -> dict[Gauge, float]:
         metrics = self._metrics
@@ -79,6 +85,14 @@ def _labels(key: Key, catalog: Catalog) -> tuple[str, ...] | None:
         return labels
     shown = BASE if against == BASE else _stable(adapter, against)
     return None if shown is None else (*labels, shown)
+
+
+def _watched_labels(key: Key, catalog: Catalog) -> tuple[str, ...]:
+    """The labels of a watch: between two versions it is over the stable one, though the test is of the other."""
+    name, number, scorer, against = key
+    stable = catalog.adapters[name].stable
+    watched = number if against in (LEVEL, BASE) or stable is None else stable.number
+    return name, str(watched), scorer
 
 
 def _stable(adapter: Adapter, engine_name: str) -> str | None:

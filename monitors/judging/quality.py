@@ -18,7 +18,8 @@ from monitors.decisions import record_decision
 from monitors.judging.evidence import DifferenceEvidence, LevelEvidence
 from monitors.judging.findings import Finding, decision
 from monitors.judging.gauges import Key, QualityGauges
-from monitors.judging.pairing import LEVEL
+from monitors.judging.pairing import BASE, LEVEL
+from monitors.judging.watched import WatchedTest, watched_test
 from monitors.tables import EvidenceRow, MonitorCursorRow, ObservationRow
 from monitors.watch.progress import cursor, move_cursor
 from monitors.watch.work import Workshop
@@ -54,11 +55,14 @@ class QualityJob:
         self.every_s = workshop.settings.score_every_s
         self._database = workshop.database
         self._gauges = QualityGauges(workshop.metrics)
-        self._seen: dict[str, tuple[QualityRule, Version | None]] = {}
+        self._seen: dict[str, tuple[QualityRule, Version | None, WatchedTest | None]] = {}
 
     async def run(self, catalog: Catalog, now: datetime) -> None:
         """Take what is new; first have the tests follow rules that changed."""
-        seen = {name: (adapter.monitoring.quality, adapter.stable) for name, adapter in catalog.adapters.items()}
+        seen = {
+            name: (adapter.monitoring.quality, adapter.stable, watched_test(adapter, adapter.deployment))
+            for name, adapter in catalog.adapters.items()
+        }
         changed = [name for name, what in seen.items() if self._seen.get(name) != what]
         for start in range(0, len(changed), _ADAPTERS_AT_ONCE):
             await self._adopt(changed[start : start + _ADAPTERS_AT_ONCE], catalog, now)
@@ -73,7 +77,9 @@ class QualityJob:
             await _hold(connection, now)
             tests = await _stored(connection, _EVIDENCE.c.adapter.in_(adapters))
             followed = {
-                key: test for key, test in tests.items() if test.evidence.adopt(_rule(catalog, key), key[2], now)
+                key: test
+                for key, test in tests.items()
+                if test.evidence.adopt(_rule(catalog, key), now, is_watched=_is_watched(catalog, key))
             }
             await _store(connection, followed, now)
         self._gauges.show(_summaries(tests), catalog)
@@ -117,7 +123,7 @@ def _feed(rows: Iterable[Row[Any]], tests: Mapping[Key, _Test], catalog: Catalog
     touched: dict[Key, _Test] = {}
     for row in rows:
         key = (row.adapter, row.version, row.scorer, row.against)
-        test = touched.get(key) or tests.get(key) or _begin(key, _rule(catalog, key), now)
+        test = touched.get(key) or tests.get(key) or _begin(key, catalog, now)
         touched[key] = test
         if row.id > test.last:
             test.findings += [(finding, test.evidence.summary()) for finding in test.evidence.update(row.value)]
@@ -125,10 +131,27 @@ def _feed(rows: Iterable[Row[Any]], tests: Mapping[Key, _Test], catalog: Catalog
     return touched
 
 
-def _begin(key: Key, rule: QualityRule, now: datetime) -> _Test:
+def _begin(key: Key, catalog: Catalog, now: datetime) -> _Test:
+    rule = _rule(catalog, key)
     evidence = (LevelEvidence if key[3] == LEVEL else DifferenceEvidence).begin(rule.alpha)
-    evidence.adopt(rule, key[2], now)
+    evidence.adopt(rule, now, is_watched=_is_watched(catalog, key))
     return _Test(evidence)
+
+
+def _is_watched(catalog: Catalog, key: Key) -> bool:
+    """Whether the quality rule watches this test.
+
+    That may be the level, or the difference to the base, of any version; of differences between versions it is that
+    between the stable one and the one before it.
+    """
+    rule = _rule(catalog, key)
+    if key[2] != rule.scorer:
+        return False
+    if key[3] in (LEVEL, BASE):
+        return rule.against == key[3]
+    adapter = catalog.adapters[key[0]]
+    test = watched_test(adapter, adapter.deployment)
+    return test is not None and (test.version, test.against) == (key[1], key[3])
 
 
 def _rule(catalog: Catalog, key: Key) -> QualityRule:

@@ -1,6 +1,6 @@
 """What the tests know of an adapter's versions, read from their stored state, and what that means in plain words."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -8,8 +8,10 @@ from typing import Any, Literal
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from monitors.judging.pairing import LEVEL
+from monitors.judging.pairing import BASE, LEVEL
+from monitors.judging.watched import watched_test
 from monitors.tables import EvidenceRow
+from registry.catalog import Adapter
 
 LevelVerdict = Literal["not enough data", "as expected", "quality lost", "measured only"]
 DifferenceVerdict = Literal["not enough data", "better", "worse", "no difference that matters", "better and worse"]
@@ -48,8 +50,23 @@ async def stored_evidence(engine: AsyncEngine, adapter: str) -> list[StoredEvide
         ]
 
 
+def watched_summary(adapter: Adapter, number: int, evidence: Iterable[StoredEvidence]) -> Mapping[str, Any] | None:
+    """The numbers of the test that the quality rule watches for one of the adapter's versions; None if there is none.
+
+    `evidence` is all that is stored of the adapter.
+    """
+    rule = adapter.monitoring.quality
+    which = (number, rule.scorer, BASE if rule.against == "base" else LEVEL)
+    if rule.against == "incumbent":
+        test = watched_test(adapter, adapter.deployment)
+        if test is None or adapter.deployment is None or adapter.deployment.stable != number:
+            return None
+        which = (test.version, test.scorer, test.against)
+    return next((each.summary for each in evidence if (each.version, each.scorer, each.against) == which), None)
+
+
 def level_verdict(summary: Mapping[str, Any]) -> LevelVerdict:
-    """What a version's own scores mean: only the scorer that the quality rule names is held against a level."""
+    """What a version's scores mean: only what the quality rule watches is held against a level."""
     watch = summary.get("watch")
     if watch is None or (watch["level"] is not None and not watch["tests"]):
         return "measured only"

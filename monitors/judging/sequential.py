@@ -115,6 +115,57 @@ class BettingTest(_Moments):
 
 
 @dataclass
+class RiseTest(_Test):
+    """Evidence that the mean is above `null_mean` since some moment, which need not be the first.
+
+    It is a mixture of bets that begin at each observation: the t-th has the weight 1 / (t (t + 1)), and all weights are
+    1 together. Under 'the mean is at most `null_mean`' each is a fair game at best, and so is the mixture: it ever
+    reaches 1 / alpha with probability alpha at most. What `BettingTest` must first unlearn, this one never learned: a
+    thousand good observations cost it the evidence of a few bad ones.
+
+    Attributes:
+        SHARES: the bets, as shares of the largest that is allowed, 1 / null_mean.
+        null_mean: in (0, 1).
+        alpha: the probability of ever rejecting what is true.
+        logs: the evidence of each bet, over the beginnings so far (nats).
+        peak: the largest evidence so far (nats).
+    """
+
+    SHARES: ClassVar[Any] = np.array([1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2])
+
+    null_mean: float
+    alpha: float = 0.05
+    logs: Any = field(default_factory=lambda: np.zeros(1), kw_only=True)
+    peak: Any = field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _require_inside("null_mean", self.null_mean)
+        _require_inside("alpha", self.alpha)
+
+    def update(self, x: Any) -> None:
+        """Take the next observation. Raises ValueError outside [0, 1]."""
+        _require_unit(x)
+        begins = -math.log((self.count + 1) * (self.count + 2))
+        before = np.logaddexp(self.logs, begins) if self.count else begins
+        self.logs = before + np.log1p(self.SHARES / self.null_mean * np.expand_dims(x - self.null_mean, -1))
+        self.count += 1
+        self.peak = _clip(self.log_evidence, self.peak, math.inf)
+
+    @property
+    def log_evidence(self) -> Any:
+        """The mean of the bets' evidence (nats), with that of the beginnings to come, which is their weight."""
+        if not self.count:
+            return 0.0
+        whole = np.logaddexp(self.logs, -math.log(self.count + 1))
+        return np.logaddexp.reduce(whole, axis=-1) - math.log(whole.shape[-1])
+
+    @property
+    def rejected(self) -> Any:
+        """Whether the evidence was ever enough; it stays so."""
+        return self.peak >= -math.log(self.alpha)
+
+
+@dataclass
 class ConfidenceSequence(_Moments):
     """Intervals that hold the mean all at once with probability 1 - alpha: the empirical-Bernstein ones.
 
@@ -175,7 +226,7 @@ class ECusum(_Test):
 
     Attributes:
         SHARES: the bets, as shares of the largest that is allowed, 1 / (1 - level).
-        level: what the mean is as long as all is well, at least; in (0, 1).
+        level: what the mean is as long as all is well, at least; in (0, 1). An array has one for each run.
         alarm_every: the least mean number of observations until a false alarm (the paper's 1 / alpha).
         logs: the evidence of each bet (nats).
         peak: the largest evidence so far (nats).
@@ -183,7 +234,7 @@ class ECusum(_Test):
 
     SHARES: ClassVar[Any] = np.array([1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2])
 
-    level: float
+    level: Any
     alarm_every: float
     logs: Any = field(default_factory=lambda: np.zeros(1), kw_only=True)
     peak: Any = field(default=0.0, kw_only=True)
@@ -196,8 +247,8 @@ class ECusum(_Test):
     def update(self, x: Any) -> None:
         """Take the next observation. Raises ValueError outside [0, 1]."""
         _require_unit(x)
-        bets = self.SHARES / (1 - self.level)
-        self.logs = np.maximum(self.logs, 0.0) + np.log1p(np.multiply.outer(self.level - x, bets))
+        bets = self.SHARES / np.expand_dims(1 - self.level, -1)
+        self.logs = np.maximum(self.logs, 0.0) + np.log1p(bets * np.expand_dims(self.level - x, -1))
         self.peak = _clip(self.log_evidence, self.peak, math.inf)
         self.count += 1
 
@@ -225,8 +276,8 @@ def _log1p(x: Any) -> Any:
     return np.log1p(x) if isinstance(x, np.ndarray) else math.log1p(x)
 
 
-def _require_inside(name: str, value: float) -> None:
-    if not 0 < value < 1:
+def _require_inside(name: str, value: Any) -> None:
+    if not np.all((value > 0) & (value < 1)):
         raise ValueError(f"{name} must lie between 0 and 1, both excluded, not {value!r}")
 
 

@@ -11,7 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from monitors.judging.quality import QualityJob
 from monitors.log.recorder import MARKER
 from monitors.log.request_log import ROWS_AT_ONCE, forget_observations
-from monitors.tables import CaptureRow, FeedbackRow, MonitorWindowRow, ObservationRow, RequestRow, ScoreRow
+from monitors.tables import (
+    CaptureRow,
+    FeedbackRow,
+    MonitorWindowRow,
+    ObservationRow,
+    RequestRow,
+    ScoreRow,
+    TeacherLabelRow,
+)
 from monitors.watch.progress import cursor
 from registry.catalog import Catalog
 from registry.database import writing
@@ -24,11 +32,13 @@ _FEEDBACK: Table = FeedbackRow.__table__  # type: ignore[attr-defined]
 _SCORES: Table = ScoreRow.__table__  # type: ignore[attr-defined]
 _OBSERVATIONS: Table = ObservationRow.__table__  # type: ignore[attr-defined]
 _WINDOWS: Table = MonitorWindowRow.__table__  # type: ignore[attr-defined]
+_TEACHER: Table = TeacherLabelRow.__table__  # type: ignore[attr-defined]
 _JOBS: Table = TuningJobRow.__table__  # type: ignore[attr-defined]
 _EVENTS: Table = TuningEventRow.__table__  # type: ignore[attr-defined]
 _EVERY_S = 600.0
 _MARKS_KEPT = timedelta(days=7)
 _WINDOWS_KEPT = timedelta(days=60)
+_COSTS_KEPT = timedelta(days=62)
 _NO_WORDS: Mapping[str, Any] = {"comment": None, "correction": None}
 
 
@@ -37,7 +47,8 @@ class RetentionJob:
 
     Scores and the observations that tests have taken go when the log does, and so do the steps that a tuning job told
     once it has ended so long ago; its file of results stays. Text is kept as long as its adapter's
-    `capture_days` say, as they are now; so are the comments and corrections of feedback, whose numbers stay. What
+    `capture_days` say, as they are now; so are the comments and corrections of feedback, whose numbers stay, and the
+    answers of a teacher, whose costs stay for as long as the month that they count in, at least. What
     belongs to no adapter that there is is kept as long as is usual.
 
     What is due is looked for outside of the transactions that delete it: SQLite has one writer at a time.
@@ -59,6 +70,7 @@ class RetentionJob:
         await self._clear(_REQUESTS, _REQUESTS.c.started_at < now - self._log_kept)
         await self._clear(_SCORES, _SCORES.c.created_at < now - self._log_kept)
         await self._clear_observations(now - self._log_kept)
+        await self._clear(_TEACHER, _TEACHER.c.created_at < now - max(_COSTS_KEPT, self._log_kept))
         ended = select(_JOBS.c.id).where(_JOBS.c.finished_at < now - self._log_kept)
         await self._clear(_EVENTS, and_(_EVENTS.c.type == "metrics", _EVENTS.c.job.in_(ended)))
         special = _special(catalog)
@@ -74,6 +86,10 @@ class RetentionJob:
         words = or_(_FEEDBACK.c.comment.is_not(None), _FEEDBACK.c.correction.is_not(None))
         said = and_(_FEEDBACK.c.created_at < until, words, _is_of(_FEEDBACK, adapters, but=but))
         await self._clear(_FEEDBACK, said, _NO_WORDS)
+        taught = and_(
+            _TEACHER.c.created_at < until, _TEACHER.c.answer.is_not(None), _is_of(_TEACHER, adapters, but=but)
+        )
+        await self._clear(_TEACHER, taught, {"answer": None})
 
     async def _clear_windows(self, now: datetime) -> None:
         """Clear what says that a piece of work is done, once nothing in the log could have it done again."""

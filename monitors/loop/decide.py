@@ -72,6 +72,8 @@ def _adopted(seen: Seen, policy: Policy) -> Verdict | None:
     if deployment is None or deployment.canary is None or policy.rollout.adopt == "ignore":
         return None
     canary = deployment.canary
+    if canary.holdback:  # the old version, which a person left with its share: nothing new is on trial
+        return None
     reason = f"{seen.changed_by or 'Somebody'} gave version {canary.version} {canary.weight:.0%} of the sessions."
     rule = "a canary that a person set is watched, and taken back when it is shown to be worse"
     inputs = {"weight": canary.weight, "revision": deployment.revision}
@@ -97,6 +99,6 @@ def _after_job(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
 def _without_a_version(job: JobSeen) -> Verdict:
     what = {"rejected": "was stopped by the gate", "cancelled": "was cancelled"}.get(job.end, "failed")
     said = f": {job.said}" if job.said else "."
-    change = "A new alarm, or the same one after the cool-down."
+    change = "The evidence of a fall is complete once more, after the cool-down."
     inputs = {"job": job.id, "end": job.end}
     return Verdict("end_cycle", job.end, _TUNING, f"The job {job.id} {what}{said}", change, inputs, job.version or 0)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Self
 
-from monitors.judging.sequential import BettingTest, ConfidenceSequence, to_difference, to_unit
+from monitors.judging.sequential import BettingTest, ConfidenceSequence, RiseTest, to_difference, to_unit
 from monitors.loop.seen import Held
 
 _LARGEST_LOG = 60.0
@@ -21,7 +21,8 @@ class Beside:
     """Differences of scores, in [-1, 1]: of a version and of what it is held against.
 
     Attributes:
-        worse: against 'the mean difference is at least 0'.
+        worse: against 'the mean difference is at least 0', with half of alpha: a version is held against the stable one
+            and against the base model, and is taken back for either, which errs with probability alpha at most in all.
         not_worse: against 'the mean difference is at most -drop'; it is wrong about a version that is worse by the
             drop or more with probability alpha at most.
         mean: the interval of the mean.
@@ -34,7 +35,7 @@ class Beside:
     @classmethod
     def begin(cls, *, drop: float, alpha: float) -> Self:
         """Without observations."""
-        return cls(BettingTest(0.5, alpha), BettingTest(float(to_unit(-drop)), alpha), ConfidenceSequence(alpha))
+        return cls(BettingTest(0.5, alpha / 2), BettingTest(float(to_unit(-drop)), alpha), ConfidenceSequence(alpha))
 
     def update(self, difference: Any) -> None:
         """Take the next difference. Raises ValueError outside [-1, 1]."""
@@ -55,7 +56,8 @@ class Beside:
             not_worse=bool(self.not_worse.rejected),
             evidence_worse=_plain(self.worse.peak),
             evidence_not_worse=_plain(self.not_worse.peak),
-            needed=1 / self.worse.alpha,
+            needed=1 / self.not_worse.alpha,
+            needed_worse=1 / self.worse.alpha,
         )
 
     def state(self) -> dict[str, Any]:
@@ -74,15 +76,18 @@ class Beside:
 
 @dataclass
 class Limit:
-    """How often something happens, each time 0 or 1, against 'at most `most` of the time'."""
+    """How often something happens, each time 0 or 1, against 'at most `most` of the time'.
 
-    over: BettingTest
+    A burst is found as soon after a long good time as at once.
+    """
+
+    over: RiseTest
     mean: ConfidenceSequence
 
     @classmethod
     def begin(cls, *, most: float, alpha: float) -> Self:
         """Without observations."""
-        return cls(BettingTest(most, alpha), ConfidenceSequence(alpha))
+        return cls(RiseTest(most, alpha), ConfidenceSequence(alpha))
 
     def update(self, happened: Any) -> None:
         """Take the next one, 0 or 1."""
@@ -99,7 +104,7 @@ class Limit:
             high=float(self.mean.high),
             worse=bool(self.over.rejected),
             evidence_worse=_plain(self.over.peak),
-            needed=1 / self.over.alpha,
+            needed_worse=1 / self.over.alpha,
         )
 
     def state(self) -> dict[str, Any]:
@@ -109,7 +114,7 @@ class Limit:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """The test that `state` was taken from."""
-        return cls(BettingTest.from_state(state["over"]), ConfidenceSequence.from_state(state["mean"]))
+        return cls(RiseTest.from_state(state["over"]), ConfidenceSequence.from_state(state["mean"]))
 
 
 def _plain(log: float) -> float:

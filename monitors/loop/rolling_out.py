@@ -93,7 +93,7 @@ def _onwards(seen: Seen, rollout: Rollout, policy: Policy) -> Verdict:
     if beside.mean is not None and beside.mean <= -policy.quality.drop:
         reason = f"It looks worse, which is not established yet. {_stands(seen.comparison)}"
         return _verdict("wait", ("looks_worse", reason), seen, rollout, policy, _would_pass(beside, policy))
-    if rollout.step + 1 < len(rule.steps):
+    if _next_weight(seen, rollout, rule) is not None:
         return _verdict("next_step", ("step", _stands(seen.comparison)), seen, rollout, policy)
     if beside.not_worse:
         reason = f"It is not worse than version {rollout.incumbent} by {policy.quality.drop:g}: {_numbers(beside)}."
@@ -128,14 +128,21 @@ def _verdict(
         would_change,
         inputs,
         rollout.version,
-        _weight(act, rollout, policy.rollout),
+        _weight(act, seen, rollout, policy.rollout),
     )
 
 
-def _weight(act: Act, rollout: Rollout, rule: RolloutRule) -> float | None:
+def _next_weight(seen: Seen, rollout: Rollout, rule: RolloutRule) -> float | None:
+    """The first step above the present weight, whatever the steps were when the rollout began; None after the last."""
+    canary = None if seen.deployment is None else seen.deployment.canary
+    present = rule.steps[min(rollout.step, len(rule.steps) - 1)] if canary is None else canary.weight
+    return next((weight for weight in rule.steps if weight > present), None)
+
+
+def _weight(act: Act, seen: Seen, rollout: Rollout, rule: RolloutRule) -> float | None:
     """The canary's weight after the act, where it sets one."""
     if act == "next_step":
-        return rule.steps[rollout.step + 1]
+        return _next_weight(seen, rollout, rule)
     return rule.holdback if act == "promote" and rule.holdback_h > 0 and rule.holdback > 0 else None
 
 
@@ -161,7 +168,7 @@ def _would_fail(rollout: Rollout) -> str:
 def _would_pass(beside: Held, policy: Policy) -> str:
     return (
         f"Evidence of {beside.needed:g} that it is not worse by {policy.quality.drop:g} promotes it "
-        f"({beside.evidence_not_worse:.3g} so far), evidence of {beside.needed:g} that it is worse takes it back "
+        f"({beside.evidence_not_worse:.3g} so far), evidence of {beside.needed_worse:g} that it is worse takes it back "
         f"({beside.evidence_worse:.3g} so far)."
     )
 

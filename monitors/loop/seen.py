@@ -23,6 +23,7 @@ class Quality:
         low, high: the interval of the mean over all sessions.
         ratio: the evidence of a fall, 0 to 1; 1 raises the alarm.
         alarm: whether it was raised.
+        alarms: how often it would have been, had the evidence begun anew after each.
     """
 
     version: int
@@ -34,6 +35,7 @@ class Quality:
     high: float = 1.0
     ratio: float = 0.0
     alarm: bool = False
+    alarms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,11 @@ class Labels:
         heaviest_key: the id of the key that sent most of what was found.
         heaviest_share: its share of that.
         agreed: whether quality was lost in the eyes of the others too, if any one key that is not trusted is left out.
+        lone_voice: a key without which it was not.
+        without_prompt: labels that cannot be used, for their prompt was not captured or is no longer kept.
+        unusable: labels whose prompt or answer is nothing to train on.
+        contradicted: labels that others contradict.
+        repeated: labels that say what another one says.
     """
 
     rows: int = 0
@@ -55,6 +62,11 @@ class Labels:
     heaviest_key: str | None = None
     heaviest_share: float = 0.0
     agreed: bool = False
+    lone_voice: str | None = None
+    without_prompt: int = 0
+    unusable: int = 0
+    contradicted: int = 0
+    repeated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +98,8 @@ class Held:
         low, high: the interval of the mean.
         worse: whether it is established that it is worse, or over the limit.
         not_worse: whether it is established that it is not worse by the least drop that matters.
-        evidence_worse, evidence_not_worse: the largest evidence so far (e-values); `needed` establishes it.
-        needed: 1 / alpha.
+        evidence_worse, evidence_not_worse: the largest evidence so far (e-values).
+        needed, needed_worse: what establishes that it is not worse, and that it is worse.
     """
 
     n: int = 0
@@ -99,6 +111,7 @@ class Held:
     evidence_worse: float = 1.0
     evidence_not_worse: float = 1.0
     needed: float = 20.0
+    needed_worse: float = 40.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,9 +38,11 @@ class LoopState(msgspec.Struct, frozen=True):
         phase: what is under way.
         cycle: counts retrainings and rollouts, so that each has a name of its own.
         since: when the phase began.
-        revision: the deployment's revision that the loop knows: its own last one, or what it found; 0 before the first.
+        revision: the deployment's revision that the loop knows: its own last one, or what it found when the cycle
+            began; 0 before the first.
         job: the tuning job under way, or the last one.
         tuned_at: when the last training ended.
+        answered: what the last training answered: the version, the scorer, and how many alarms there had been.
         labels_until: labels up to here were there at the last training; later ones count as new.
         learned_until: labels up to here were in the dataset of a version that was promoted.
         rollout: what is rolling out or held back.
@@ -52,6 +54,7 @@ class LoopState(msgspec.Struct, frozen=True):
     revision: int = 0
     job: str | None = None
     tuned_at: datetime | None = None
+    answered: tuple[int, str, int] = (0, "", 0)
     labels_until: datetime | None = None
     learned_until: datetime | None = None
     rollout: Rollout | None = None

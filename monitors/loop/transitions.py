@@ -9,6 +9,7 @@ import msgspec
 from monitors.loop.seen import Seen
 from monitors.loop.state import LoopState, Rollout
 from monitors.loop.verdicts import Act, Verdict
+from monitors.loop.watching import answering
 
 Next = Callable[[LoopState, Verdict, Seen], LoopState]
 
@@ -27,7 +28,16 @@ def _stay(state: LoopState, _verdict: Verdict, _seen: Seen) -> LoopState:
 
 
 def _tuning(state: LoopState, _verdict: Verdict, seen: Seen) -> LoopState:
-    return _changed(state, seen.now, phase="tuning", cycle=state.cycle + 1, labels_until=seen.now, rollout=None)
+    assert seen.deployment is not None
+    return _changed(
+        _answered(state, seen),
+        seen.now,
+        phase="tuning",
+        cycle=state.cycle + 1,
+        revision=seen.deployment.revision,
+        labels_until=seen.now,
+        rollout=None,
+    )
 
 
 def _rolling_out(state: LoopState, verdict: Verdict, seen: Seen) -> LoopState:
@@ -62,11 +72,10 @@ def _watching(state: LoopState, _verdict: Verdict, seen: Seen) -> LoopState:
 
 def _given_up(state: LoopState, verdict: Verdict, seen: Seen) -> LoopState:
     """A refused training counts as a cycle, so that it is not asked for again before the cool-down is over."""
-    refused = verdict.outcome == "refused"
-    cycle = state.cycle + 1 if refused else state.cycle
-    return _changed(
-        state, seen.now, phase="watching", cycle=cycle, tuned_at=seen.now if refused else _ended(seen), rollout=None
-    )
+    if verdict.outcome == "refused":
+        state = _answered(state, seen)
+        return _changed(state, seen.now, phase="watching", cycle=state.cycle + 1, tuned_at=seen.now, rollout=None)
+    return _changed(state, seen.now, phase="watching", tuned_at=_ended(seen), rollout=None)
 
 
 def _standing_back(state: LoopState, verdict: Verdict, seen: Seen) -> LoopState:
@@ -79,6 +88,11 @@ def _next_step(rollout: Rollout | None, seen: Seen) -> Rollout:
     return msgspec.structs.replace(
         rollout, step=rollout.step + 1, step_began_at=seen.now, sessions_before=seen.comparison.incumbent.n
     )
+
+
+def _answered(state: LoopState, seen: Seen) -> LoopState:
+    assert seen.quality is not None
+    return msgspec.structs.replace(state, answered=answering(seen.quality))
 
 
 def _ended(seen: Seen) -> datetime:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import msgspec
+
 from monitors.loop.approving import RETRAIN, if_approved, refusal
 from monitors.loop.seen import Labels, Quality, Seen
 from monitors.loop.state import LoopState
@@ -39,12 +41,23 @@ def watch(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
         return Verdict("wait", "no_level", _RULE, _gathering(quality), "More sessions are scored.")
     if not quality.alarm:
         return _wait_for_alarm(quality, policy)
+    if state.answered == answering(quality):
+        return _wait_for_evidence(quality)
     return _after_alarm(seen, state, policy, quality)
+
+
+def answering(quality: Quality) -> tuple[int, str, int]:
+    """What a training answers: these alarms of this version. The next training needs one more of them.
+
+    Without that an alarm that was false would begin trainings for ever, for it stands.
+    """
+    return quality.version, quality.scorer, quality.alarms
 
 
 def conditions(seen: Seen, state: LoopState, rule: RetrainRule) -> tuple[Condition, ...]:
     """Everything that must hold before a training begins, but for a person's approval."""
     return (
+        _no_canary(seen),
         _no_other_job(seen),
         _enough_rows(seen.labels, rule),
         _more_than_one_voice(seen.labels),
@@ -66,6 +79,16 @@ def _wait_for_alarm(quality: Quality, policy: Policy) -> Verdict:
     return Verdict("wait", "quality_holds", _RULE, reason, change, inputs, quality.version)
 
 
+def _wait_for_evidence(quality: Quality) -> Verdict:
+    reason = (
+        f"Quality was lost: {_score(quality.recent)} of late where {_score(quality.level)} is expected. The last "
+        f"training was about that, and version {quality.version} still serves."
+    )
+    change = "The evidence of a fall is complete once more, from nothing."
+    inputs = {"recent": quality.recent, "level": quality.level, "alarms": quality.alarms}
+    return Verdict("wait", "answered", _RULE, reason, change, inputs, quality.version)
+
+
 def _after_alarm(seen: Seen, state: LoopState, policy: Policy, quality: Quality) -> Verdict:
     found = conditions(seen, state, policy.retrain)
     missing = [each for each in found if not each.holds]
@@ -75,11 +98,12 @@ def _after_alarm(seen: Seen, state: LoopState, policy: Policy, quality: Quality)
         "recent": quality.recent,
         "level": quality.level,
         "rows": seen.labels.rows,
+        "labels": msgspec.to_builtins(seen.labels),
         "conditions": {each.name: each.said for each in found},
     }
     refused = refusal(seen, RETRAIN, state.cycle + 1)
     if refused is not None:
-        change = "A new alarm, or the same one after the cool-down."
+        change = "The evidence of a fall is complete once more, after the cool-down."
         return Verdict("end_cycle", "refused", rule, f"{lost} {refused}", change, inputs, quality.version)
     if missing:
         said, mend = " ".join(each.said for each in missing), " ".join(each.mend for each in missing)
@@ -89,6 +113,12 @@ def _after_alarm(seen: Seen, state: LoopState, policy: Policy, quality: Quality)
     if not policy.retrain.approval:
         return verdict
     return if_approved(verdict, seen, RETRAIN, state.cycle + 1)
+
+
+def _no_canary(seen: Seen) -> Condition:
+    canary = None if seen.deployment is None else seen.deployment.canary
+    said = "No canary serves." if canary is None else f"Version {canary.version} serves a share of the sessions."
+    return Condition("canary", canary is None, said, "That version serves all or none.")
 
 
 def _no_other_job(seen: Seen) -> Condition:
@@ -108,12 +138,11 @@ def _enough_rows(labels: Labels, rule: RetrainRule) -> Condition:
 
 
 def _more_than_one_voice(labels: Labels) -> Condition:
-    said = (
-        "Quality is lost whichever key is left out."
-        if labels.agreed
-        else f"Without the key {labels.heaviest_key} nothing speaks for a loss of quality."
-    )
-    return Condition("second_voice", labels.agreed, said, "Feedback from other keys says the same.")
+    alone = "one key" if labels.lone_voice is None else f"the key {labels.lone_voice}"
+    lost = f"Without {alone} nothing speaks for a loss of quality."
+    said = "Quality is lost whichever key is left out." if labels.agreed else lost
+    mend = "Feedback from other keys says the same. Or you trust the key: `ostler policy set NAME` has the field"
+    return Condition("second_voice", labels.agreed, said, f"{mend} retrain.trusted_keys.")
 
 
 def _cooled_down(now: datetime, tuned_at: datetime | None, rule: RetrainRule) -> Condition:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import httpx
 
@@ -17,11 +17,17 @@ class GatewayRefused(Exception):
 
     Attributes:
         status: its HTTP status; None if there was no answer.
+        code: the error's stable word, where the answer has one.
+        said: the error's own message, for people, where the answer has one.
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(
+        self, message: str, status: int | None = None, *, code: str | None = None, said: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
+        self.said = said
 
 
 class GatewayClient:
@@ -76,6 +82,33 @@ class GatewayClient:
         async with self._places:
             return await self._call("POST", path, json=body)
 
+    async def admin(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """One call of an admin's, which waits for no evaluation; the answer's JSON object.
+
+        Raises:
+            GatewayRefused: with the code and the message of the answer's error.
+        """
+        return await self._call(method, path, json=body, headers=headers)
+
+    async def upload(self, filename: str, content: bytes | BinaryIO, **fields: str) -> dict[str, Any]:
+        """Send a file, with further fields of the form such as `purpose`; what the endpoint says of it.
+
+        Raises:
+            GatewayRefused: with the code and the message of the answer's error.
+        """
+        files = {"file": (filename, content, "application/jsonl")}
+        return await self._call("POST", "/v1/files", data=fields, files=files)
+
+    async def download(self, file_id: str) -> bytes:
+        """A file's content.
+
+        Raises:
+            GatewayRefused
+        """
+        return (await self._answer("GET", f"/v1/files/{file_id}/content")).content
+
     async def get(self, path: str, **params: Any) -> dict[str, Any]:
         """One call without a body; the answer's JSON object.
 
@@ -84,13 +117,18 @@ class GatewayClient:
         """
         return await self._call("GET", path, params=params)
 
-    async def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+    async def _answer(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             response = await self._http.request(method, path, **arguments)
         except httpx.HTTPError as error:
             raise GatewayRefused(f"{path} did not answer ({type(error).__name__})") from error
         if response.is_error:
-            raise GatewayRefused(f"{path} answered {response.status_code}", response.status_code)
+            code, said = _said(response)
+            raise GatewayRefused(f"{path} answered {response.status_code}", response.status_code, code=code, said=said)
+        return response
+
+    async def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        response = await self._answer(method, path, **arguments)
         try:
             found = response.json()
         except ValueError:
@@ -98,6 +136,17 @@ class GatewayClient:
         if not isinstance(found, dict):
             raise GatewayRefused(f"{path} did not answer with a JSON object", response.status_code)
         return found
+
+
+def _said(response: httpx.Response) -> tuple[str | None, str | None]:
+    """The code and the message of OpenAI's error envelope; None where it is none."""
+    try:
+        error = response.json()["error"]
+        found = error.get("code"), error.get("message")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None, None
+    code, said = (each if isinstance(each, str) else None for each in found)
+    return code, said
 
 
 def answer_text(completion: Mapping[str, Any]) -> str | None:

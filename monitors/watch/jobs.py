@@ -11,7 +11,10 @@ from monitors.judging.likelihood_job import LikelihoodJob
 from monitors.judging.quality import QualityJob
 from monitors.judging.scoring import ScoringJob
 from monitors.log.retention import RetentionJob
+from monitors.loop.controller import LoopJob
+from monitors.loop.gauges import LoopGaugesJob
 from monitors.money.jobs import CostJob, ReplicaTimeJob
+from monitors.teaching.job import TeachingJob
 from monitors.watch.work import Job, Workshop
 from registry.catalog import Catalog
 from registry.registry import Registry
@@ -48,9 +51,12 @@ def all_jobs(workshop: Workshop) -> tuple[Job, ...]:
         ScoringJob(workshop),
         JudgingJob(workshop),
         QualityJob(workshop),
+        LoopJob(workshop),
         EvaluationJob(workshop),
         LikelihoodJob(workshop),
         DriftJob(workshop, TrainingPrompts(registry, workshop.store)),
+        TeachingJob(workshop),
         RetentionJob(workshop.database, workshop.settings.request_log_days),
         CountingJob(workshop),
+        LoopGaugesJob(workshop),
     )

@@ -48,6 +48,37 @@ class MonitorMetrics:
         self.decisions = self._gauge(
             "ostler_decisions", "Decisions so far, from the database.", ("adapter", "kind", "outcome")
         )
+        self.loop_phase = self._gauge(
+            "ostler_loop_phase",
+            "1 for the phase in which the loop is with an adapter, 0 for the others.",
+            ("adapter", "phase"),
+        )
+        self.loop_paused = self._gauge("ostler_loop_paused", "1 while the loop is paused for an adapter.", ("adapter",))
+        self.loop_frozen = self._gauge("ostler_loop_frozen", "1 while all automatic change is frozen.")
+        self.loop_evidence = self._gauge(
+            "ostler_loop_canary_evidence_ratio",
+            "Evidence that a new version is worse, or not worse by what matters, over what establishes it, in nats.",
+            ("adapter", "finding"),
+        )
+        self.loop_labels = self._gauge(
+            "ostler_loop_labels", "Requests that got a label to learn from since the last training.", ("adapter",)
+        )
+        self.loop_approval_wait = self._gauge(
+            "ostler_loop_approval_wait_seconds",
+            "How long the loop has waited for an approval; 0 if it does not.",
+            ("adapter",),
+        )
+        self.loop_pending = self._gauge(
+            "ostler_loop_pending_seconds",
+            "How long ago what is not carried out yet was decided; 0 if nothing is.",
+            ("adapter",),
+        )
+        self.loop_decided = self._gauge(
+            "ostler_loop_last_decision_timestamp_seconds", "When the loop last decided something new.", ("adapter",)
+        )
+        self.loop_acts = self._gauge(
+            "ostler_loop_acts", "What the loop decided to do so far, from the database.", ("adapter", "act")
+        )
         self.tuning_jobs = self._gauge("ostler_tuning_jobs", "Tuning jobs by status.", ("status",))
         self.tuning_wait = self._gauge(
             "ostler_tuning_wait_seconds", "Longest wait of a tuning job that a tuner could begin; 0 if none waits."
@@ -71,6 +102,7 @@ class MonitorMetrics:
         for gauge in self._findings:
             gauge.clear()
         self.tuning_wait.set(0)
+        self.loop_frozen.set(0)
 
     def _gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
         gauge = Gauge(name, help, labels, registry=self.registry)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ostler import render, tables, tuning
+from ostler import policies, render, tables, tuning
 from ostler.client import AdminClient, CommandFailed, segment
 from ostler.options import Json, Key, Name, Number, Reason, Url, show
 from ostler.reports import show_version
@@ -66,6 +66,9 @@ def show_adapter(
         if report is not None:
             raise CommandFailed(f"--report is of a version: ostler show {name}@VERSION --report FILE", 2)
         show(client.call("GET", f"/adapters/{segment(name)}"), json, tables.adapter)
+        if not json:
+            policy = client.call("GET", f"/adapters/{segment(name)}/policy")
+            policies.standing(name, policy, client.call("GET", "/freeze"))
         return
     if not (number.isascii() and number.isdecimal() and int(number) > 0):
         raise CommandFailed(f"{number!r} is no version's number, as in {adapter}@2", 2)

@@ -140,6 +140,8 @@ def _details(job: Any) -> None:
         "method": f"{method}, " + ", ".join(f"{name} {value}" for name, value in hyperparameters.items()),
         "files": ", ".join(filter(None, (job["training_file"], job["validation_file"]))),
         "asked for": _moment(job["created_at"]),
+        "reason": own["reason"],
+        "metadata": ", ".join(f"{name}={value}" for name, value in (job["metadata"] or {}).items()),
         "finished": _moment(job["finished_at"]),
         "trained tokens": job["trained_tokens"],
         "dataset": own["dataset"],

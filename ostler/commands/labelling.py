@@ -16,8 +16,8 @@ from ostler.client import CommandFailed
 from ostler.options import Json
 
 if TYPE_CHECKING:
+    from monitors.teaching.teacher import TeacherChoice
     from tuner.data.labelling import Tally
-    from tuner.data.teacher import TeacherChoice
 
 _LINE_EVERY_S = 10.0
 
@@ -50,8 +50,8 @@ def label(
     json: Json = False,
 ) -> None:
     """Have a teacher answer prompts; what has a row in FILE already is not asked again. Exit code 1 if some failed."""
+    from monitors.teaching.teacher import TeacherChoice
     from ostler.serve import read_settings  # these are heavier than what other commands need
-    from tuner.data.teacher import TeacherChoice
     from tuner.settings import TunerSettings
 
     if max_cost is not None and not (price_in or price_out):
@@ -91,8 +91,8 @@ class _Show(Protocol):
 
 
 def _run(prompts: Path, out: Path, choice: "TeacherChoice") -> "Tally":
+    from monitors.teaching.teacher import Teacher
     from tuner.data.labelling import InUse, label_file
-    from tuner.data.teacher import Teacher
 
     if prompts.resolve() == out.resolve():
         raise CommandFailed("--out must be another file than the prompts", 2)

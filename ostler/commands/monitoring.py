@@ -32,8 +32,17 @@ def monitoring(
     quality_scorer: Annotated[
         str | None, typer.Option(help="Whose scores decide: feedback, or one of the scorers.", rich_help_panel=_QUALITY)
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="What is watched: the scores' level, or how far they are above those of the base or the incumbent.",
+            metavar="level|base|incumbent",
+            rich_help_panel=_QUALITY,
+        ),
+    ] = None,
     level: Annotated[
-        float | None, typer.Option(min=0, max=1, help="The mean score that is expected.", rich_help_panel=_QUALITY)
+        float | None,
+        typer.Option(min=-1, max=1, help="The mean score, or difference, that is expected.", rich_help_panel=_QUALITY),
     ] = None,
     level_from_first: Annotated[
         int | None,
@@ -71,7 +80,14 @@ def monitoring(
     """Show or change how an adapter is watched; what is not said stays."""
     if (level is not None and level_from_first is not None) or (no_scorers and scorer):
         raise CommandFailed("two of these options contradict each other", 2)
-    quality = {"scorer": quality_scorer, "level": level, "drop": drop, "alarm_every": alarm_every, "alpha": alpha}
+    quality = {
+        "scorer": quality_scorer,
+        "against": against,
+        "level": level,
+        "drop": drop,
+        "alarm_every": alarm_every,
+        "alpha": alpha,
+    }
     drift = {
         "every_h": drift_every_h,
         "window_rows": drift_window,
@@ -143,8 +159,9 @@ def _quality(rule: Any) -> list[str]:
         if rule["level"] is not None
         else f"that of the first {rule['level_observations']} sessions"
     )
+    beside = {"base": " beside the base model", "incumbent": " beside the version before"}.get(rule["against"], "")
     return [
-        f"decided by {rule['scorer']}; expected level: {level}; a fall of {rule['drop']:g} matters",
+        f"decided by {rule['scorer']}{beside}; expected level: {level}; a fall of {rule['drop']:g} matters",
         f"at least {rule['alarm_every']} sessions between false alarms; alpha {rule['alpha']:g}",
     ]
 

@@ -37,8 +37,11 @@ def _words(version: Any, rule: Any) -> str:
     if watch["level"] is None:
         told = f"the expected level is being taken from the first sessions, {watch['gathered']} of {watch['to_gather']}"
     else:
-        told = f"expected {watch['level']:.3f}, a fall of {watch['drop']:g} matters, alarm {_bar(watch['cusum_ratio'])}"
-    return f"{version['verdict']} by {rule['scorer']}; {told}"
+        level = f"{watch['level']:.3f}" if watch["against"] == "level" else f"{watch['level']:+.3f}"
+        matters = f"expected {level}, a fall of {watch['drop']:g} matters"
+        told = f"{matters}, alarm {_bar(watch['cusum_ratio'])}"
+    beside = {"base": " beside the base model", "incumbent": " beside the version before"}.get(watch["against"], "")
+    return f"{version['verdict']} by {rule['scorer']}{beside}; {told}"
 
 
 def _bar(ratio: float) -> str:

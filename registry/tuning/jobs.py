@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from registry.artifacts import canonical_json
 from registry.building import built
 from registry.errors import Conflict, InvalidValue, NotFound
+from registry.stops import require_going
 from registry.tables import UtcDateTime
 from registry.tuning.changes import Changes
 from registry.tuning.claims import MOST_ATTEMPTS, Claims, JobLost, as_job
@@ -80,15 +81,23 @@ class Jobs(Claims):
             return await _made_before(connection, asker, asker.asked)
 
     async def create(
-        self, order: TuningOrder, model: str, asker: Asker, *, most_open: int | None = None
+        self,
+        order: TuningOrder,
+        model: str,
+        asker: Asker,
+        *,
+        most_open: int | None = None,
+        decision: int | None = None,
     ) -> tuple[TuningJobRow, bool]:
         """Queue a job; whether it is new, rather than one that this idempotency key made before.
 
         `model` is what the client called the model to train; `most_open` jobs of one API key may be open at once.
+        `decision` is what an automatic training follows from; without one it is a person's.
 
         Raises:
             InvalidValue: the idempotency key is too long, or was sent with another order.
             Conflict: too many jobs of this key are open.
+            Stopped: it is automatic, and automatic change of the adapter is stopped.
             NotFound: a file that it names was deleted.
         """
         order.check()
@@ -98,6 +107,8 @@ class Jobs(Claims):
             known = await _made_before(connection, asker, row["asked"])
             if known is not None:
                 return known, False
+            if decision is not None:
+                await require_going(change.session, order.adapter)
             await _require_place(connection, asker.key_id, most_open)
             await connection.execute(insert(_JOBS).values(row))
             await add_needs(connection, row["id"], order)

@@ -90,6 +90,13 @@ def found_by_a_monitor() -> MonitorMetrics:
     for variant in ("stable", "base"):
         metrics.cost_per_thousand.labels(ADAPTER, variant).set(0.02)
     metrics.decisions.labels(ADAPTER, "quality", "no_alarm").set(3)
+    metrics.loop_phase.labels(ADAPTER, "rolling_out").set(1)
+    for finding in ("worse", "not_worse"):
+        metrics.loop_evidence.labels(ADAPTER, finding).set(0.3)
+    metrics.loop_acts.labels(ADAPTER, "begin_rollout").set(1)
+    for gauge in (metrics.loop_paused, metrics.loop_labels, metrics.loop_approval_wait, metrics.loop_pending):
+        gauge.labels(ADAPTER).set(0)
+    metrics.loop_decided.labels(ADAPTER).set(time.time())
     return metrics
 
 

@@ -23,7 +23,7 @@ async def deployment(gateway: RunningGateway) -> Any:
 @pytest.mark.parametrize(
     ("change", "after"),
     [
-        ({"canary": {"version": 2, "weight": 0.25}}, {"canary": {"version": 2, "weight": 0.25}}),
+        ({"canary": {"version": 2, "weight": 0.25}}, {"canary": {"version": 2, "weight": 0.25, "holdback": False}}),
         ({"shadow": {"version": 2, "share": 1}}, {"shadow": {"version": 2, "share": 1.0}}),
         ({"shadow": {"version": "base", "share": 0}}, {"shadow": {"version": "base", "share": 0.0}}),
         ({"fallback": "base"}, {"fallback": "base"}),
@@ -59,7 +59,7 @@ async def test_what_a_change_leaves_out_stays(two: RunningGateway) -> None:
     assert answer.json()["deployment"] == {
         "revision": 4,
         "stable": 1,
-        "canary": {"version": 2, "weight": 0.5},
+        "canary": {"version": 2, "weight": 0.5, "holdback": False},
         "shadow": {"version": "base", "share": 0.1},
         "fallback": "base",
     }
@@ -81,7 +81,7 @@ async def test_a_rollback_restores_the_whole_deployment(two: RunningGateway) -> 
     assert restored == {
         "revision": 4,
         "stable": 1,
-        "canary": {"version": 2, "weight": 0.5},
+        "canary": {"version": 2, "weight": 0.5, "holdback": False},
         "shadow": None,
         "fallback": "base",
     }

@@ -27,6 +27,12 @@ ADMIN_CALLS = [
     ("GET", "/admin/v1/adapters/support/history"),
     ("GET", "/admin/v1/audit"),
     ("PATCH", "/admin/v1/adapters/support/monitoring"),
+    ("PATCH", "/admin/v1/adapters/support/policy"),
+    ("GET", "/admin/v1/adapters/support/policy/history"),
+    ("POST", "/admin/v1/adapters/support/pause"),
+    ("POST", "/admin/v1/adapters/support/approve"),
+    ("PUT", "/admin/v1/freeze"),
+    ("DELETE", "/admin/v1/freeze"),
     ("POST", "/v1/files"),
     ("GET", "/v1/files"),
     ("POST", "/v1/fine_tuning/jobs"),
@@ -42,6 +48,7 @@ KNOWN_FIELDS = st.sampled_from(
     [
         *("stream", "stream_options", "user", "prompt_cache_key", "safety_identifier", "priority", "max_tokens"),
         *("messages", "prompt", "input", "logprobs", "n", "stable", "canary", "shadow", "fallback", "reason", "to"),
+        *("decision", "mode", "quality", "retrain", "rollout"),
         *("archived", "name", "scopes", "adapters", "limits", "expires_at", "overlap_s"),
         *("training_file", "method", "hyperparameters", "suffix", "seed", "metadata", "integrations", "ostler"),
     ]

@@ -152,7 +152,25 @@ async def test_the_bounds_of_the_api_are_those_of_the_registry(two: RunningGatew
     edges = {"level": 1, "level_observations": 10, "drop": 0, "alarm_every": 10**12, "alpha": 0.5}
     drift = {"every_h": 0, "window_rows": 20, "reference_rows": 50, "false_alarms_per_week": 1e-6}
     found = await changed(two, quality=edges, drift=drift, capture_days=1 / 24, golden_every_h=8760)
-    assert found["quality"] == {"scorer": QualityRule().scorer, **edges}
+    assert found["quality"] == {"scorer": QualityRule().scorer, "against": "level", **edges}
+    found = await changed(two, quality={"against": "base", "level": -1})
+    assert (found["quality"]["against"], found["quality"]["level"]) == ("base", -1)
+    refused = await two.http.patch(MONITORING, json={"quality": {"against": "level"}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "quality.level")
+
+
+async def test_quality_may_be_the_gain_on_the_base(two: RunningGateway, tmp_path: Path) -> None:
+    """Then the watch is over the differences, and the scores themselves are measured only."""
+    await changed(two, quality={"against": "base", "level": 0.5, "drop": 0.1, "alarm_every": 1000})
+    database = two.app.state["database"]
+    await observe(database, [1.0] * 60, version=1)
+    await observe(database, [0.1] * 60, version=1, against="base")
+    await QualityJob(workshop(database, tmp_path)).run(await two.registry.catalog(), NOW)
+    (found,) = (await two.http.get(QUALITY)).json()["versions"]
+    assert found["verdict"] == "quality lost"
+    (own,) = found["scorers"]
+    assert own["verdict"] == "measured only"
+    assert (own["watch"]["against"], own["watch"]["level"], own["watch"]["alarm"]) == ("base", 0.5, True)
 
 
 async def test_changes_at_once_all_stay(two: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:

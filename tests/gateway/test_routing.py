@@ -102,6 +102,18 @@ def test_a_higher_weight_only_adds_sessions() -> None:
     assert steps[-1] == set(SESSIONS)
 
 
+def test_no_session_goes_back_at_the_promotion() -> None:
+    """Those that a holdback keeps with the old version never saw the new one, and are of the share that it says."""
+    on_new = on_canary("support", 2, 0.9)
+    for share in (0.0, 0.05, 0.1, 1.0):
+        promoted = Deployment(3, 2, Canary(1, share, holdback=True), previous=1)
+        routes = {session: routed(promoted, session) for session in SESSIONS}
+        held = {session for session, route in routes.items() if route.version and route.version.number == 1}
+        assert all(routes[session].variant == "canary" for session in held)
+        assert abs(len(held) / len(SESSIONS) - share) <= 3 * math.sqrt(share * (1 - share) / len(SESSIONS))
+        assert not held & on_new or share > 0.1
+
+
 @pytest.mark.parametrize(("name", "canary"), [("support", 3), ("billing", 2)])
 def test_another_canary_gets_other_sessions(name: str, canary: int) -> None:
     """It is not the same clients that try everything: two draws of a half overlap by a quarter, within 3 errors."""

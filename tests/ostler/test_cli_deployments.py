@@ -24,7 +24,7 @@ async def test_each_part_is_set_shown_and_taken_away(two: Cli) -> None:
     assert fallback.json["deployment"] == {
         "revision": 4,
         "stable": 1,
-        "canary": {"version": 2, "weight": 0.1},
+        "canary": {"version": 2, "weight": 0.1, "holdback": False},
         "shadow": {"version": "base", "share": 0.25},
         "fallback": ["previous", "base"],
     }

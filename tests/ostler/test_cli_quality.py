@@ -38,6 +38,10 @@ async def test_monitoring_is_shown_and_changed(two: Cli, tmp_path: Path) -> None
     }
     third = (await two("monitoring", "support", "--level-from-first", "300", "--json")).json["quality"]
     assert third == second["quality"] | {"level": None, "level_observations": 300}
+    gain = (await two("monitoring", "support", "--against", "base", "--level", "-0.25", "--json")).json["quality"]
+    assert (gain["against"], gain["level"]) == ("base", -0.25)
+    assert "beside the base model; expected level: -0.25" in (await two("monitoring", "support")).out
+    await two("monitoring", "support", "--against", "level", "--level-from-first", "300")
     shown = (await two("monitoring", "support")).out
     for words in ("10% of the requests", 'judge {"share": 0.1}', "decided by json_schema", "on demand", "alpha 0.01"):
         assert words in shown

@@ -237,6 +237,22 @@ async def test_jobs_are_listed_and_shown(cli: Cli, data: str, tuner: PretendTune
     (await cli("jobs", "follow", "ftjob-none")).assert_failed(REFUSED, "404")
 
 
+async def test_a_job_says_why_it_was_asked_for(cli: Cli, data: str) -> None:
+    """And what its asker wrote beside it, as the loop does."""
+    first = await asked(cli, "--data", data)
+    order: dict[str, Any] = {
+        "model": "tiny",
+        "training_file": first["training_file"],
+        "metadata": {"cycle": "3", "decision": "17"},
+    }
+    order |= {"ostler": {"adapter": "support", "reason": "the world changed"}}
+    job = (await cli.gateway.http.post("/v1/fine_tuning/jobs", json=order)).json()
+    shown = (await cli("jobs", "show", job["id"])).out
+    assert "the world changed" in shown
+    assert "cycle=3, decision=17" in shown
+    assert "metadata" not in (await cli("jobs", "show", first["id"])).out
+
+
 async def test_jobs_are_paused_resumed_and_cancelled(cli: Cli, data: str, tuner: PretendTuner) -> None:
     """At once where nobody is at work on them, else it is said that it comes."""
     job = (await asked(cli, "--data", data))["id"]

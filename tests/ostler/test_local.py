@@ -6,12 +6,15 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import demo
+from demo.learned import learned
 from gateway.app import base_specs
+from monitors.teaching.rows import SupervisedRow
 from ostler.local import ensure_admin_key, register_demo
 from ostler.settings import UpSettings
 from registry.artifacts import ArtifactStore
 from registry.catalog import Scope
 from registry.registry import Registry
+from tuner.data.replay import Earlier
 
 
 @pytest.fixture
@@ -33,6 +36,23 @@ async def test_the_demo_is_registered_with_something_to_roll_back_to(demo_regist
     await register_demo(demo_registry)
     assert await stable(demo_registry) == demo.ADAPTERS[-1].version
     assert [revision.stable for revision in await demo_registry.history("support")] == [2, 1]
+
+
+async def test_what_the_demo_learned_is_known_and_can_be_replayed(demo_registry: Registry) -> None:
+    """Of each version, as of one that the tuner made, but nobody's gate has let it through."""
+    await register_demo(demo_registry)
+    for shipped in demo.ADAPTERS:
+        record = await demo_registry.version_record("support", shipped.version)
+        assert record.verdict is None
+        assert record.lineage is not None
+        earlier = Earlier(demo_registry.store.fetch(record.lineage["dataset"]))
+        expected = learned(shipped)
+        rows = earlier.draw(10_000, seed=1, without=())
+        assert {row.messages[-1].content for row in rows if isinstance(row, SupervisedRow)} == {
+            each.answer for each in expected
+        }
+        assert len(rows) == len(expected)
+        assert list(earlier.held_out()) == []
 
 
 async def test_what_was_promoted_once_is_left_alone_however_long_ago(

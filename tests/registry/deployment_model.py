@@ -8,24 +8,34 @@ from typing import TypeAlias
 
 from registry.catalog import Deployment
 from registry.deployments import Patch, State, patched
-from registry.errors import Conflict, NotFound, NothingToRollBack, RegistryError, RevisionMismatch
+from registry.errors import Conflict, NotFound, NothingToRollBack, RegistryError, RevisionMismatch, Stopped
 
 
 @dataclass(frozen=True)
 class Revision:
-    """One entry of the history; `restores` is set on a rollback."""
+    """One entry of the history; `restores` is set on a rollback, `decision` on an automatic change."""
 
     state: State
     restores: int | None = None
+    decision: int | None = None
+
+
+def on_trial(state: State) -> int:
+    """The version that came last: the canary, but where that is the old version held back."""
+    return state.canary.version if state.canary and not state.canary.holdback else state.stable
 
 
 @dataclass(frozen=True)
 class Model:
-    """An adapter with its versions (archived or not, from number 1) and its history (from revision 1)."""
+    """An adapter with its versions (archived or not, from number 1) and its history (from revision 1).
+
+    `stopped` has the adapter's name while it is paused, and an empty one while everything is frozen.
+    """
 
     archived: tuple[bool, ...] = ()
     history: tuple[Revision, ...] = ()
     changes: int = 0
+    stopped: frozenset[str] = frozenset()
 
     @property
     def state(self) -> State | None:
@@ -53,7 +63,7 @@ class Model:
 
     def undo(self, number: int) -> int | None:
         """Where a plain rollback leads from a revision: back along its chain, past all that serves the suspect."""
-        suspect = self.history[number - 1].state.suspect
+        suspect = on_trial(self.history[number - 1].state)
         step = self._parent(self.origin(number))
         while step is not None and self.history[step - 1].state.serves(suspect):
             step = self._parent(step)
@@ -99,17 +109,18 @@ class Change:
 
     patch: Patch
     expected: int | None = None
+    decision: int | None = None
 
     def on(self, model: Model) -> Outcome:
         """The new deployment."""
         try:
-            return _changed(model, self.patch, self.expected)
+            _require_seen(model, self.expected, self.decision)
+            return _changed(model, self.patch, self.decision)
         except RegistryError as error:
             return model, type(error)
 
 
-def _changed(model: Model, patch: Patch, expected: int | None) -> Outcome:
-    _require_seen(model, expected)
+def _changed(model: Model, patch: Patch, decision: int | None) -> Outcome:
     after = patched(model.state, patch)
     if after == model.state:
         return model, model.deployment
@@ -118,15 +129,17 @@ def _changed(model: Model, patch: Patch, expected: int | None) -> Outcome:
             raise NotFound("")
         if model.archived[number - 1]:
             raise Conflict("")
-    made = model.with_revision(Revision(after))
+    made = model.with_revision(Revision(after, decision=decision))
     return made, made.deployment
 
 
-def _require_seen(model: Model, expected: int | None) -> None:
+def _require_seen(model: Model, expected: int | None, decision: int | None) -> None:
     if not model.archived:
         raise NotFound("")
     if expected is not None and expected != len(model.history):
         raise RevisionMismatch("")
+    if decision is not None and model.stopped:
+        raise Stopped("")
 
 
 @dataclass(frozen=True)
@@ -135,17 +148,18 @@ class Rollback:
 
     to: int | None = None
     expected: int | None = None
+    decision: int | None = None
 
     def on(self, model: Model) -> Outcome:
         """The new deployment."""
         try:
-            return _rolled_back(model, self.to, self.expected)
+            _require_seen(model, self.expected, self.decision)
+            return _rolled_back(model, self.to, self.decision)
         except RegistryError as error:
             return model, type(error)
 
 
-def _rolled_back(model: Model, to: int | None, expected: int | None) -> Outcome:
-    _require_seen(model, expected)
+def _rolled_back(model: Model, to: int | None, decision: int | None) -> Outcome:
     current = len(model.history)
     wanted = model.undo(current) if to is None and current else to
     if not current or wanted is None:
@@ -155,7 +169,7 @@ def _rolled_back(model: Model, to: int | None, expected: int | None) -> Outcome:
     target = model.origin(wanted)
     if target in (current, model.history[-1].restores):
         return model, model.deployment
-    made = model.with_revision(Revision(model.history[target - 1].state, target))
+    made = model.with_revision(Revision(model.history[target - 1].state, target, decision))
     return made, made.deployment
 
 
@@ -179,4 +193,21 @@ class Archive:
         return replace(model, archived=tuple(flags), changes=model.changes + 1), self.archived
 
 
-Call: TypeAlias = Register | Change | Rollback | Archive
+@dataclass(frozen=True)
+class Halt:
+    """Stop automatic change, or end that: of the adapter, or of all where it has no name."""
+
+    name: str
+    stopped: bool
+
+    def on(self, model: Model) -> Outcome:
+        """Nothing is answered."""
+        if self.name and not model.archived:
+            return model, NotFound
+        if (self.name in model.stopped) == self.stopped:
+            return model, None
+        stopped = model.stopped ^ {self.name}
+        return replace(model, stopped=stopped, changes=model.changes + 1), None
+
+
+Call: TypeAlias = Register | Change | Rollback | Archive | Halt

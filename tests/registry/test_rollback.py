@@ -31,6 +31,11 @@ def canary(number: int, weight: float = LOW) -> Patch:
     return Patch(canary=Canary(number, weight))
 
 
+def promoted(number: int, held_back: int) -> Patch:
+    """A promotion that leaves some sessions with the old version."""
+    return Patch(stable=number, canary=Canary(held_back, LOW, holdback=True))
+
+
 NO_CANARY = Patch(canary=None)
 SHADOW = Patch(shadow=Shadow(3, LOW))
 CASES: list[tuple[str, list[Patch | Back], list[int]]] = [
@@ -58,6 +63,13 @@ CASES: list[tuple[str, list[Patch | Back], list[int]]] = [
     ("never back to what was rolled back", [stable(1), stable(2), Back(), stable(3)], [1]),
     ("a revision restored by number goes on from there", [stable(1), stable(2), stable(3), Back(to=2)], [1]),
     ("forwards by number, and back", [stable(1), stable(2), Back(), Back(to=2)], [1]),
+    ("a promotion with a holdback leaves wholly", [stable(1), canary(2), canary(2, HIGH), promoted(2, 1)], [1]),
+    ("and so it does once the holdback has ended", [stable(1), canary(2), promoted(2, 1), NO_CANARY], [1]),
+    ("one promotion after another", [stable(1), promoted(2, 1), promoted(3, 2)], [2, 1]),
+    ("a canary in a holdback's place brings the holdback back", [stable(1), promoted(2, 1), canary(3)], [2, 1]),
+    ("past a holdback to another version", [stable(1), promoted(2, 1), stable(3)], [2, 1]),
+    ("promoted with a holdback after its rollback", [stable(1), promoted(2, 1), Back(), promoted(2, 1)], [1]),
+    ("a holdback's other weight", [stable(1), promoted(2, 1), Patch(canary=Canary(1, HIGH, holdback=True))], [1]),
     ("the same version twice", [stable(1), stable(2), stable(1)], [2, 1]),
 ]
 

@@ -26,7 +26,7 @@ from registry.lora import CheckedAdapter
 from registry.mapping import to_state
 from registry.registry import Registry
 from registry.tables import RevisionRow
-from tests.registry.deployment_model import Archive, Call, Change, Model, Register, Revision, Rollback
+from tests.registry.deployment_model import Archive, Call, Change, Halt, Model, Register, Revision, Rollback
 from tests.registry.faults import Crash, Fault, Faults
 from tests.registry.lora_samples import BASE, RANK
 
@@ -37,18 +37,24 @@ shares = st.sampled_from([0.0, 0.1, 0.5])
 patches = st.builds(
     Patch,
     stable=st.just(UNSET) | numbers,
-    canary=st.just(UNSET) | st.none() | st.builds(Canary, numbers, shares),
+    canary=st.just(UNSET) | st.none() | st.builds(Canary, numbers, shares, st.booleans()),
     shadow=st.just(UNSET) | st.none() | st.builds(Shadow, st.none() | numbers, shares),
     fallback=st.sampled_from([UNSET, (), ("previous",), ("base",), ("previous", "base")]),
 )
+promotions = st.builds(
+    Patch, stable=numbers, canary=st.builds(Canary, st.integers(1, 3), shares, holdback=st.sampled_from([True]))
+)
 expected = st.none() | st.none() | st.integers(0, 8)
+decisions = st.none() | st.none() | st.integers(1, 3)
 calls: st.SearchStrategy[Call] = st.one_of(
     st.builds(Register, st.uuids().map(lambda made: made.hex * 2)),
     st.builds(Change, st.builds(Patch, stable=numbers)),
-    st.builds(Change, patches, expected),
-    st.builds(Rollback, st.none(), expected),
+    st.builds(Change, patches, expected, decisions),
+    st.builds(Change, promotions, st.none(), decisions),
+    st.builds(Rollback, st.none(), expected, decisions),
     st.builds(Rollback, st.integers(1, 12)),
     st.builds(Archive, numbers, st.booleans()),
+    st.builds(Halt, st.sampled_from([NAME, ""]), st.sampled_from([True, False, False])),
 )
 
 
@@ -72,14 +78,20 @@ async def _play(registry: Registry, call: Call) -> object:
             artifact = Artifact(digest, 1)
             pushed = await registry._register(NAME, BASE, CHECKED, artifact, actor="ann", note="", lineage=None)
             return pushed.version.number
-        case Change(patch, seen):
-            changed = await registry.change(NAME, patch, expected_revision=seen, actor="ann")
+        case Change(patch, seen, decision):
+            changed = await registry.change(NAME, patch, expected_revision=seen, decision=decision, actor="ann")
             return cold(changed.deployment)
-        case Rollback(to, seen):
-            changed = await registry.rollback(NAME, to=to, expected_revision=seen, actor="ann")
+        case Rollback(to, seen, decision):
+            changed = await registry.rollback(NAME, to=to, expected_revision=seen, decision=decision, actor="ann")
             return cold(changed.deployment)
+        case Halt(name, stopped):
+            return await (_stop(registry, name or None) if stopped else registry.go_on(name or None, actor="ann"))
         case Archive(number, archived):
             return (await registry.archive_version(NAME, number, archived=archived, actor="ann")).archived
+
+
+async def _stop(registry: Registry, name: str | None) -> None:
+    await registry.stop(name, actor="ann", reason="look")
 
 
 def cold(deployment: Deployment | None) -> Deployment | None:
@@ -186,8 +198,9 @@ class Lifecycle(RuleBasedStateMachine):
         assert audited == set(range(1, changes + 1)), "a change without its audit entry"
         return Model(
             archived=tuple(version.archived for version in versions),
-            history=tuple(Revision(to_state(row), row.restores) for row in rows),
+            history=tuple(Revision(to_state(row), row.restores, row.decision) for row in rows),
             changes=changes,
+            stopped=frozenset(await self.registry.stops()),
         )
 
     async def history(self) -> list[RevisionRow]:

@@ -1,15 +1,12 @@
-"""From uploaded rows to a frozen dataset.
+"""From uploaded rows to a frozen dataset; what a row is, stands in `monitors.teaching`.
 
 prepare         the way of the rows, step by step
-rows            what a row is
 reading         lines of a file as rows, or what is wrong with them
-checking        whether a row makes sense
 intake          rows taken in one by one: clean, measured, each once
 finders         personal data, found by its form
 personal        personal data, replaced
 template        a conversation as the model reads it
 tokens          its token ids, and which of them are learned
-fingerprints    what makes two prompts or two rows the same
 shelf           rows on disk, found again by their position
 duplicates      rows that say nearly what an earlier one says
 splits          what is trained on, what validates, what is held out
@@ -19,5 +16,4 @@ report          what became of the rows
 telling         who hears of it
 check           all of that without a job
 labelling       prompts that a teacher answers
-teacher         the endpoint that answers them
 """

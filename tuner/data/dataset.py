@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
+from monitors.teaching.fingerprints import earlier_prompts
+from monitors.teaching.rows import PreferenceRow, Row
 from registry.artifacts import canonical_json
 from registry.errors import StoreFailure
-from tuner.data.fingerprints import earlier_prompts
 from tuner.data.reading import decode, encode
-from tuner.data.rows import PreferenceRow, Row
 from tuner.data.shelf import Shelf, Shelved
 from tuner.data.splits import SPLITS, Split
 

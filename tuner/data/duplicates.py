@@ -17,8 +17,8 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
-from tuner.data.fingerprints import answer_texts, prompt_text
-from tuner.data.rows import Row
+from monitors.teaching.fingerprints import answer_texts, prompt_text
+from monitors.teaching.rows import Row
 
 Pieces = NDArray[np.uint64]
 _PIECE_BYTES = 5

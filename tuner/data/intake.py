@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from monitors.teaching.checking import problem_of
+from monitors.teaching.fingerprints import fingerprint
+from monitors.teaching.rows import PreferenceRow, Row
 from registry.tuning.orders import Method
-from tuner.data.checking import problem_of
-from tuner.data.fingerprints import fingerprint
 from tuner.data.personal import Cleaner
 from tuner.data.reading import read_rows
 from tuner.data.report import DuplicatesReport, FileReport
-from tuner.data.rows import PreferenceRow, Row
 from tuner.data.shelf import Shelf, Shelved
 from tuner.data.telling import Listener
 

@@ -9,20 +9,17 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
 
 import msgspec
 
-from monitors.judging.golden import Message
-from registry.artifacts import canonical_json
-from tuner.data.rows import Label, Source, SupervisedRow
-from tuner.data.teacher import Answer, Teacher, TeacherFailed, TeacherStopped
+from monitors.teaching.prompts import PromptRow
+from monitors.teaching.rows import SupervisedRow
+from monitors.teaching.teacher import Answer, Teacher, TeacherFailed, TeacherStopped
 
 SHOWN_PROBLEMS = 20
 MOST_FAILURES_IN_A_ROW = 20
@@ -32,56 +29,6 @@ _NO_ROW = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 class InUse(Exception):
     """Another run writes into that file."""
-
-
-class PromptRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A prompt; a last message of the assistant's is an answer that is to be replaced, and its `source` with it."""
-
-    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
-    tools: list[dict[str, Any]] | None = None
-    parallel_tool_calls: bool | None = None
-    label: Label | None = None
-    source: Source | None = None
-
-    @property
-    def prompt(self) -> list[Message]:
-        """What is to be answered."""
-        return self.messages[:-1] if self.messages[-1].role == "assistant" else self.messages
-
-    @property
-    def asked(self) -> list[dict[str, Any]]:
-        """The same as a request has it."""
-        bodies: list[dict[str, Any]] = [msgspec.to_builtins(message) for message in self.prompt]
-        return [{name: value for name, value in body.items() if name != "weight"} for body in bodies]
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """What else a request has of it."""
-        given = {"tools": self.tools, "parallel_tool_calls": self.parallel_tool_calls}
-        return {name: value for name, value in given.items() if value is not None}
-
-    @property
-    def key(self) -> bytes:
-        """The same for equal prompts, however they are spelt."""
-        return hashlib.sha256(canonical_json([self.asked, self.fields])).digest()
-
-    def answered(self, answer: Answer) -> SupervisedRow:
-        """The row to train on: of its answers, only the teacher's is learned."""
-        return SupervisedRow(
-            messages=[*map(_not_learned, self.prompt), msgspec.convert(answer.message, Message)],
-            tools=self.tools,
-            parallel_tool_calls=self.parallel_tool_calls,
-            label=self.label,
-            source="teacher",
-        )
-
-    def problem(self) -> str | None:
-        """Why it cannot be asked."""
-        if not self.prompt or self.prompt[-1].role not in ("user", "tool"):
-            return "its last message before the answer must be the user's or a tool's"
-        if any(not _is_text(message.content) for message in self.prompt):
-            return "it has more than text, whose cost is not known beforehand"
-        return None
 
 
 @dataclass
@@ -245,12 +192,3 @@ def _held(rows: Path) -> Iterator[io.FileIO]:
 def _count_lines(file: Path) -> int:
     with file.open("rb") as lines:
         return sum(1 for line in lines if line.strip())
-
-
-def _not_learned(message: Message) -> Message:
-    return msgspec.structs.replace(message, weight=0) if message.role == "assistant" else message
-
-
-def _is_text(content: Any) -> bool:
-    parts = content if isinstance(content, list) else ()
-    return all(part.get("type") == "text" for part in parts)

@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 
 from monitors.judging.golden import Message
-from tuner.data.checking import is_deep
+from monitors.teaching.checking import is_deep
+from monitors.teaching.rows import LONGEST_LABEL, PreferenceRow, Row
 from tuner.data.finders import Finder, Found
-from tuner.data.rows import LONGEST_LABEL, PreferenceRow, Row
 
 _FEWEST_LETTERS = 4
 _REMEMBERED_TEXTS = 256

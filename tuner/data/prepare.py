@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monitors.teaching.rows import can_be_scored
 from tuner.data.dataset import FORMAT, count_sources, freeze, write_about
 from tuner.data.finders import Finders, PatternFinder, finders
 from tuner.data.intake import Intake, Measure
@@ -21,7 +22,6 @@ from tuner.data.report import (
     Report,
     TokensReport,
 )
-from tuner.data.rows import can_be_scored
 from tuner.data.shelf import Shelf, Shelved
 from tuner.data.splits import RULE, SPLITS, Shares, Split, split_prompts
 from tuner.data.telling import Ear, Listener

@@ -9,9 +9,9 @@ from typing import BinaryIO
 import msgspec
 
 from monitors.judging.golden import Message
+from monitors.teaching.checking import problem_of
+from monitors.teaching.rows import PreferenceRow, Row, SupervisedRow, text_of
 from registry.tuning.orders import Method
-from tuner.data.checking import problem_of
-from tuner.data.rows import PreferenceRow, Row, SupervisedRow, text_of
 
 LONGEST_LINE_BYTES = 4 << 20
 _BOM = b"\xef\xbb\xbf"

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from monitors.teaching.fingerprints import fingerprint, learned_inside
+from monitors.teaching.rows import Row
 from registry.tuning.orders import Method
 from tuner.data.dataset import file_of, read_about, read_split
-from tuner.data.fingerprints import fingerprint, learned_inside
 from tuner.data.reading import decode
-from tuner.data.rows import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from monitors.teaching.fingerprints import Fingerprint
+from monitors.teaching.rows import Row
 from registry.tuning.orders import Method
-from tuner.data.fingerprints import Fingerprint
 from tuner.data.reading import decode, encode
 from tuner.data.report import NO_LABEL
-from tuner.data.rows import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from monitors.judging.golden import Message
-from tuner.data.rows import text_of
+from monitors.teaching.rows import text_of
 
 Span = tuple[int, int]
 """Where a text begins and ends within another, in characters."""

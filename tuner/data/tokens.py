@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from monitors.judging.golden import Message
-from tuner.data.rows import PreferenceRow, Row, SupervisedRow
+from monitors.teaching.rows import PreferenceRow, Row, SupervisedRow
 from tuner.data.template import ChatTemplate, NotReadable, Span
 from tuner.errors import JobFailed
 

@@ -1,35 +1,9 @@
 """Where everything stands in the plots of a report's page: coordinates in SVG's units, which the template draws."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-_PAD = 0.12
-_MOST_TICKS = 5
-_NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """A straight line from values to coordinates."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def at(self, value: float) -> float:
-        """The coordinate of a value."""
-        share = (value - self.low) / (self.high - self.low)
-        return round(self.start + share * (self.end - self.start), 2)
-
-    def ticks(self) -> list[dict[str, Any]]:
-        """A few round values with their coordinates."""
-        step = _step((self.high - self.low) / _MOST_TICKS)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        values = [number * step for number in range(first, last + 1)]
-        return [{"at": self.at(value), "text": f"{value:.6g}"} for value in values]
+from monitors.pages.scales import Scale, around, between
 
 
 def interval(part: Mapping[str, Any], width: float) -> dict[str, Any] | None:
@@ -38,7 +12,7 @@ def interval(part: Mapping[str, Any], width: float) -> dict[str, Any] | None:
         return None
     same = 1.0 if part["unit"] == "times" else 0.0
     known = [part[name] for name in ("low", "high", "difference", "threshold") if part[name] is not None]
-    scale = _around([*known, same], 8, width - 8)
+    scale = around([*known, same], 8, width - 8)
     threshold = scale.at(part["threshold"])
     good = (threshold, width) if part["wants"] == "above" else (0.0, threshold)
     return {
@@ -100,8 +74,8 @@ def curves(loss: Mapping[str, Sequence[Sequence[float]]], width: float, height: 
     points = [point for curve in loss.values() for point in curve]
     if not points:
         return None
-    steps = _between([point[0] for point in points], 0, width)
-    losses = _between([0.0, *(point[1] for point in points)], height, 0)
+    steps = between([point[0] for point in points], 0, width)
+    losses = between([0.0, *(point[1] for point in points)], height, 0)
     drawn = {name: [(steps.at(step), losses.at(value)) for step, value in curve] for name, curve in loss.items()}
     return {"lines": drawn, "steps": steps.ticks(), "losses": losses.ticks()}
 
@@ -113,23 +87,6 @@ def _placed(x: float, width: float) -> dict[str, Any]:
     return {"x": x, "anchor": anchor}
 
 
-def _around(values: Sequence[float], start: float, end: float) -> Scale:
-    low, high = min(values), max(values)
-    pad = _PAD * (high - low) or 1.0
-    return Scale(low - pad, high + pad, start, end)
-
-
-def _between(values: Sequence[float], start: float, end: float) -> Scale:
-    low, high = min(values), max(values)
-    return Scale(low, high if high > low else low + 1, start, end)
-
-
 def _counts(scale: Scale) -> list[dict[str, Any]]:
     """Ticks of whole rows."""
     return [tick for tick in scale.ticks() if "." not in tick["text"]]
-
-
-def _step(least: float) -> float:
-    """The least round number that is no smaller."""
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(power * nice for nice in _NICE if power * nice >= least * (1 - 1e-9))

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from monitors.judging.golden import GoldenRow, GoldenSet, Message
+from monitors.teaching.rows import PreferenceRow, Row, SupervisedRow, can_be_scored, text_of
 from registry.monitoring import ScorerChoice
 from registry.tuning.orders import Method
-from tuner.data.rows import PreferenceRow, Row, SupervisedRow, can_be_scored, text_of
 
 _FILE = "holdout.jsonl"
 _SPARE_TOKENS = 64

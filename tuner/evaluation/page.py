@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from monitors.pages.environment import duration, page_environment
 from registry.artifacts import ArtifactStore
 from tuner.evaluation import drawing
 from tuner.evaluation.parts import WORDS
@@ -49,20 +50,14 @@ def page_of(report: dict[str, Any]) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters |= {
         "title_of": lambda name: WORDS[name].title,
         "figure": _figure,
         "signed": _signed,
         "short": lambda value, unit: f"{value:g}×" if unit == "times" else f"{value:g}",  # noqa: RUF001
         "trim_zeros": lambda value: f"{value:g}",
-        "duration": _duration,
+        "duration": duration,
         "sentence": lambda text: (
             text[:1].upper() + text[1:] if text.startswith(("it ", "no ", "the ", "nothing ")) else text
         ),
@@ -83,11 +78,6 @@ def _signed(value: float | None, unit: str) -> str:
     if value is None:
         return "–"  # noqa: RUF001
     return f"{value:.2f}×" if unit == "times" else f"{value:+.3f}"  # noqa: RUF001
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from torch.utils.data import SequentialSampler
 from transformers import PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig, DPOTrainer
 
-from tuner.data.rows import PreferenceRow
+from monitors.teaching.rows import PreferenceRow
 from tuner.data.tokens import encode_pair
 from tuner.training.parts import Parts
 from tuner.training.probes import Conversation

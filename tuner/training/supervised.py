@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
-from tuner.data.rows import SupervisedRow
+from monitors.teaching.rows import SupervisedRow
 from tuner.data.tokens import IGNORED, encode
 from tuner.training.parts import Parts
 from tuner.training.probes import Conversation

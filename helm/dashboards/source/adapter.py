@@ -266,6 +266,73 @@ _CANARY = Row(
         ),
     ),
 )
+_LOOP = Row(
+    "Loop",
+    (
+        number(
+            "Phase",
+            "What the loop has under way: it watches, a job is tuning, a version is rolling out, or some sessions are"
+            " held back from one.",
+            Query(f"max by (phase) (ostler_loop_phase{{{_ADAPTER}}} == 1)", "{{phase}}"),
+            text="name",
+        ),
+        number(
+            "Stopped",
+            "Whether somebody paused the loop for the adapter, or froze all automatic change.",
+            Query(f"max(ostler_loop_paused{{{_ADAPTER}}}) + 2 * max(ostler_loop_frozen)"),
+            mappings={0: ("NO", GREEN), 1: ("PAUSED", YELLOW), 2: ("FROZEN", RED), 3: ("FROZEN", RED)},
+        ),
+        number(
+            "Waits for approval",
+            "For how long; 0 if nothing does. `ostler why NAME` says what, `ostler approve NAME` answers.",
+            Query(f"max(ostler_loop_approval_wait_seconds{{{_ADAPTER}}})"),
+            unit="s",
+            steps=((None, GREEN), (1, YELLOW), (86_400, RED)),
+        ),
+        number(
+            "Labels",
+            "Requests that got a correction or were accepted since the last training, before repeats are left out.",
+            Query(f"max(ostler_loop_labels{{{_ADAPTER}}})"),
+        ),
+        number(
+            "Not carried out for",
+            "How long ago something was decided that is not done yet; 0 if nothing is under way.",
+            Query(f"max(ostler_loop_pending_seconds{{{_ADAPTER}}})"),
+            unit="s",
+            steps=((None, GREEN), (60, YELLOW), (900, RED)),
+        ),
+        number(
+            "Last decision",
+            "How long ago the loop last decided something new, also if that was to wait for something else.",
+            Query(f"time() - max(ostler_loop_last_decision_timestamp_seconds{{{_ADAPTER}}})"),
+            unit="s",
+        ),
+        graph(
+            "Evidence about the new version",
+            "Over what establishes it, in nats: not worse by what matters promotes it after its last step, worse takes"
+            " it back, each from 1 on.",
+            Query(f"max by (finding) (ostler_loop_canary_evidence_ratio{{{_ADAPTER}}})", "{{finding}}"),
+            line_at=1,
+            overrides=[
+                override("not_worse", color={"mode": "fixed", "fixedColor": GREEN}),
+                override("worse", color={"mode": "fixed", "fixedColor": RED}),
+            ],
+        ),
+        states(
+            "Phases",
+            "What the loop had under way when.",
+            Query(f"max by (phase) (ostler_loop_phase{{{_ADAPTER}}})", "{{phase}}"),
+            mappings={0: ("", GREY), 1: ("now", BLUE)},
+            width=8,
+            height=8,
+        ),
+        graph(
+            "What it did",
+            "What the loop decided to do so far. `ostler decisions NAME --kind loop` tells why.",
+            Query(f"max by (act) (ostler_loop_acts{{{_ADAPTER}}})", "{{act}}"),
+        ),
+    ),
+)
 _DRIFT = Row(
     "Drift",
     (
@@ -333,6 +400,16 @@ _WATCHED = Row(
         ),
     ),
 )
+_MARKS = (
+    (
+        "Training begun by the loop",
+        "retrain",
+        "The loop asked for a training; `ostler why {{adapter}}` says why.",
+        BLUE,
+    ),
+    ("Promoted by the loop", "promote", "The loop promoted a version of {{adapter}}.", GREEN),
+    ("Rolled back by the loop", "roll_back", "The loop took a version of {{adapter}} back.", ORANGE),
+)
 
 ADAPTER = Dashboard(
     "ostler-adapter",
@@ -342,7 +419,7 @@ ADAPTER = Dashboard(
         Variable("adapter", "Adapter", "label_values(ostler_deployment_revision, adapter)", several=False),
         Variable("scorer", "Scorer", 'label_values(ostler_quality_score{adapter="$adapter"}, scorer)', several=False),
     ),
-    (_NOW, _QUALITY, _LATENCY, _COST, _CANARY, _DRIFT, _WATCHED),
+    (_NOW, _QUALITY, _LATENCY, _COST, _CANARY, _LOOP, _DRIFT, _WATCHED),
     annotations=(
         Annotation(
             "Deployment changed",
@@ -354,6 +431,15 @@ ADAPTER = Dashboard(
             f"max by (adapter, version) (ostler_quality_alarm{{{_ADAPTER}}}) == 1",
             "Version {{version}} of {{adapter}} is in alarm.",
             RED,
+        ),
+        *(
+            Annotation(
+                name,
+                f'max by (adapter) (changes(ostler_loop_acts{{{_ADAPTER}, act="{act}"}}[2m])) > 0',
+                text,
+                color,
+            )
+            for name, act, text, color in _MARKS
         ),
     ),
     since="now-24h",

@@ -46,6 +46,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("adapter", name="pk_stops"),
     )
     op.create_table(
+        "teacher_labels",
+        sa.Column("record_id", sa.String(length=32), nullable=False),
+        sa.Column("adapter", sa.String(length=63), nullable=False),
+        sa.Column("key_id", sa.String(length=24), nullable=False),
+        sa.Column("prompt", sa.String(length=32), nullable=False),
+        sa.Column("answer", sa.JSON(), nullable=True),
+        sa.Column("cost", sa.Float(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("record_id", name="pk_teacher_labels"),
+    )
+    with op.batch_alter_table("teacher_labels") as table:
+        table.create_index("ix_teacher_labels_adapter_created_at", ["adapter", "created_at"], unique=False)
+        table.create_index("ix_teacher_labels_created_at", ["created_at"], unique=False)
+
+    op.create_table(
         "webhook_deliveries",
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("webhook", sa.String(length=32), nullable=False),

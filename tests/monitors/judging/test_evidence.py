@@ -61,7 +61,7 @@ def test_a_state_survives_json(kind: type[LevelEvidence] | type[DifferenceEviden
     rng = random.Random(1)
     whole, parts = kind.begin(0.05), kind.begin(0.05)
     for each in (whole, parts):
-        each.adopt(QualityRule(level_observations=10), "feedback", NOW)
+        each.adopt(QualityRule(level_observations=10), NOW, is_watched=True)
     for _ in range(60):
         value = rng.random()
         whole.update(value)
@@ -78,3 +78,31 @@ def test_the_newest_mean_follows_what_is_new() -> None:
     summary = evidence.summary()
     assert summary["recent"] < 0.06
     assert 0.6 < summary["mean"] < 0.9
+
+
+def test_behind_an_alarm_that_stands_the_evidence_is_counted_from_nothing() -> None:
+    """The alarm is raised once; how often it would have been again is known, and grows only while quality is lost."""
+    watch = Watch.begin(QualityRule(level=0.9, alarm_every=100))
+    raised = [watch.update(0.0) for _ in range(100)]
+    assert raised.count(True) == 1
+    first = raised.index(True) + 1
+    assert watch.alarms == 100 // first
+    for _ in range(1_000):
+        assert not watch.update(1.0)
+    assert (watch.alarm, watch.alarms) == (True, 100 // first)
+
+
+def test_counted_alarms_survive_a_restart_and_a_change_of_the_rule() -> None:
+    """Else one that was answered would seem new; a state from before they were counted has one if it stands."""
+    rule = QualityRule(level=0.9, alarm_every=100)
+    watch, restored = Watch.begin(rule), Watch.begin(rule)
+    for _ in range(100):
+        watch.update(0.0)
+        restored = Watch.from_state(json.loads(json.dumps(restored.state())))
+        restored.update(0.0)
+    assert restored.state() == watch.state()
+    assert Watch.begin(QualityRule(level=0.8), watch).alarms == watch.alarms
+    old = watch.state()
+    del old["alarms"], old["again"]
+    assert Watch.from_state(old).alarms == 1
+    assert not Watch.from_state(old).update(0.0)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from monitors.judging.report import StoredEvidence, difference_verdict, level_ve
 from monitors.tables import EvidenceRow
 from monitors.watch.loop import LEASE, MonitorLoop
 from monitors.watch.work import Workshop
-from registry.catalog import Catalog
+from registry.catalog import Catalog, Deployment
 from registry.monitoring import QualityRule
 from registry.registry import Registry
 from tests.conftest import until
@@ -148,6 +149,47 @@ async def test_another_rule_begins_the_watch_anew(shop: Workshop, database: Asyn
     await job.run(catalog(quality=named), NOW)
     watch = (await evidence(database)).summary["watch"]
     assert (watch["level"], watch["ratio"]) == (0.3, 0)
+
+
+async def test_a_gain_that_shrinks_raises_an_alarm(shop: Workshop, database: AsyncEngine) -> None:
+    """Against the base; in the words and numbers of differences, while the level is measured only."""
+    rule = QualityRule(against="base", level_observations=50, drop=0.2, alarm_every=1000)
+    await observe(database, [0.9] * 60)
+    await observe(database, [0.5] * 60, against="base")
+    await QualityJob(shop).run(catalog(quality=rule), NOW)
+    assert "alarm" not in [outcome for _, outcome in await outcomes(database)]
+    await observe(database, [0.0] * 100, against="base")
+    await QualityJob(shop).run(catalog(quality=rule), NOW)
+    (alarm,) = [each for each in await decisions(database) if each.outcome == "alarm"]
+    assert alarm.version == 2
+    assert "beside those of the base model, where +0.500 is expected" in alarm.reason
+    assert "below 0.300 (level 0.500, drop 0.2)" in alarm.rule
+    assert (shown(shop, "alarm", **LEVEL), shown(shop, "observations", **LEVEL)) == (1, 60)
+    assert level_verdict((await evidence(database)).summary) == "measured only"
+    await QualityJob(shop).run(catalog(quality=RULE), NOW)
+    assert shown(shop, "alarm", **LEVEL) == 0
+    assert "watch" not in (await evidence(database, "base")).summary
+
+
+async def test_what_is_lost_to_the_version_before_is_the_stable_ones(shop: Workshop, database: AsyncEngine) -> None:
+    """The observations are of the version before, held against the stable one."""
+    rule = QualityRule(against="incumbent", level=0.3, drop=0.1, alarm_every=1000)
+    known = catalog(quality=rule)
+    adapter = replace(known.adapters["support"], deployment=Deployment(5, 2, previous=1))
+    known = replace(known, adapters={"support": adapter})
+    stable = adapter.versions[2].engine_name
+    await observe(database, [-0.3] * 60, version=1, against=stable)
+    await QualityJob(shop).run(known, NOW)
+    assert "alarm" not in [outcome for _, outcome in await outcomes(database)]
+    await observe(database, [0.2] * 60, version=1, against=stable)
+    await QualityJob(shop).run(known, NOW)
+    (alarm,) = [each for each in await decisions(database) if each.outcome == "alarm"]
+    assert alarm.version == 2
+    assert "beside those of the version before, where +0.300 is expected" in alarm.reason
+    assert shown(shop, "alarm", **LEVEL) == 1
+    other = catalog(quality=rule)
+    await QualityJob(shop).run(other, NOW)
+    assert "watch" not in (await evidence(database, stable)).summary
 
 
 async def test_another_scorer_takes_the_watch_over(shop: Workshop, database: AsyncEngine) -> None:

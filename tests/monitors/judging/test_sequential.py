@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from monitors.judging.sequential import BettingTest, ConfidenceSequence, ECusum, to_difference, to_unit
+from monitors.judging.sequential import BettingTest, ConfidenceSequence, ECusum, RiseTest, to_difference, to_unit
 
 RUNS = 2_000
 LOOKS = 4_000
@@ -204,7 +204,55 @@ def test_the_e_cusum_is_the_mean_of_its_bets() -> None:
     assert cusum.ratio < 1
 
 
-@pytest.mark.parametrize("make", [lambda: BettingTest(0.5), ConfidenceSequence, lambda: ECusum(0.9, 10_000)])
+@pytest.mark.parametrize("null_mean", [0.05, 0.5])
+def test_the_test_for_a_rise_is_hardly_ever_wrong_at_any_look(null_mean: float) -> None:
+    """Of 2,000 runs of a mean of exactly the null at most alpha reject at any of 4,000 looks."""
+    rng, test = np.random.default_rng(12), RiseTest(null_mean, ALPHA)
+    for _ in range(LOOKS):
+        test.update((rng.random(RUNS) < null_mean).astype(float))
+    assert np.mean(test.rejected) <= AT_MOST
+
+
+def test_a_rise_is_found_as_soon_after_a_long_good_time() -> None:
+    """20 bad observations suffice after 20,000 good ones, where the betting test has not begun to bet."""
+    rise, betting = RiseTest(0.05, 0.01), BettingTest(0.05, 0.01)
+    for x in [0.0] * 20_000 + [1.0] * 20:
+        rise.update(x)
+        betting.update(x)
+    assert rise.rejected
+    assert betting.peak == 0
+
+
+def test_the_test_for_a_rise_is_a_mixture_of_beginnings_and_bets() -> None:
+    """By hand: each beginning has the weight 1 / (t (t + 1)), those to come stand at it, and bets count alike."""
+    test, values = RiseTest(0.25), (1.0, 0.0, 1.0, 1.0)
+    assert test.log_evidence == 0
+    for seen in range(1, len(values) + 1):
+        test.update(values[seen - 1])
+        evidence = 1 / (seen + 1)
+        for begun in range(seen):
+            for share in RiseTest.SHARES:
+                factors = [1 + share / 0.25 * (x - 0.25) for x in values[begun:seen]]
+                evidence += math.prod(factors) / ((begun + 1) * (begun + 2)) / len(RiseTest.SHARES)
+        assert math.exp(test.log_evidence) == pytest.approx(evidence)
+
+
+def test_an_e_cusum_may_have_a_level_for_each_run() -> None:
+    """Each goes as it does alone."""
+    levels, rng = np.array([0.5, 0.9]), np.random.default_rng(13)
+    together, alone = ECusum(levels, 100), [ECusum(float(level), 100) for level in levels]
+    for _ in range(200):
+        x = (rng.random(2) < 0.5).astype(float)
+        together.update(x)
+        for test, value in zip(alone, x.tolist(), strict=True):
+            test.update(value)
+    assert together.log_evidence == pytest.approx([test.log_evidence for test in alone])
+    assert together.alarm.tolist() == [test.alarm for test in alone]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: BettingTest(0.5), lambda: RiseTest(0.5), ConfidenceSequence, lambda: ECusum(0.9, 10_000)]
+)
 def test_a_million_observations_stay_finite(make: Callable[[], Any]) -> None:
     """The evidence neither overflows nor vanishes, whatever comes, and the state stays as large as it was."""
     test, rng = make(), np.random.default_rng(9)
@@ -215,7 +263,10 @@ def test_a_million_observations_stay_finite(make: Callable[[], Any]) -> None:
     assert test.count == 1_000_000
 
 
-@pytest.mark.parametrize("make", [lambda: BettingTest(0.4, 0.01), ConfidenceSequence, lambda: ECusum(0.8, 500)])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: BettingTest(0.4, 0.01), lambda: RiseTest(0.4, 0.01), ConfidenceSequence, lambda: ECusum(0.8, 500)],
+)
 def test_a_restart_continues_to_the_last_bit(make: Callable[[], Any]) -> None:
     """A test that is stored as JSON and restored after each observation ends where one that runs through does."""
     values = np.random.default_rng(10).random(300)
@@ -227,7 +278,10 @@ def test_a_restart_continues_to_the_last_bit(make: Callable[[], Any]) -> None:
     assert stopped.state() == through.state()
 
 
-@pytest.mark.parametrize("make", [lambda: BettingTest(0.4, 0.01), ConfidenceSequence, lambda: ECusum(0.8, 500)])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: BettingTest(0.4, 0.01), lambda: RiseTest(0.4, 0.01), ConfidenceSequence, lambda: ECusum(0.8, 500)],
+)
 def test_arrays_and_numbers_agree(make: Callable[[], Any]) -> None:
     """A run in an array goes as it does alone, so what a simulation shows of the one holds for the other."""
     values = np.random.default_rng(11).random((300, 3))
@@ -242,7 +296,9 @@ def test_arrays_and_numbers_agree(make: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("wrong", [-0.001, 1.001, math.nan, math.inf, np.array([0.5, math.nan])])
-@pytest.mark.parametrize("make", [lambda: BettingTest(0.5), ConfidenceSequence, lambda: ECusum(0.9, 1_000)])
+@pytest.mark.parametrize(
+    "make", [lambda: BettingTest(0.5), lambda: RiseTest(0.5), ConfidenceSequence, lambda: ECusum(0.9, 1_000)]
+)
 def test_an_observation_outside_the_range_is_refused(make: Callable[[], Any], wrong: Any) -> None:
     """It raises a clear error and leaves the test as it was."""
     test = make()
@@ -259,9 +315,12 @@ def test_an_observation_outside_the_range_is_refused(make: Callable[[], Any], wr
         lambda: BettingTest(0.0),
         lambda: BettingTest(1.0),
         lambda: BettingTest(0.5, alpha=0.0),
+        lambda: RiseTest(0.0),
+        lambda: RiseTest(0.5, alpha=1.0),
         lambda: ConfidenceSequence(1.0),
         lambda: ECusum(1.0, 1_000),
         lambda: ECusum(math.nan, 1_000),
+        lambda: ECusum(np.array([0.5, 1.0]), 1_000),
         lambda: ECusum(0.9, 1),
         lambda: ECusum(0.9, math.inf),
     ],

@@ -5,9 +5,9 @@ import random
 import pytest
 
 from monitors.judging.golden import Message
+from monitors.teaching.rows import Row, SupervisedRow
 from tests.tuner.data import files
 from tuner.data.duplicates import near_duplicates, pieces, similarity
-from tuner.data.rows import Row, SupervisedRow
 
 TEXT = "my parcel with the garden chair was to arrive on monday but the courier has not come yet, and i worry"
 

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.tuner.data.teachers import Endpoint, Reply, completion, refusal
+from monitors.teaching.rows import SupervisedRow
+from tests.monitors.teaching.teachers import Endpoint, Reply, completion, refusal
 from tuner.data import labelling
 from tuner.data.labelling import MOST_FAILURES_IN_A_ROW, InUse, Tally, label_file
-from tuner.data.rows import SupervisedRow
 
 
 def prompt(text: str, **fields: Any) -> dict[str, Any]:

@@ -8,11 +8,11 @@ import pytest
 
 from monitors.drifting.windows import comparable
 from monitors.judging.golden import Message
-from tuner.data.checking import problem_of
+from monitors.teaching.checking import problem_of
+from monitors.teaching.rows import PreferenceInput, PreferenceRow, SupervisedRow
 from tuner.data.finders import Finder, Found, PatternFinder, PresidioFinder
 from tuner.data.personal import Cleaner
 from tuner.data.reading import decode, encode
-from tuner.data.rows import PreferenceInput, PreferenceRow, SupervisedRow
 
 
 @pytest.fixture(scope="module")

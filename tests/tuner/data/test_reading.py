@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from monitors.teaching.rows import SupervisedRow
 from registry.tuning.orders import Method
 from tests.tuner.data.files import Body, pair, row, write
 from tuner.data import reading
 from tuner.data.reading import decode, encode, read_rows
-from tuner.data.rows import SupervisedRow
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"order": 7}'}}
 TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]

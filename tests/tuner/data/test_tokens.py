@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from demo import BASE_DIR
 from monitors.judging.golden import Message
+from monitors.teaching.rows import PreferenceInput, PreferenceRow, SupervisedRow
 from tests.tuner.data.files import tickets
-from tuner.data.rows import PreferenceInput, PreferenceRow, SupervisedRow
 from tuner.data.template import ChatTemplate, NotReadable
 from tuner.data.tokens import (
     IGNORED,

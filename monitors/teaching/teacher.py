@@ -3,6 +3,7 @@
 It is asked no faster than it may be, asked again where that may help, and never for more money than was allowed.
 
 TeacherFailed     this prompt has no usable answer; others may have one
+  TeacherAway     it did not answer, however often it was asked; later it may
 TeacherStopped    no further prompt will be answered: the key, the model or the money does not do
 """
 
@@ -16,8 +17,8 @@ from typing import Any, Self
 
 import httpx
 
+from monitors.teaching.allowance import Budget, Exhausted, Pacer
 from registry.artifacts import canonical_json
-from tuner.data.allowance import Budget, Exhausted, Pacer
 
 MOST_ATTEMPTS = 6
 _LONGEST_PAUSE_S = 600.0
@@ -37,6 +38,10 @@ _PER_MILLION = 1_000_000
 
 class TeacherFailed(Exception):
     """One prompt has no usable answer; the message has nothing of the prompt in it."""
+
+
+class TeacherAway(TeacherFailed):
+    """It did not answer, which says nothing about the prompt."""
 
 
 class TeacherStopped(Exception):
@@ -131,7 +136,7 @@ class Teacher:
                 return response
             problem = response.problem
             self._pause(attempt, response.after_s)
-        raise TeacherFailed(f"{problem}, {MOST_ATTEMPTS} times")
+        raise TeacherAway(f"{problem}, {MOST_ATTEMPTS} times")
 
     def _pause(self, attempt: int, wanted: float | None) -> None:
         own = min(2.0**attempt, _LONGEST_OWN_PAUSE_S) * random.uniform(0.8, 1.2)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monitors.judging.golden import Message
-from tuner.data.rows import PreferenceRow, Row
+from monitors.teaching.rows import PreferenceRow, Row
 
 _BETWEEN = "\x1e"
 _BYTES = 16

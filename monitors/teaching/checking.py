@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from monitors.judging.golden import Message
-from tuner.data.rows import PreferenceRow, Row, SupervisedRow, text_of
+from monitors.teaching.rows import PreferenceRow, Row, SupervisedRow, text_of
 
 _MOST_LEVELS = 64
 _DEEP = f"is nested in more than {_MOST_LEVELS} levels"

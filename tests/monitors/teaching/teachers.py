@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from tuner.data.allowance import Pacer
-from tuner.data.teacher import Teacher, TeacherChoice
+from monitors.teaching.allowance import Pacer
+from monitors.teaching.teacher import Teacher, TeacherChoice
 
 Reply = httpx.Response | Exception
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5}

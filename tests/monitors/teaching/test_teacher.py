@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tuner.data.teachers import Endpoint, Reply, completion, refusal
-from tuner.data.teacher import MOST_ATTEMPTS, Answer, Teacher, TeacherFailed, TeacherStopped, with_instructions
+from monitors.teaching.teacher import MOST_ATTEMPTS, Answer, Teacher, TeacherFailed, TeacherStopped, with_instructions
+from tests.monitors.teaching.teachers import Endpoint, Reply, completion, refusal
 
 ASKED = [{"role": "user", "content": "hello"}]
 

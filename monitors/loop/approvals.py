@@ -1,0 +1,117 @@
+"""What a person was asked to approve of, and what was answered; each question stands once in a cycle of the loop.
+
+A question is open while the loop would still act on its answer: about a training until that begins, about a promotion
+while its rollout is under way.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from monitors.loop.approving import PROMOTE, RETRAIN
+from monitors.loop.seen import Approval
+from monitors.loop.state import LoopState
+from monitors.loop.store import load
+from monitors.tables import ApprovalRow
+from registry.database import writing
+from registry.errors import NotFound
+from registry.names import check_text
+
+Answer = Literal["approved", "rejected"]
+LONGEST_REASON = 1000
+_APPROVALS = ApprovalRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What a person was asked, in the decision of that id; `answer` is ``none`` while it waits."""
+
+    adapter: str
+    wanted: Literal["retrain", "promote"]
+    cycle: int
+    decision: int
+    asked_at: datetime
+    answer: Literal["none", "approved", "rejected"] = "none"
+    actor: str = ""
+    reason: str = ""
+    answered_at: datetime | None = None
+
+
+async def ask(connection: AsyncConnection, adapter: str, cycle: int, wanted: str, decision: int, now: datetime) -> None:
+    """Ask for approval, in the transaction of the decision; what was asked in that cycle is not asked again."""
+    insert: Any = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(_APPROVALS)
+    asked = insert.values(
+        adapter=adapter,
+        cycle=cycle,
+        wanted=wanted,
+        decision=decision,
+        answer="none",
+        actor="",
+        reason="",
+        created_at=now,
+    )
+    await connection.execute(asked.on_conflict_do_nothing(index_elements=["adapter", "cycle", "wanted"]))
+
+
+async def answers(connection: AsyncConnection, adapter: str) -> list[Approval]:
+    """Everything that was asked about an adapter, with what was answered; newest first."""
+    query = select(_APPROVALS).where(_APPROVALS.c.adapter == adapter).order_by(_APPROVALS.c.id.desc())
+    found = (await connection.execute(query)).all()
+    return [Approval(row.wanted, row.cycle, row.answer, row.actor, row.reason) for row in found]
+
+
+async def waiting(connection: AsyncConnection, adapter: str) -> Question | None:
+    """The newest question about an adapter that is open and waits; None if there is none."""
+    row = await _waiting(connection, adapter)
+    return None if row is None else _question(row)
+
+
+def open_question(state: LoopState) -> tuple[str, int]:
+    """What the loop may ask while it is there, and the cycle in which it asks."""
+    return (PROMOTE, state.cycle) if state.phase == "rolling_out" else (RETRAIN, state.cycle + 1)
+
+
+async def answer(
+    engine: AsyncEngine, adapter: str, answer: Answer, *, actor: str, reason: str = "", now: datetime
+) -> Question:
+    """Answer the newest question about an adapter that is open and waits.
+
+    Raises:
+        NotFound: none waits.
+        InvalidValue: the reason cannot be kept.
+    """
+    check_text(reason, "reason", LONGEST_REASON)
+    said = {"answer": answer, "actor": actor, "reason": reason, "answered_at": now}
+    async with writing(engine) as connection:
+        row = await _waiting(connection, adapter)
+        if row is not None:
+            still = (_APPROVALS.c.id == row.id) & (_APPROVALS.c.answer == "none")
+            answered = await connection.execute(update(_APPROVALS).where(still).values(**said).returning(_APPROVALS))
+            if (found := answered.first()) is not None:
+                return _question(found)
+    raise NotFound(f"nothing about {adapter!r} waits for approval", param="name")
+
+
+async def _waiting(connection: AsyncConnection, adapter: str) -> Any:
+    """The row of the newest question that is open and waits."""
+    wanted, cycle = open_question((await load(connection, adapter)).state)
+    is_open = (_APPROVALS.c.wanted == wanted) & (_APPROVALS.c.cycle == cycle) & (_APPROVALS.c.answer == "none")
+    query = select(_APPROVALS).where(_APPROVALS.c.adapter == adapter, is_open)
+    return (await connection.execute(query)).first()
+
+
+def _question(row: Any) -> Question:
+    return Question(
+        row.adapter,
+        row.wanted,
+        row.cycle,
+        row.decision,
+        row.created_at,
+        row.answer,
+        row.actor,
+        row.reason,
+        row.answered_at,
+    )

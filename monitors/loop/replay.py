@@ -1,0 +1,182 @@
+"""A dry run: what a policy would have done in the last days, by what was recorded, through the code that decides.
+
+replay_watch     alarms of lost quality, and the trainings that would have followed
+replay_rollout   the canaries that there were, and what would have become of them
+past             what the adapter's name meant when
+past_labels      what a training would have had when
+
+Nothing is written. What nobody can know is not guessed: a training makes no version here, costs nothing, and people
+always approve.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from monitors.loop.moments import Moment
+from monitors.loop.past import Ended, Era, PastCanary, canaries, eras
+from monitors.loop.past_labels import PastLabels, past_labels
+from monitors.loop.replay_rollout import MOST_REQUESTS, RolloutReplay
+from monitors.loop.replay_watch import Alarm, WatchReplay
+from monitors.loop.seen import Comparison
+from monitors.loop.store import load
+from registry.catalog import Adapter
+from registry.policies import Mode, Policy
+
+MOST_CANARIES = 50
+
+
+class AlarmThen(msgspec.Struct, frozen=True):
+    """An alarm that would have been raised: `recent` is the mean of the newest sessions, `level` what is expected."""
+
+    at: datetime
+    version: int
+    recent: float | None
+    level: float | None
+
+
+class CanaryThen(msgspec.Struct, frozen=True):
+    """A canary that there was, with what became of it, and what the policy would have done.
+
+    Attributes:
+        ended: what became of it at `until`: ``rolled_back`` by the loop, ``withdrawn`` by a person, ``promoted``,
+            ``replaced`` by another one, or it ``serves`` its share still.
+        moments: the steps and the end that the policy would have come to.
+        waits: why it would have come to no end; None if it would have.
+        comparison: what was known by then.
+    """
+
+    version: int
+    incumbent: int
+    by_person: bool
+    since: datetime
+    until: datetime
+    ended: Ended
+    moments: Sequence[Moment]
+    waits: Moment | None
+    comparison: Comparison
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """What a policy would have done from `since` to `until`.
+
+    Attributes:
+        mode: that of the policy; the rest is told as if it acted.
+        observations, labels, requests: how much was looked at.
+        alarms: of lost quality.
+        decisions: what would have followed from them: trainings, and each new reason to wait.
+        canaries: the oldest first.
+        notes: what to keep in mind.
+    """
+
+    adapter: str
+    since: datetime
+    until: datetime
+    mode: Mode
+    observations: int
+    labels: int
+    requests: int
+    alarms: Sequence[AlarmThen]
+    decisions: Sequence[Moment]
+    canaries: Sequence[CanaryThen]
+    notes: Sequence[str]
+
+
+async def replay(
+    connection: AsyncConnection, adapter: Adapter, policy: Policy, since: datetime, until: datetime
+) -> Replay:
+    """Try a policy on what was recorded; it writes nothing."""
+    acting = msgspec.structs.replace(policy, mode="act")
+    monitoring = msgspec.structs.replace(adapter.monitoring, quality=policy.quality)
+    tried = replace(adapter, policy=acting, monitoring=monitoring)
+    found = await eras(connection, adapter.name)
+    watch = WatchReplay(connection, tried, found, since, until)
+    await watch.feed()
+    labels = await _labels(connection, tried, since, until)
+    decisions = await watch.decisions(labels)
+    rollouts = await _rollouts(connection, tried, canaries(found, since, until))
+    requests = sum(each.requests for each in rollouts)
+    return Replay(
+        adapter=adapter.name,
+        since=since,
+        until=until,
+        mode=policy.mode,
+        observations=watch.observations,
+        labels=len(labels.labels),
+        requests=requests,
+        alarms=[_alarm(each) for each in watch.alarms],
+        decisions=decisions,
+        canaries=[_canary(each) for each in rollouts],
+        notes=_notes(policy, found, watch, labels, decisions, rollouts),
+    )
+
+
+async def _labels(connection: AsyncConnection, adapter: Adapter, since: datetime, until: datetime) -> PastLabels:
+    """The labels since the last training before then; all that there are if there was none."""
+    state = (await load(connection, adapter.name)).state
+    trained = state.labels_until
+    return await past_labels(connection, adapter, None if trained is None else min(trained, since), until)
+
+
+async def _rollouts(connection: AsyncConnection, adapter: Adapter, found: Sequence[PastCanary]) -> list[RolloutReplay]:
+    left = MOST_REQUESTS
+    done = []
+    for canary in found[:MOST_CANARIES]:
+        if {canary.version, canary.incumbent} <= adapter.versions.keys():
+            rollout = RolloutReplay.begin(adapter, canary)
+            await rollout.run(connection, left)
+            left -= rollout.requests
+            done.append(rollout)
+    return done
+
+
+def _alarm(alarm: Alarm) -> AlarmThen:
+    return AlarmThen(alarm.at, alarm.quality.version, alarm.quality.recent, alarm.quality.level)
+
+
+def _canary(rollout: RolloutReplay) -> CanaryThen:
+    canary = rollout.canary
+    return CanaryThen(
+        version=canary.version,
+        incumbent=canary.incumbent,
+        by_person=canary.by_person,
+        since=canary.since,
+        until=canary.until,
+        ended=canary.ended,
+        moments=rollout.moments,
+        waits=rollout.last,
+        comparison=rollout.comparison,
+    )
+
+
+def _notes(
+    policy: Policy,
+    found: Sequence[Era],
+    watch: WatchReplay,
+    labels: PastLabels,
+    decisions: Sequence[Moment],
+    rollouts: Sequence[RolloutReplay],
+) -> list[str]:
+    said = {
+        f"The policy's mode is {policy.mode}: nothing of this would have been done by itself.": policy.mode != "act",
+        "No version serves, so nothing was watched.": not found,
+        "Nothing was scored in that time by the rule's scorer.": bool(found) and not watch.observations,
+        "Only a part was looked at, for there is more than a dry run takes.": watch.is_cut
+        or labels.is_cut
+        or sum(each.requests for each in rollouts) >= MOST_REQUESTS,
+        "Trainings are taken to end at once and without a version, and cost nothing.": bool(decisions),
+        "Labels are counted without their texts: what repeats or contradicts another one counts.": bool(decisions),
+        "Canaries that a person set are tried as if the loop had set them.": any(
+            each.canary.by_person for each in rollouts
+        ),
+        "It is taken that somebody approves at once.": policy.retrain.approval or policy.rollout.approval,
+    }
+    return [note for note, holds in said.items() if holds]
+
+
+def days_before(until: datetime, days: int) -> datetime:
+    """The beginning of a dry run."""
+    return until - timedelta(days=days)

@@ -1,0 +1,100 @@
+"""Where the loop is after each act: phase, rollout, revision and clocks fit together."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from monitors.loop.seen import Comparison, JobSeen
+from monitors.loop.state import LoopState, Rollout
+from monitors.loop.transitions import after
+from monitors.loop.verdicts import Act, Verdict
+from registry.catalog import Deployment
+from tests.monitors.loop.cases import (
+    EARLIER,
+    GOOD,
+    NOW,
+    TUNING,
+    held_back,
+    rolling,
+    rollout_state,
+    watched,
+)
+
+
+def verdict(act: Act, outcome: str = "any", version: int = 2, weight: float | None = None) -> Verdict:
+    """One with that act, of which the rest does not matter."""
+    return Verdict(act, outcome, "a rule", "a reason", "a change", version=version, weight=weight)
+
+
+@pytest.mark.parametrize("act", ["wait", "ask"])
+@pytest.mark.parametrize("state", [LoopState(cycle=3), TUNING, rollout_state(), rollout_state("holding_back")])
+def test_waiting_changes_nothing(act: Act, state: LoopState) -> None:
+    """Not even since when the phase began."""
+    assert after(state, verdict(act), watched()) == state
+
+
+def test_a_training_is_a_cycle_of_its_own() -> None:
+    """From the revision that serves, with the labels up to now, in answer to the alarms so far."""
+    state = after(LoopState(cycle=3, learned_until=EARLIER), verdict("retrain", version=1), watched())
+    assert (state.phase, state.cycle, state.revision) == ("tuning", 4, 3)
+    assert (state.since, state.labels_until, state.learned_until) == (NOW, NOW, EARLIER)
+    assert state.answered == (1, "feedback", 1)
+
+
+def test_a_rollout_begins_at_the_first_step_of_the_same_cycle() -> None:
+    """The training ended when its job did, however late that is seen."""
+    ended = NOW - timedelta(hours=2)
+    seen = watched(job=JobSeen("job-4", "succeeded", 2, ended_at=ended))
+    state = after(TUNING, verdict("begin_rollout", weight=0.05), seen)
+    assert (state.phase, state.cycle, state.tuned_at) == ("rolling_out", 4, ended)
+    assert state.rollout == Rollout(2, 1, NOW, NOW)
+
+
+def test_a_step_begins_anew_with_the_sessions_so_far() -> None:
+    """The rollout's own beginning stays, by which it is undecided at last."""
+    seen = rolling(comparison=Comparison(replace(GOOD, n=73)))
+    state = after(rollout_state(step=0), verdict("next_step", weight=0.25), seen)
+    assert state.phase == "rolling_out"
+    assert state.rollout == Rollout(2, 1, EARLIER, NOW, step=1, sessions_before=73)
+
+
+@pytest.mark.parametrize(("weight", "phase"), [(0.05, "holding_back"), (None, "watching")])
+def test_what_a_promoted_version_learned_from_is_learned(weight: float | None, phase: str) -> None:
+    """And only then: labels of a version that went back are used again."""
+    before = msgspec.structs.replace(rollout_state(), labels_until=EARLIER)
+    state = after(before, verdict("promote", weight=weight), rolling())
+    assert (state.phase, state.learned_until) == (phase, EARLIER)
+    back = after(before, verdict("roll_back"), rolling())
+    assert (back.phase, back.learned_until) == ("watching", None)
+
+
+def test_the_time_of_a_holdback_begins_with_the_promotion() -> None:
+    """The version and the one that it replaced stay known."""
+    state = after(rollout_state(), verdict("promote", weight=0.05), rolling())
+    assert state.rollout is not None
+    assert (state.rollout.version, state.rollout.incumbent, state.rollout.step_began_at) == (2, 1, NOW)
+    assert state.since == NOW
+
+
+@pytest.mark.parametrize("act", ["roll_back", "end_holdback", "stand_back"])
+@pytest.mark.parametrize("phase", ["rolling_out", "holding_back"])
+def test_what_is_over_leaves_nothing_under_way(act: Act, phase: str) -> None:
+    """The stable version is watched from now on, and no cycle is counted twice."""
+    state = after(rollout_state(phase), verdict(act), held_back())
+    assert (state.phase, state.rollout, state.since, state.cycle) == ("watching", None, NOW, 4)
+
+
+def test_standing_back_knows_the_persons_revision() -> None:
+    """So that it is not seen as a new one at the next look."""
+    seen = rolling(deployment=Deployment(12, 1), changed_by="ada")
+    assert after(rollout_state(), verdict("stand_back"), seen).revision == 12
+
+
+@pytest.mark.parametrize(
+    "state", [LoopState(cycle=3), TUNING, rollout_state(by_person=True), rollout_state("holding_back")]
+)
+def test_a_state_survives_json(state: LoopState) -> None:
+    """It is stored between two looks."""
+    assert msgspec.json.decode(msgspec.json.encode(state), type=LoopState) == state

@@ -419,24 +419,32 @@ class ApprovalRow(SQLModel, table=True):
 
 
 class WebhookRow(SQLModel, table=True):
-    """Where to tell of events; `events` and `adapters` are what is told, None is all. `secret` signs what is sent."""
+    """Where to tell of events; `events` and `adapters` are what is told, None is all.
+
+    `secret` signs what is sent, and so does `previous_secret` until `previous_until`. Nothing is sent while it is
+    switched off, since `disabled_at`, or after it is deleted, when its secrets are gone.
+    """
 
     __tablename__ = "webhooks"
 
     id: str = _key(String(32))
     url: str = Field(sa_column=Column(String(2000), nullable=False))
     secret: str = Field(sa_column=Column(String(120), nullable=False))
+    previous_secret: str = Field(default="", sa_column=Column(String(120), nullable=False))
+    previous_until: datetime | None = _moment(nullable=True)
     events: Any = _json()
     adapters: Any = _json()
     created_by: str = Field(sa_column=Column(String(120), nullable=False))
     created_at: datetime = _moment()
+    disabled_at: datetime | None = _moment(nullable=True)
     deleted_at: datetime | None = _moment(nullable=True)
 
 
 class DeliveryRow(SQLModel, table=True):
-    """One event for one webhook, told at least once; `state` is ``queued``, ``delivered`` or ``dead``.
+    """One event for one webhook, told at least once; `state` is ``held``, ``queued``, ``delivered`` or ``dead``.
 
-    `event` names what happened and `source` what it follows from, so that nothing is queued twice.
+    One that is held waits until the decision that it tells of is carried out. `event` names what happened and `source`
+    what it follows from, so that nothing is queued twice; `attempts` counts those that failed.
     """
 
     __tablename__ = "webhook_deliveries"

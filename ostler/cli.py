@@ -34,6 +34,7 @@ from ostler.commands import (
     quality,
     requests,
     tuning,
+    why,
 )
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
@@ -70,6 +71,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "evaluations": golden.evaluations,
     },
     "Loop": {
+        "why": why.why,
         "pause": loop.pause,
         "resume": loop.resume,
         "approve": loop.approve,

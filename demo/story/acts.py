@@ -103,6 +103,7 @@ class Story:
         self._begin_act("Before: tickets as the adapter was made for")
         traffic.pace = self.plan.before_pace
         await self._until(lambda: len(self.ledger.answers) >= self.plan.before, "the first answers", traffic)
+        traffic.pace = self.plan.quiet_pace
         await self._look_for_drift(traffic)
         level = "the monitor to know what level to expect"
         await self._until(lambda: self.watcher.monitored.level is not None, level, traffic)

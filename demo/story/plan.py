@@ -22,7 +22,7 @@ class Plan:
 
     Attributes:
         before_pace, pace: tickets a second, before the shift and after it.
-        quiet_pace: the same while a version is trained and held against its gate, which need the cores, too.
+        quiet_pace: the same while others need the cores: the first drift report, the training, the gate.
         at_once: requests under way at most.
         feedback_after_s: how long the desk takes to say what was right, seconds: from, to.
         before: answers before the monitor looks for drift, and the world shifts; its window and reference fill them.
@@ -38,7 +38,7 @@ class Plan:
         seed: of tickets, keys and pauses.
     """
 
-    before_pace: float = 4.0
+    before_pace: float = 6.0
     pace: float = 8.0
     quiet_pace: float = 1.0
     at_once: int = 8

@@ -169,14 +169,17 @@ class Watcher:
             canary = revision["canary"] or {"version": None, "weight": 0.0, "holdback": False}
             live = Live(revision["stable"], canary["version"], canary["weight"], canary["holdback"])
             self.lives.append((at, live))
-            if revision["decision"] is None:
-                continue
-            if revision["action"] == "rollback":
-                self.reach("rolled back", at)
-            elif live.stable != before.stable:
-                self.reach("promoted", at)
-            elif before.holdback and not live.holdback:
-                self.reach("settled", at)
+            if revision["decision"] is not None:
+                self._change(revision["action"], before, live, at)
+
+    def _change(self, action: str, before: Live, live: Live, at: float) -> None:
+        """What a change that followed from a decision came to."""
+        if action == "rollback":
+            self.reach("rolled back", at)
+        elif live.stable != before.stable:
+            self.reach("promoted", at)
+        elif before.canary is not None and live.canary is None:
+            self.reach("settled" if before.holdback else "rolled back", at)
 
     async def _look_at_job(self) -> None:
         if self.job is None and self.reached("retrain") is None:

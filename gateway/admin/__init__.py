@@ -14,6 +14,7 @@ from gateway.admin.loop import FreezeController, ReasonOrder, StopController
 from gateway.admin.monitoring import MonitoringController, MonitoringPatch
 from gateway.admin.policies import PolicyController, PolicyPatch
 from gateway.admin.quality import QualityController
+from gateway.admin.replays import PolicyCheck, ReplayController
 from gateway.admin.replicas import ReplicaController, SleepOrder, WakeOrder
 from gateway.admin.requests import RequestController, UsageController
 from gateway.admin.uploads import sweep_uploads
@@ -36,6 +37,7 @@ CONTROLLERS = (
     GoldenController,
     MonitoringController,
     PolicyController,
+    ReplayController,
     StopController,
     FreezeController,
     WhyController,
@@ -52,6 +54,7 @@ BODIES = (
     EvaluationOrder,
     MonitoringPatch,
     PolicyPatch,
+    PolicyCheck,
     ReasonOrder,
     SleepOrder,
     WakeOrder,

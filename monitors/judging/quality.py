@@ -23,6 +23,7 @@ from monitors.judging.watched import WatchedTest, watched_test
 from monitors.tables import EvidenceRow, MonitorCursorRow, ObservationRow
 from monitors.watch.progress import cursor, move_cursor
 from monitors.watch.work import Workshop
+from monitors.webhooks.queue import enqueue
 from registry.catalog import Catalog, Version
 from registry.database import writing
 from registry.monitoring import QualityRule
@@ -101,7 +102,8 @@ class QualityJob:
             for key, test in touched.items():
                 for finding, summary in test.findings:
                     found = decision(*key, finding, summary, _rule(catalog, key))
-                    await record_decision(connection, found, now)
+                    number = await record_decision(connection, found, now)
+                    await enqueue(connection, number, found, now)
             await move_cursor(connection, self.name, "", str(rows[-1].id))
         self._gauges.show(_summaries(touched), catalog)
         return True

@@ -13,6 +13,7 @@ from monitors.log.recorder import MARKER
 from monitors.log.request_log import ROWS_AT_ONCE, forget_observations
 from monitors.tables import (
     CaptureRow,
+    DeliveryRow,
     FeedbackRow,
     MonitorWindowRow,
     ObservationRow,
@@ -33,6 +34,7 @@ _SCORES: Table = ScoreRow.__table__  # type: ignore[attr-defined]
 _OBSERVATIONS: Table = ObservationRow.__table__  # type: ignore[attr-defined]
 _WINDOWS: Table = MonitorWindowRow.__table__  # type: ignore[attr-defined]
 _TEACHER: Table = TeacherLabelRow.__table__  # type: ignore[attr-defined]
+_DELIVERIES: Table = DeliveryRow.__table__  # type: ignore[attr-defined]
 _JOBS: Table = TuningJobRow.__table__  # type: ignore[attr-defined]
 _EVENTS: Table = TuningEventRow.__table__  # type: ignore[attr-defined]
 _EVERY_S = 600.0
@@ -45,11 +47,11 @@ _NO_WORDS: Mapping[str, Any] = {"comment": None, "correction": None}
 class RetentionJob:
     """A `Job` that deletes, some hundred rows in a transaction, what is older than it may be.
 
-    Scores and the observations that tests have taken go when the log does, and so do the steps that a tuning job told
-    once it has ended so long ago; its file of results stays. Text is kept as long as its adapter's
-    `capture_days` say, as they are now; so are the comments and corrections of feedback, whose numbers stay, and the
-    answers of a teacher, whose costs stay for as long as the month that they count in, at least. What
-    belongs to no adapter that there is is kept as long as is usual.
+    Scores, the observations that tests have taken and what webhooks were told go when the log does, and so do the steps
+    that a tuning job told once it has ended so long ago; its file of results stays. Text is kept as long as its
+    adapter's `capture_days` say, as they are now; so are the comments and corrections of feedback, whose numbers stay,
+    and the answers of a teacher, whose costs stay for as long as the month that they count in, at least. What belongs
+    to no adapter that there is is kept as long as is usual.
 
     What is due is looked for outside of the transactions that delete it: SQLite has one writer at a time.
 
@@ -71,6 +73,8 @@ class RetentionJob:
         await self._clear(_SCORES, _SCORES.c.created_at < now - self._log_kept)
         await self._clear_observations(now - self._log_kept)
         await self._clear(_TEACHER, _TEACHER.c.created_at < now - max(_COSTS_KEPT, self._log_kept))
+        told = _DELIVERIES.c.state.in_(("delivered", "dead"))
+        await self._clear(_DELIVERIES, and_(told, _DELIVERIES.c.created_at < now - self._log_kept))
         ended = select(_JOBS.c.id).where(_JOBS.c.finished_at < now - self._log_kept)
         await self._clear(_EVENTS, and_(_EVENTS.c.type == "metrics", _EVENTS.c.job.in_(ended)))
         special = _special(catalog)

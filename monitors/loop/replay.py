@@ -11,7 +11,7 @@ always approve.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -175,8 +175,3 @@ def _notes(
         "It is taken that somebody approves at once.": policy.retrain.approval or policy.rollout.approval,
     }
     return [note for note, holds in said.items() if holds]
-
-
-def days_before(until: datetime, days: int) -> datetime:
-    """The beginning of a dry run."""
-    return until - timedelta(days=days)

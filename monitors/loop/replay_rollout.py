@@ -1,7 +1,7 @@
-"""What a policy would have done with a canary that there was: its recorded sessions and requests through the real tests.
+"""What a policy would have done with a canary that there was.
 
-The canary's share was what it was, so its sessions come at the pace at which they came; the steps of the policy are
-gone through as far as that leads.
+Its recorded sessions and requests go through the same tests and decisions as live ones. Its share was what it was,
+so its sessions come at the pace at which they came; the steps of the policy are gone through as far as that leads.
 """
 
 import asyncio

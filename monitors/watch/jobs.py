@@ -16,6 +16,8 @@ from monitors.loop.gauges import LoopGaugesJob
 from monitors.money.jobs import CostJob, ReplicaTimeJob
 from monitors.teaching.job import TeachingJob
 from monitors.watch.work import Job, Workshop
+from monitors.webhooks.job import WebhookJob
+from monitors.webhooks.queue import standing
 from registry.catalog import Catalog
 from registry.registry import Registry
 from registry.tuning.backlog import waits_since
@@ -23,7 +25,7 @@ from registry.tuning.jobs import Jobs
 
 
 class CountingJob:
-    """Shows how many decisions and tuning jobs there are, and how long a job has waited for a tuner."""
+    """Shows how many decisions, tuning jobs and webhooks' deliveries there are, and how long what waits has waited."""
 
     name = "counting"
     every_s = 15.0
@@ -40,6 +42,10 @@ class CountingJob:
         metrics.tuning_wait.set(0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
         for labels, count in (await decision_counts(database)).items():
             metrics.decisions.labels(*labels).set(count)
+        told = await standing(database)
+        metrics.webhook_deliveries.labels("queued").set(told.queued)
+        metrics.webhook_deliveries.labels("dead").set(told.dead)
+        metrics.webhook_wait.set(0.0 if told.oldest is None else max(0.0, (now - told.oldest).total_seconds()))
 
 
 def all_jobs(workshop: Workshop) -> tuple[Job, ...]:
@@ -52,6 +58,7 @@ def all_jobs(workshop: Workshop) -> tuple[Job, ...]:
         JudgingJob(workshop),
         QualityJob(workshop),
         LoopJob(workshop),
+        WebhookJob(workshop),
         EvaluationJob(workshop),
         LikelihoodJob(workshop),
         DriftJob(workshop, TrainingPrompts(registry, workshop.store)),

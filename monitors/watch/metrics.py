@@ -83,6 +83,12 @@ class MonitorMetrics:
         self.tuning_wait = self._gauge(
             "ostler_tuning_wait_seconds", "Longest wait of a tuning job that a tuner could begin; 0 if none waits."
         )
+        self.webhook_deliveries = self._gauge(
+            "ostler_webhook_deliveries", "Events that wait to be told, or were given up; tests apart.", ("state",)
+        )
+        self.webhook_wait = self._gauge(
+            "ostler_webhook_wait_seconds", "How long the oldest event that is not told yet has waited; 0 if none does."
+        )
         self.active = self._gauge("ostler_monitor_active", "1 if this monitor holds the lease.")
         self.last_run = self._gauge(
             "ostler_monitor_last_success_timestamp_seconds", "When a job last succeeded.", ("task",)
@@ -95,6 +101,9 @@ class MonitorMetrics:
             "Verdicts of the LLM judge that could not be read; they count as ties.",
             registry=self.registry,
         )
+        self.webhook_attempts = Counter(
+            "ostler_webhook_attempts", "Attempts to tell webhooks of events.", ("outcome",), registry=self.registry
+        )
         self.failures = Counter("ostler_monitor_failures", "Jobs that failed.", ("task",), registry=self.registry)
 
     def forget_findings(self) -> None:
@@ -102,6 +111,7 @@ class MonitorMetrics:
         for gauge in self._findings:
             gauge.clear()
         self.tuning_wait.set(0)
+        self.webhook_wait.set(0)
         self.loop_frozen.set(0)
 
     def _gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:

@@ -84,10 +84,13 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("url", sa.String(length=2000), nullable=False),
         sa.Column("secret", sa.String(length=120), nullable=False),
+        sa.Column("previous_secret", sa.String(length=120), nullable=False),
+        sa.Column("previous_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("events", sa.JSON(), nullable=True),
         sa.Column("adapters", sa.JSON(), nullable=True),
         sa.Column("created_by", sa.String(length=120), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("disabled_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_webhooks"),
     )

@@ -76,7 +76,8 @@ async def test_each_decision_is_told_once_with_its_time(watcher: Watcher, answer
     assert watcher.trouble is None
 
 
-async def test_a_promotion_counts_from_when_it_serves(watcher: Watcher, answers: Answers) -> None:
+@pytest.mark.parametrize("action", ["canary", "rollback"])
+async def test_a_promotion_counts_from_when_it_serves(watcher: Watcher, answers: Answers, action: str) -> None:
     """Not from its decision, and only if it followed from one; the holdback's end and a rollback likewise."""
     canary = {"version": 3, "weight": 0.3, "holdback": False}
     answers.deploy(2, 100, canary=canary, decision=7)
@@ -86,7 +87,7 @@ async def test_a_promotion_counts_from_when_it_serves(watcher: Watcher, answers:
     answers.deploy(3, 130, "promote", canary={"version": 2, "weight": 0.1, "holdback": True}, decision=8)
     answers.deploy(3, 160, decision=9)
     answers.deploy(3, 200, canary={**canary, "version": 4})
-    answers.deploy(3, 220, "rollback", decision=10)
+    answers.deploy(3, 220, action, decision=10)
     await watcher.look()
     assert watcher.reached("promoted") == 130.0
     assert watcher.reached("settled") == 160.0

@@ -1,0 +1,172 @@
+"""The command that explains what the loop does with an adapter, on one screen."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from ostler import render
+from ostler.client import AdminClient, segment
+from ostler.options import Json, Key, Name, Url, show
+from ostler.policies import MODES
+
+_PHASES = {
+    "watching": "watches version {stable}",
+    "tuning": "waits for the tuning job {job}",
+    "rolling_out": "rolls version {version} out",
+    "holding_back": "holds sessions back from version {version}",
+}
+_STOPS = {"pause": "paused", "freeze": "everything is frozen"}
+_WANTED = {"retrain": "a training", "promote": "the promotion"}
+_GUARDS = {"errors": "failed", "latency": "slower than allowed", "cost": "dearer than allowed"}
+
+
+def why(name: Name, json: Json = False, url: Url = "", api_key: Key = "") -> None:
+    """Explain what the loop does with an adapter: what it saw, the rule, what it did, and what would change that."""
+    show(AdminClient(url, api_key).call("GET", f"/adapters/{segment(name)}/why"), json, _screen)
+
+
+def _screen(answer: Any) -> None:
+    render.out.print(Text.assemble((render.words(answer["adapter"]).plain, "bold"), f": Ostler {_standing(answer)}."))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    for heading, line in _lines(answer):
+        grid.add_row(heading, render.words(line))
+    render.out.print(grid)
+    rows = [(render.when(each["created_at"])[:16], _did(each), each["reason"]) for each in answer["done"]]
+    render.table(("WHEN", "DONE", "WHY"), rows, "Nothing was done by itself so far.")
+
+
+def _standing(answer: Any) -> str:
+    rollout = answer["rollout"] or {}
+    names = {"stable": answer["stable"], "job": answer["job"], "version": rollout.get("version")}
+    doing = _PHASES[answer["phase"]].format(**names) if answer["stable"] else "has nothing to watch"
+    since = f" since {render.when(answer['since'])[:16]}" if answer["since"] else ""
+    return f"{MODES[answer['policy']['mode']]}; it {doing}{since}"
+
+
+def _lines(answer: Any) -> Iterator[tuple[str, str]]:
+    yield from _stopped(answer)
+    yield from _decided(answer)
+    yield from _seen(answer)
+    yield from _rules(answer["policy"])
+
+
+def _stopped(answer: Any) -> Iterator[tuple[str, str]]:
+    name = answer["adapter"]
+    for stop in answer["stopped"]:
+        said = f": {stop['reason']}" if stop["reason"] else ""
+        yield "stopped", f"{_STOPS[stop['by']]} by {stop['actor']} at {render.when(stop['created_at'])}{said}"
+    if asked := answer["waits_for"]:
+        how = f"`ostler approve {name}` or `ostler reject {name}`"
+        yield "asked", f"for {_WANTED[asked['wanted']]}, since {render.when(asked['asked_at'])}: {how}"
+    if pending := answer["under_way"]:
+        trouble = f"; refused {pending['tries']} times: {pending['trouble']}" if pending["trouble"] else ""
+        act = pending["act"].replace("_", " ")
+        yield "under way", f"decision {pending['decision']} ({act}) of {render.when(pending['decided_at'])}{trouble}"
+
+
+def _decided(answer: Any) -> Iterator[tuple[str, str]]:
+    said = answer["verdict"]
+    if said is None:
+        yield "now", "The loop has not looked at it yet."
+        return
+    yield "now", said["reason"]
+    if said["would_change"]:
+        yield "changes it", said["would_change"]
+
+
+def _seen(answer: Any) -> Iterator[tuple[str, str]]:
+    if quality := answer["quality"]:
+        yield "quality", _quality(quality)
+    if labels := answer["labels"]:
+        yield "labels", _labels(labels)
+    for condition, said in answer["conditions"].items():
+        yield "", f"{condition.replace('_', ' ')}: {said}"
+    if rollout := answer["rollout"]:
+        yield from _rollout(rollout, answer["policy"]["rollout"])
+
+
+def _quality(quality: Any) -> str:
+    """The newest sessions beside what is expected, the interval, and how near an alarm is."""
+    interval = f"{quality['low']:.3f} to {quality['high']:.3f} over {quality['observations']} sessions"
+    if quality["level"] is None:
+        return f"{quality['scorer']}: {interval}; what is expected is not known yet"
+    alarm = "ALARM" if quality["alarm"] else f"evidence of a fall {quality['ratio']:.0%} of an alarm"
+    recent = f"{_number(quality['recent'])} of late, {quality['level']:.3f} expected"
+    return f"{quality['scorer']}: {recent}; {interval}; {alarm}"
+
+
+def _labels(labels: Any) -> str:
+    kinds = ", ".join(f"{count} {source}" for source, count in labels["by_source"].items()) or "none"
+    heaviest = f"; {labels['heaviest_share']:.0%} by {labels['heaviest_key']}" if labels["heaviest_key"] else ""
+    left = f", of {labels['found']} found" if labels["found"] != labels["rows"] else ""
+    return f"{labels['rows']} new ones ({kinds}){left}{heaviest}"
+
+
+def _rollout(rollout: Any, rule: Any) -> Iterator[tuple[str, str]]:
+    share = "" if rollout["weight"] is None else f" with {rollout['weight']:.0%} of the sessions"
+    who = ", set by a person" if rollout["by_person"] else f", step {rollout['step']} of {len(rule['steps'])}"
+    sessions = f"{rollout['sessions']} of {rule['least_sessions']} sessions at this step"
+    yield "rollout", f"version {rollout['version']} beside {rollout['incumbent']}{share}{who}; {sessions}"
+    found = rollout["comparison"] or {}
+    for name, against in (("incumbent", f"version {rollout['incumbent']}"), ("base", "the base model")):
+        if held := found.get(name):
+            yield "", f"beside {against}: {_difference(held)}"
+    for name, words in _GUARDS.items():
+        if (held := found.get(name)) and held["n"]:
+            mean = f"{held['mean']:.1%} ({held['low']:.1%} to {held['high']:.1%})"
+            over = "OVER" if held["worse"] else f"over its limit {_share(held['evidence_worse'], held['needed_worse'])}"
+            yield "", f"{words}: {mean} of {held['n']}; {over}"
+
+
+def _difference(held: Any) -> str:
+    if not held["n"]:
+        return "no session yet"
+    worse = "WORSE" if held["worse"] else f"worse {_share(held['evidence_worse'], held['needed_worse'])}"
+    good = "established" if held["not_worse"] else _share(held["evidence_not_worse"], held["needed"])
+    interval = f"{held['low']:+.3f} to {held['high']:+.3f}"
+    return f"{held['mean']:+.3f} ({interval}) over {held['n']} sessions; not worse {good}, {worse}"
+
+
+def _share(evidence: float, needed: float) -> str:
+    """How much of the evidence that is needed there is, both as logarithms."""
+    return f"{max(0.0, math.log(max(evidence, 1.0)) / math.log(needed)):.0%}"
+
+
+def _rules(policy: Any) -> Iterator[tuple[str, str]]:
+    quality, retrain, rollout = policy["quality"], policy["retrain"], policy["rollout"]
+    number = f"policy {policy['number']}" if policy["number"] else "the defaults"
+    chance = f"an alarm by chance once in {quality['alarm_every']} sessions"
+    yield "rule", f"{number}: a fall by {quality['drop']:g} matters, {chance}"
+    budget = "no budget" if retrain["budget"] is None else f"{retrain['budget']:g} a month"
+    yes = ", approval" if retrain["approval"] else ""
+    yield (
+        "",
+        (
+            f"retrains with {retrain['least_rows']} labels, at most {retrain['most_of_one_key']:.0%} of one key, "
+            f"{retrain['cool_down_h']:g} h apart, {budget}{yes}"
+        ),
+    )
+    steps = ", ".join(f"{weight:.0%}" for weight in rollout["steps"])
+    asks = ", approval" if rollout["approval"] else ""
+    held = f"{rollout['holdback']:.0%} held back for {rollout['holdback_h']:g} h"
+    yield (
+        "",
+        (
+            f"rolls out by {steps}, each {rollout['least_sessions']} sessions and {rollout['least_minutes']:g} min, "
+            f"within {rollout['longest_h']:g} h; {held}{asks}"
+        ),
+    )
+
+
+def _did(each: Any) -> str:
+    version = f" {each['version']}" if each["version"] else ""
+    return f"{each['act'].replace('_', ' ')}{version}"
+
+
+def _number(value: float | None) -> str:
+    return "nothing" if value is None else f"{value:.3f}"

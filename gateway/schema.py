@@ -31,6 +31,7 @@ _BODY_MAY_BE_MISSING = (
     "/admin/v1/replicas/{replica_id}/wake",
     "/admin/v1/adapters/{name}/evaluations",
     "/admin/v1/keys/{key_id}/rotate",
+    "/admin/v1/webhooks/{webhook_id}/rotate",
 )
 _UPLOADS = ("/admin/v1/adapters/{name}/versions", "/admin/v1/adapters/{name}/golden-sets")
 

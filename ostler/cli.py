@@ -34,6 +34,7 @@ from ostler.commands import (
     quality,
     requests,
     tuning,
+    webhooks,
     why,
 )
 
@@ -111,6 +112,18 @@ _POLICY: dict[str, Callable[..., None]] = {
     "check": policy.check_policy,
     "history": policy.policy_history,
 }
+_WEBHOOKS: dict[str, Callable[..., None]] = {
+    "add": webhooks.add,
+    "list": webhooks.list_webhooks,
+    "remove": webhooks.remove,
+    "enable": webhooks.enable,
+    "disable": webhooks.disable,
+    "rotate": webhooks.rotate,
+    "test": webhooks.try_out,
+    "deliveries": webhooks.deliveries,
+    "retry": webhooks.retry,
+    "drop": webhooks.drop,
+}
 _GOLDEN: dict[str, Callable[..., None]] = {"push": golden.push, "list": golden.list_sets}
 
 app = typer.Typer(
@@ -125,6 +138,7 @@ golden_app = typer.Typer(help="Freeze and list golden sets: what a version must 
 jobs_app = typer.Typer(help="Look at tuning jobs, follow them, and stop them.", no_args_is_help=True)
 data_app = typer.Typer(help="Make and check data to train on.", no_args_is_help=True)
 policy_app = typer.Typer(help="Say what Ostler may do to adapters by itself, and try it.", no_args_is_help=True)
+webhooks_app = typer.Typer(help="Have other systems told what the loop does.", no_args_is_help=True)
 keys_app = typer.Typer(help="Make, change and revoke API keys.", no_args_is_help=True)
 for panel, commands in _PANELS.items():
     for name, command in commands.items():
@@ -137,6 +151,8 @@ for name, command in _GOLDEN.items():
     golden_app.command(name)(command)
 for name, command in _POLICY.items():
     policy_app.command(name)(command)
+for name, command in _WEBHOOKS.items():
+    webhooks_app.command(name)(command)
 for name, command in _JOBS.items():
     jobs_app.command(name)(command)
 for name, command in _DATA.items():
@@ -146,6 +162,7 @@ app.add_typer(data_app, name="data", rich_help_panel="Tuning")
 app.add_typer(feedback_app, name="feedback", rich_help_panel="Judging")
 app.add_typer(golden_app, name="golden", rich_help_panel="Judging")
 app.add_typer(policy_app, name="policy", rich_help_panel="Loop")
+app.add_typer(webhooks_app, name="webhooks", rich_help_panel="Loop")
 app.add_typer(keys_app, name="keys", rich_help_panel="Operators")
 
 

@@ -19,6 +19,7 @@ from gateway.admin.replicas import ReplicaController, SleepOrder, WakeOrder
 from gateway.admin.requests import RequestController, UsageController
 from gateway.admin.uploads import sweep_uploads
 from gateway.admin.versions import VersionController
+from gateway.admin.webhooks import DeliveryController, NewWebhook, WebhookController, WebhookPatch
 from gateway.admin.why import WhyController
 
 CONTROLLERS = (
@@ -41,6 +42,8 @@ CONTROLLERS = (
     StopController,
     FreezeController,
     WhyController,
+    WebhookController,
+    DeliveryController,
     QualityController,
     DriftController,
 )
@@ -56,6 +59,8 @@ BODIES = (
     PolicyPatch,
     PolicyCheck,
     ReasonOrder,
+    NewWebhook,
+    WebhookPatch,
     SleepOrder,
     WakeOrder,
 )

@@ -29,4 +29,14 @@ material        what a training learns from, and the order of the job
   survey        which of them a dataset is made of
   caps          how many of one key
   voices        whether more than one key says that quality was lost
+
+why             everything about an adapter on one screen
+  followed      what followed from decisions: revisions and jobs
+gauges          where the loop is, as metrics
+replay          a dry run: what a policy would have done in the last days
+  replay_watch    alarms, and the trainings that would have followed
+  replay_rollout  the canaries that there were
+  past            what the adapter's name meant when
+  past_labels     what a training would have had when
+  moments         what would have been decided
 """

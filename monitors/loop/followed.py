@@ -42,4 +42,4 @@ async def followed(connection: AsyncConnection, decisions: Sequence[StoredDecisi
 
 def _key(decision: StoredDecision) -> str:
     """The idempotency key of the job that the decision asks for: it begins the next cycle."""
-    return f"loop-{decision.adapter}-{int(decision.inputs['cycle']) + 1}"
+    return f"loop-{decision.adapter}-{int(decision.inputs.get('cycle', 0)) + 1}"

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Row, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -65,7 +65,7 @@ class RolloutReplay:
     _looked_at: datetime | None = None
 
     @classmethod
-    def begin(cls, adapter: Adapter, canary: PastCanary) -> "RolloutReplay":
+    def begin(cls, adapter: Adapter, canary: PastCanary) -> Self:
         """Before the first session."""
         rule, alpha = adapter.policy.rollout, adapter.policy.quality.alpha
         drop, since = adapter.policy.quality.drop, canary.since

@@ -15,7 +15,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitors.judging.evidence import DifferenceEvidence, LevelEvidence
-from monitors.judging.pairing import LEVEL
+from monitors.judging.pairing import BASE, LEVEL
 from monitors.judging.watched import WatchedTest, watched_test
 from monitors.loop.decide import decide
 from monitors.loop.moments import Moment, approved, moment_of
@@ -30,7 +30,8 @@ from monitors.loop.verdicts import Verdict
 from monitors.loop.voices import NEWEST, Agreement, Fall, agreement_of
 from monitors.loop.watching import answering
 from monitors.tables import ObservationRow
-from registry.catalog import Adapter
+from registry.catalog import Adapter, Deployment
+from registry.monitoring import Against
 
 MOST_OBSERVATIONS = 200_000
 MOST_ALARMS = 500
@@ -39,6 +40,11 @@ _LOOK_EVERY = timedelta(hours=1)
 """How often an alarm that stands is looked at again, for labels and the time that passes."""
 _OBSERVATIONS = ObservationRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _C = _OBSERVATIONS.c
+_AGAINST: dict[Against, Any] = {
+    "level": _C.against == LEVEL,
+    "base": _C.against == BASE,
+    "incumbent": _C.against.not_in((LEVEL, BASE)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,31 +100,53 @@ class WatchReplay:
 
     async def decisions(self, labels: PastLabels) -> list[Moment]:
         """What would have followed from the alarms: the decisions to do something, and each new reason to wait."""
-        following = _Following(self.connection, self.adapter, self.found, labels)
-        for alarm, later in zip(self.alarms, [*(each.at for each in self.alarms[1:]), self.until], strict=True):
-            moment = alarm.at
-            while moment < later and await following.look(alarm, moment):
-                moment += _LOOK_EVERY
+        following = _Following(self.connection, self.adapter, labels)
+        standing: dict[int, Alarm] = {}
+        later = deque(self.alarms)
+        for moment in self._looks():
+            while later and later[0].at <= moment:
+                standing[later[0].quality.version] = later.popleft()
+            era = era_at(self.found, moment)
+            if era is not None and era.deployment.stable in standing:
+                await following.look(standing[era.deployment.stable], era.deployment, moment)
         return following.moments
+
+    def _looks(self) -> list[datetime]:
+        """When to look: at each alarm, and from the first on again and again."""
+        moments = {each.at for each in self.alarms}
+        moment = min(moments, default=self.until)
+        while moment < self.until:
+            moments.add(moment)
+            moment += _LOOK_EVERY
+        return sorted(moments)
 
     async def _pages(self) -> AsyncIterator[Sequence[Row[Any]]]:
         """The observations by the rule's scorer, in the order of their ids."""
         behind = await first_observation(self.connection, self.since)
         newest = await last_observation(self.connection, self.until)
-        own = (_C.adapter + "" == self.adapter.name, _C.scorer == self.adapter.monitoring.quality.scorer)
+        rule = self.adapter.monitoring.quality
+        own = (_C.adapter + "" == self.adapter.name, _C.scorer == rule.scorer, _AGAINST[rule.against])
         query = select(_OBSERVATIONS).where(*own, _C.id <= newest).order_by(_C.id).limit(_PAGE)
         while rows := (await self.connection.execute(query.where(_C.id > behind))).all():
             yield rows
             behind = rows[-1].id
 
     async def _test_of(self, row: Row[Any]) -> _Watched | None:
-        """The test that the observation belongs to; None if it was not of what was watched then."""
+        """The test that the observation belongs to; None if nobody watched that then.
+
+        The level, and the difference to the base, of any version is watched, as it may be the stable one later.
+        """
         era = era_at(self.found, row.created_at)
-        test = None if era is None else watched_test(self.adapter, era.deployment)
-        if era is None or test is None or (test.version, test.against) != (row.version, row.against):
+        if era is None:
+            return None
+        test: WatchedTest | None = WatchedTest(row.version, row.scorer, row.against)
+        stable = row.version
+        if self.adapter.monitoring.quality.against == "incumbent":
+            test, stable = watched_test(self.adapter, era.deployment), era.deployment.stable
+        if test is None or (test.version, test.against) != (row.version, row.against):
             return None
         if test not in self._tests:
-            self._tests[test] = await self._begin(test, era.deployment.stable, row.id)
+            self._tests[test] = await self._begin(test, stable, row.id)
         return self._tests[test]
 
     async def _begin(self, test: WatchedTest, version: int, before: int) -> _Watched:
@@ -162,32 +190,26 @@ class _Following:
 
     connection: AsyncConnection
     adapter: Adapter
-    found: Sequence[Era]
     labels: PastLabels
     moments: list[Moment] = field(default_factory=list)
     state: LoopState = field(default_factory=LoopState)
     _last: tuple[str, str] = ("", "")
     _agreed: tuple[Alarm | None, Agreement] = (None, Agreement())
 
-    async def look(self, alarm: Alarm, now: datetime) -> bool:
-        """Decide about an alarm; whether it is worth looking again."""
-        era = era_at(self.found, now)
-        if era is None or self.state.answered == answering(alarm.quality):
-            return False
-        canary = era.deployment.canary
-        if era.deployment.stable != alarm.quality.version or (canary is not None and not canary.holdback):
-            return True  # another version serves, or is on trial; the one of the alarm may come back
-        seen = await self._seen(alarm, era, now)
+    async def look(self, alarm: Alarm, deployment: Deployment, now: datetime) -> None:
+        """Decide about the alarm that stands of the stable version."""
+        canary = deployment.canary
+        if self.state.answered == answering(alarm.quality) or (canary is not None and not canary.holdback):
+            return  # while another version is on trial the loop is about that one
+        seen = await self._seen(alarm, deployment, now)
         verdict = decide(seen, self.state, self.adapter.policy)
         if verdict.act == "ask":
             self._note(verdict, now)
             seen = approved(seen, verdict, self.state.cycle + 1)
             verdict = decide(seen, self.state, self.adapter.policy)
         self._note(verdict, now)
-        if verdict.act != "retrain":
-            return True
-        self._train(seen, verdict)
-        return False
+        if verdict.act == "retrain":
+            self._train(seen, verdict)
 
     def _train(self, seen: Seen, verdict: Verdict) -> None:
         """A training that ends at once without a version."""
@@ -196,13 +218,13 @@ class _Following:
         self.state = after(self.state, decide(ended, self.state, self.adapter.policy), ended)
         self.labels.begin_anew(seen.now)
 
-    async def _seen(self, alarm: Alarm, era: Era, now: datetime) -> Seen:
+    async def _seen(self, alarm: Alarm, deployment: Deployment, now: datetime) -> Seen:
         rule = self.adapter.policy.retrain
         if self._agreed[0] is not alarm:
             found = await agreement_of(self.connection, self.adapter.name, alarm.fall, alarm.fed, rule.trusted_keys)
             self._agreed = (alarm, found)
         labels = self.labels.at(now, rule, self._agreed[1])
-        return Seen(now, era.deployment, quality=alarm.quality, labels=labels)
+        return Seen(now, deployment, quality=alarm.quality, labels=labels)
 
     def _note(self, verdict: Verdict, now: datetime) -> None:
         said = (verdict.act, verdict.outcome)

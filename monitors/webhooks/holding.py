@@ -21,7 +21,7 @@ from registry.database import writing
 _DECISIONS = DecisionRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _DELIVERIES = DeliveryRow.__table__  # type: ignore[attr-defined]
 _LOOPS = LoopRow.__table__  # type: ignore[attr-defined]
-_AT_ONCE = 200
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from monitors.tables import DeliveryRow, WebhookRow
 from monitors.webhooks.queue import give_up
-from monitors.webhooks.sending import Target
 from monitors.webhooks.signing import new_secret
 from registry.errors import Conflict, InvalidValue, NotFound
 from registry.transactions import Transactions
@@ -49,6 +48,15 @@ class Webhook:
     created_by: str
     created_at: datetime
     disabled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to send, and the secrets that sign it: the present one, and the one before while it still counts."""
+
+    id: str
+    url: str
+    secrets: Sequence[str]
 
 
 class Webhooks(Transactions):

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from monitors.watch.work import Workshop
 from monitors.webhooks.events import TEST
 from monitors.webhooks.holding import release
-from monitors.webhooks.hooks import SWITCHED_OFF, find_target, switch_off
+from monitors.webhooks.hooks import SWITCHED_OFF, Target, find_target, switch_off
 from monitors.webhooks.queue import Due, due, give_up, mark_delivered, mark_failed, webhooks_due
 from monitors.webhooks.retries import PAUSES_S, next_attempt
-from monitors.webhooks.sending import Sender, Target, Tried
+from monitors.webhooks.sending import Sender, Tried
 from registry.catalog import Catalog
 from registry.database import writing
 
@@ -113,7 +113,7 @@ class WebhookJob:
         if tried.outcome == "gone":
             log.warning("webhook %s is switched off: its receiver answered 410", target.id)
         elif next_at is None:
-            log.warning("webhook %s: %s of %s is given up: it %s", target.id, what.id, what.event, tried.error)
+            log.warning("webhook %s: %s of %s is given up: %s", target.id, what.id, what.event, tried.error)
 
     def _next_attempt(self, what: Due, tried: Tried, now: datetime) -> datetime | None:
         """A test is made once: who asked for it looks at what came of it."""

@@ -1,7 +1,7 @@
 """One attempt to tell a webhook something, and what came of it. The answer's body is not read, nor kept."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import httpx
 import msgspec
 
+from monitors.webhooks.hooks import Target
 from monitors.webhooks.queue import Due
 from monitors.webhooks.retries import wished_pause
 from monitors.webhooks.signing import signed_headers
@@ -18,15 +19,6 @@ from monitors.webhooks.signing import signed_headers
 TIMEOUT_S = 15.0
 _CONNECT_S = 5.0
 Outcome = Literal["delivered", "refused", "gone", "unreachable"]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where to send, and the secrets that sign it: the present one, and the one before while it still counts."""
-
-    id: str
-    url: str
-    secrets: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +68,7 @@ class Sender:
             async with asyncio.timeout(self._timeout_s):
                 return await self._answer(target.url, content, headers, now)
         except Exception as error:  # whatever is wrong at their end, or with their address, must not stop the others
-            return Tried("unreachable", f"did not answer ({type(error).__name__})")
+            return Tried("unreachable", f"no answer ({type(error).__name__})")
 
     async def _answer(self, url: str, content: bytes, headers: Mapping[str, str], now: datetime) -> Tried:
         async with self._http.stream("POST", url, content=content, headers=headers) as response:
@@ -84,7 +76,7 @@ class Sender:
                 return Tried("delivered")
             outcome: Outcome = "gone" if response.status_code == HTTPStatus.GONE else "refused"
             wish = wished_pause(response.headers.get("retry-after"), now)
-            return Tried(outcome, f"answered {response.status_code}", wish)
+            return Tried(outcome, f"status {response.status_code}", wish)
 
 
 def content_of(body: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,5 @@
 """Commands about API keys. A secret is printed once, where it is made, and nowhere else."""
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -8,11 +7,9 @@ import typer
 
 from ostler import render, tables
 from ostler.client import AdminClient, CommandFailed, keep_new_secret, segment
+from ostler.durations import seconds
 from ostler.options import Json, Key, Url, show
 from registry.catalog import Scope
-
-_DURATION = re.compile(r"(?P<count>[0-9]{1,9})(?P<unit>[smhd]?)")
-_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")]
 Scopes = Annotated[
@@ -108,7 +105,7 @@ def rotate(
     api_key: Key = "",
 ) -> None:
     """Give a key a new secret and print it, this once; the old one works on for a while."""
-    order = {"overlap_s": _seconds(overlap)}
+    order = {"overlap_s": seconds(overlap)}
     client, path = AdminClient(url, api_key), f"/keys/{segment(key_id)}"
     replaced = client.call("GET", path)["hint"]
     answer = client.call("POST", f"{path}/rotate", json=order)
@@ -170,10 +167,3 @@ def _limits(rpm: int | None, tpm: int | None, concurrent: int | None, budget: fl
 
 def _in_days(days: int) -> str:
     return (datetime.now(UTC) + timedelta(days=days)).isoformat()
-
-
-def _seconds(duration: str) -> int:
-    match = _DURATION.fullmatch(duration.strip())
-    if match is None:
-        raise CommandFailed(f"{duration!r} is not a duration; say seconds, or such as 90s, 15m, 24h or 7d", 2)
-    return int(match["count"]) * _UNITS_S[match["unit"]]

@@ -76,7 +76,7 @@ def _decided(answer: Any) -> Iterator[tuple[str, str]]:
         return
     yield "now", said["reason"]
     if said["would_change"]:
-        yield "changes it", said["would_change"]
+        yield "changes it", said["would_change"].replace(" NAME", f" {answer['adapter']}")
 
 
 def _seen(answer: Any) -> Iterator[tuple[str, str]]:
@@ -87,7 +87,7 @@ def _seen(answer: Any) -> Iterator[tuple[str, str]]:
     for condition, said in answer["conditions"].items():
         yield "", f"{condition.replace('_', ' ')}: {said}"
     if rollout := answer["rollout"]:
-        yield from _rollout(rollout, answer["policy"]["rollout"])
+        yield from _rollout(rollout, answer["policy"]["rollout"], answer["phase"])
 
 
 def _quality(quality: Any) -> str:
@@ -107,11 +107,8 @@ def _labels(labels: Any) -> str:
     return f"{labels['rows']} new ones ({kinds}){left}{heaviest}"
 
 
-def _rollout(rollout: Any, rule: Any) -> Iterator[tuple[str, str]]:
-    share = "" if rollout["weight"] is None else f" with {rollout['weight']:.0%} of the sessions"
-    who = ", set by a person" if rollout["by_person"] else f", step {rollout['step']} of {len(rule['steps'])}"
-    sessions = f"{rollout['sessions']} of {rule['least_sessions']} sessions at this step"
-    yield "rollout", f"version {rollout['version']} beside {rollout['incumbent']}{share}{who}; {sessions}"
+def _rollout(rollout: Any, rule: Any, phase: str) -> Iterator[tuple[str, str]]:
+    yield "rollout", _held_back(rollout) if phase == "holding_back" else _on_its_way(rollout, rule)
     found = rollout["comparison"] or {}
     for name, against in (("incumbent", f"version {rollout['incumbent']}"), ("base", "the base model")):
         if held := found.get(name):
@@ -121,6 +118,19 @@ def _rollout(rollout: Any, rule: Any) -> Iterator[tuple[str, str]]:
             mean = f"{held['mean']:.1%} ({held['low']:.1%} to {held['high']:.1%})"
             over = "OVER" if held["worse"] else f"over its limit {_share(held['evidence_worse'], held['needed_worse'])}"
             yield "", f"{words}: {mean} of {held['n']}; {over}"
+
+
+def _on_its_way(rollout: Any, rule: Any) -> str:
+    share = "" if rollout["weight"] is None else f" with {rollout['weight']:.0%} of the sessions"
+    who = ", set by a person" if rollout["by_person"] else f", step {rollout['step']} of {len(rule['steps'])}"
+    sessions = f"{rollout['sessions']} of {rule['least_sessions']} sessions at this step"
+    return f"version {rollout['version']} beside {rollout['incumbent']}{share}{who}; {sessions}"
+
+
+def _held_back(rollout: Any) -> str:
+    since = render.when(rollout["step_began_at"])[:16]
+    share = "some" if rollout["weight"] is None else f"{rollout['weight']:.0%}"
+    return f"version {rollout['version']} serves since {since}; {share} of the sessions stay on {rollout['incumbent']}"
 
 
 def _difference(held: Any) -> str:

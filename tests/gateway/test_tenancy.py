@@ -48,6 +48,7 @@ ADMIN = {
     "/admin/v1/adapters/{name}/monitoring",
     "/admin/v1/adapters/{name}/pause",
     "/admin/v1/adapters/{name}/policy",
+    "/admin/v1/adapters/{name}/policy/check",
     "/admin/v1/adapters/{name}/policy/history",
     "/admin/v1/adapters/{name}/quality",
     "/admin/v1/adapters/{name}/reject",
@@ -56,6 +57,7 @@ ADMIN = {
     "/admin/v1/adapters/{name}/versions/{number}",
     "/admin/v1/adapters/{name}/versions/{number}/report",
     "/admin/v1/adapters/{name}/versions/{number}/verify",
+    "/admin/v1/adapters/{name}/why",
     "/admin/v1/audit",
     "/admin/v1/costs",
     "/admin/v1/decisions",
@@ -70,6 +72,13 @@ ADMIN = {
     "/admin/v1/replicas/{replica_id}/wake",
     "/admin/v1/requests",
     "/admin/v1/usage",
+    "/admin/v1/webhooks",
+    "/admin/v1/webhooks/{webhook_id}",
+    "/admin/v1/webhooks/{webhook_id}/rotate",
+    "/admin/v1/webhooks/{webhook_id}/test",
+    "/admin/v1/webhooks/deliveries",
+    "/admin/v1/webhooks/deliveries/{delivery_id}",
+    "/admin/v1/webhooks/deliveries/{delivery_id}/retry",
 }
 IDS = {
     "number": 1,
@@ -79,6 +88,8 @@ IDS = {
     "file_id": "file-0",
     "fine_tuning_job_id": "ftjob-0",
     "replica_id": "engine-9",
+    "webhook_id": "hook_0",
+    "delivery_id": "msg_0",
 }
 METHODS = ("GET", "POST", "PATCH", "DELETE", "PUT", "OPTIONS")
 WHO_MAY = {

@@ -58,7 +58,7 @@ async def test_why_is_one_screen(two: Cli) -> None:
         await save(connection, "support", rolling(), NOW)
         await approvals.ask(connection, "support", 1, "promote", asked, NOW)
     shown = await two("why", "support", COLUMNS="80")
-    assert shown.status == DONE
+    assert shown.code == DONE
     lines = shown.out.splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) < 48
@@ -78,7 +78,7 @@ async def test_why_is_one_screen(two: Cli) -> None:
         "roll back 2",
     ):
         assert words in text, shown.out
-    assert shown.out.count("far too many far") == 5, "the newest five"
+    assert text.count("its requests failed") == 5, "the newest five"
     found = (await two("why", "support", "--json")).json
     assert (found["rollout"]["version"], len(found["done"])) == (2, 5)
 
@@ -98,7 +98,7 @@ async def test_why_tells_what_a_training_waits_for(two: Cli) -> None:
     stopped = " ".join((await two("why", "support")).out.split())
     assert "paused by" in stopped
     assert "the holidays" in stopped
-    assert "`ostler resume NAME`" in stopped
+    assert "`ostler resume support`" in stopped
 
 
 async def test_why_of_an_adapter_that_nobody_looked_at(two: Cli) -> None:
@@ -106,7 +106,7 @@ async def test_why_of_an_adapter_that_nobody_looked_at(two: Cli) -> None:
     shown = await two("why", "support")
     assert "The loop has not looked at it yet." in shown.out
     assert "Nothing was done by itself so far." in shown.out
-    assert (await two("why", "nobody")).status == REFUSED
+    assert (await two("why", "nobody")).code == REFUSED
 
 
 async def test_decisions_are_chosen_and_linked(two: Cli) -> None:
@@ -131,12 +131,12 @@ async def test_decisions_are_chosen_and_linked(two: Cli) -> None:
 async def test_a_policy_is_tried(two: Cli) -> None:
     """On days without traffic: nothing is changed, and it says that there was nothing."""
     shown = await two("policy", "check", "support", "mode=act", "quality.drop=0.1", "--days", "2")
-    assert shown.status == DONE
+    assert shown.code == DONE
     assert "0 scored sessions" in shown.out
     assert "No alarm of lost quality" in shown.out
     assert "Note: Nothing was scored" in shown.out
     assert (await two("policy", "show", "support", "--json")).json["number"] == 0
-    assert (await two("policy", "check", "support", "quality.drop=7")).status in (REFUSED, MISUSED)
+    assert (await two("policy", "check", "support", "quality.drop=7")).code in (REFUSED, MISUSED)
 
 
 def test_a_dry_run_is_a_table(capsys: Any) -> None:

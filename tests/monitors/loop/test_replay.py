@@ -57,17 +57,32 @@ async def test_a_fall_is_followed_to_the_trainings_that_it_would_have_begun(data
     assert at(50) < found.alarms[0].at < at(65)
     assert found.alarms[0].level == 0.9
     decided = [(each.act, each.outcome) for each in found.decisions]
-    assert decided == [("retrain", "begun"), ("wait", "no_cool_down"), ("retrain", "begun")]
-    first, _, second = found.decisions
+    waits = [("wait", "no_enough_rows"), ("wait", "no_cool_down")]
+    assert decided == [("retrain", "begun"), *waits, ("retrain", "begun")]
+    first, *_, second = found.decisions
     assert first.at == found.alarms[0].at
-    assert second.at - first.at > DAY
+    assert second.at - first.at >= DAY
     assert found.canaries == []
+
+
+async def test_an_alarm_of_a_version_counts_while_that_is_stable(database: AsyncEngine) -> None:
+    """While another one serves, or is on trial, nothing follows from it."""
+    await revise(database, 1, 2, created_at=NOW - DAY)
+    await answered(database, [1.0] * 50 + [0.0] * 12)
+    await revise(database, 2, 2, canary=3, canary_weight=0.1, created_at=at(51))
+    await revise(database, 3, 1, created_at=at(100))
+    found = await tried(database, Policy("act", FELL, RETRAIN), at(300))
+    assert (len(found.alarms), found.decisions) == (1, [])
+    await revise(database, 4, 2, created_at=at(200))
+    found = await tried(database, Policy("act", FELL, RETRAIN), at(300))
+    assert [each.act for each in found.decisions] == ["retrain"]
+    assert at(200) <= found.decisions[0].at
 
 
 async def test_what_lacks_for_a_training_is_told(database: AsyncEngine) -> None:
     """Labels here; nothing is begun, and the mode is said where it does nothing."""
     await revise(database, 1, 2)
-    await answered(database, [1.0] * 20 + [0.0] * 20, labelled=False)
+    await answered(database, [0.95] * 20 + [0.0] * 20, labelled=False)
     found = await tried(database, Policy("advise", FELL, RETRAIN), at(120))
     assert [each.outcome for each in found.decisions] == ["no_enough_rows"]
     assert "0 of 20" in found.decisions[0].reason
@@ -199,7 +214,8 @@ async def test_what_became_of_a_canary_is_read_from_the_revisions(
     await revise(database, 1, 2, created_at=NOW)
     await revise(database, 2, 2, canary=3, canary_weight=0.1, created_at=at(1), decision=5)
     await revise(database, 3, 2, canary=3, canary_weight=0.5, created_at=at(2), decision=6)
-    await revise(database, 4, last.pop("stable"), created_at=at(3), **last)
+    fields = {name: value for name, value in last.items() if name != "stable"}
+    await revise(database, 4, last["stable"], created_at=at(3), **fields)
     async with database.connect() as connection:
         found = canaries(await eras(connection, "support"), NOW, at(60))
     assert (found[0].version, found[0].incumbent, found[0].by_person) == (3, 2, False)

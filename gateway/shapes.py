@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, cast
 
 import msgspec
 
@@ -112,7 +112,10 @@ class PushedShape(msgspec.Struct, frozen=True):
 
 
 class RevisionShape(msgspec.Struct, frozen=True):
-    """One entry of a deployment's history: what the name meant from here on."""
+    """One entry of a deployment's history: what the name meant from here on.
+
+    `forced` has the versions that were made to serve by force, by number, each with what its gate had said of it.
+    """
 
     revision: int
     action: str
@@ -124,6 +127,7 @@ class RevisionShape(msgspec.Struct, frozen=True):
     restores: int | None
     actor: str
     reason: str
+    forced: dict[str, GateVerdict] | None
     created_at: datetime
 
 
@@ -258,6 +262,7 @@ def revision_shape(row: RevisionRow) -> RevisionShape:
         restores=row.restores,
         actor=row.actor,
         reason=row.reason,
+        forced=cast("dict[str, GateVerdict] | None", row.forced),
         created_at=row.created_at,
     )
 

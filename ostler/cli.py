@@ -90,7 +90,7 @@ _JOBS: dict[str, Callable[..., None]] = {
     "pause": jobs.pause,
     "resume": jobs.resume,
 }
-_DATA: dict[str, Callable[..., None]] = {"check": data.check, "label": labelling.label}
+_DATA: dict[str, Callable[..., None]] = {"check": data.check, "label": labelling.label, "get": data.get}
 _GOLDEN: dict[str, Callable[..., None]] = {"push": golden.push, "list": golden.list_sets}
 
 app = typer.Typer(

@@ -11,7 +11,11 @@ _COUNTED = (
     ("tokens_per_minute", "tokens/min"),
     ("concurrent_requests", "at once"),
 )
-_DETAILS = {"restores": "restores revision {}", "old_secret_valid_until": "the replaced secret works until {}"}
+_DETAILS = {
+    "restores": "restores revision {}",
+    "old_secret_valid_until": "the replaced secret works until {}",
+    "forced": "forced past its gate: version {}",
+}
 _MEASURED = """\
 DISTANCE   the largest difference from the log probabilities stored with it
 ALLOWED    how large that may be
@@ -119,13 +123,21 @@ def history(answer: Any) -> None:
             r["action"] + (f" to {r['restores']}" if r["restores"] else ""),
             r["stable"],
             when(r["created_at"]),
-            _lines(r["reason"], besides(r), f"by {r['actor']}"),
+            _lines(r["reason"], besides(r), _forced(r["forced"]), f"by {r['actor']}"),
         )
         for r in answer["data"]
     ]
     table(("REVISION", "ACTION", "SERVES", "WHEN", "WHY, WITH WHAT, BY WHOM"), rows, "Nothing was promoted yet.")
     if answer["has_more"]:
         out.print("There is more: --limit shows it.")
+
+
+def _forced(verdicts: Any) -> str | None:
+    """Which versions were made to serve by force, and what their gates had said."""
+    said = {"candidate": "was still at its gate", "rejected": "was rejected by its gate"}
+    return (
+        "; ".join(f"forced: version {number} {said[verdict]}" for number, verdict in (verdicts or {}).items()) or None
+    )
 
 
 def _lines(*parts: str | None) -> tuple[str, ...]:

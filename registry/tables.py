@@ -111,7 +111,8 @@ class RevisionRow(SQLModel, table=True):
     `stable` is the version number that serves from here on and `previous_stable` the one that served until then.
     `canary` is a version number, `shadow` one as text or "base", `fallback` a list of "previous" and "base".
     `restores` is set on a rollback: the revision whose state came back. `undo_revision` is what a plain rollback
-    from here restores, and `undo_stable` the version it would serve; None where nothing came before.
+    from here restores, and `undo_stable` the version it would serve; None where nothing came before. `forced` has the
+    versions that it made serve by force, each with the verdict of its gate; None where nothing was forced.
     """
 
     __tablename__ = "revisions"
@@ -133,6 +134,7 @@ class RevisionRow(SQLModel, table=True):
     undo_stable: int | None = None
     actor: str = Field(sa_column=Column(String(120), nullable=False))
     reason: str = Field(default="", sa_column=Column(String(1000), nullable=False))
+    forced: dict[str, str] | None = _json(nullable=True)
     created_at: datetime = _created_at()
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from monitors.judging.golden import Message
 from registry.artifacts import canonical_json
+from registry.wording import plain
 from tuner.data.rows import Label, Source, SupervisedRow
 from tuner.data.teacher import Answer, Teacher, TeacherFailed, TeacherStopped
 
@@ -201,7 +202,7 @@ def _prompt(line: bytes) -> PromptRow | str:
     try:
         row = msgspec.json.decode(line, type=PromptRow)
     except msgspec.ValidationError as error:
-        return str(error)
+        return plain(error, PromptRow)
     except _NO_ROW:
         return 'it is not JSON; each line must be {"messages": [...]}'
     return row.problem() or row

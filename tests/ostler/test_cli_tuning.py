@@ -221,6 +221,11 @@ async def test_programs_follow_by_lines_of_json(cli: Cli, data: str, tuner: Pret
     assert (last["object"], last["status"]) == ("fine_tuning.job", "cancelled")
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to what it starts in the background, and so to these tests and their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 async def test_an_interrupt_ends_the_following_alone(cli: Cli, data: str, tuner: PretendTuner) -> None:
     """The job goes on, and the command says how to follow it again."""
     job = await asked(cli, "--data", data)
@@ -231,6 +236,7 @@ async def test_an_interrupt_ends_the_following_alone(cli: Cli, data: str, tuner:
         env=os.environ | own,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=hear_interrupts,
     )
     assert process.stdout is not None
     assert b"Created" in await process.stdout.readline()

@@ -7,6 +7,8 @@ from typing import Literal, Self
 
 import msgspec
 
+from tuner.errors import StoppedAt
+
 MOST = 1_000_000
 """A line of two bytes has a reason of a hundred, and nobody reads more of them than this."""
 FileName = Literal["training", "validation"]
@@ -33,10 +35,12 @@ class BadRows:
         return self
 
     def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Have it on disk, however the rows went on."""
+        """Have it on disk, also where the rows are of no use; of what was stopped nothing is kept."""
         self._file.close()
+        if isinstance(error, StoppedAt):
+            self._path.unlink()
 
     def add(self, file: FileName, line: int, reason: str) -> None:
         """Write one down."""

@@ -87,7 +87,7 @@ WRONG_STARTS: list[tuple[dict[str, Any], str, str]] = [
     ({"model": "tiny"}, "ostler.adapter", "whose version"),
     ({"model": "tiny", "suffix": "Not A Name"}, "ostler.adapter", "whose version"),
     ({"model": "tiny", "ostler": {"adapter": "tiny"}}, "ostler.adapter", "base model"),
-    ({"model": "tiny", "ostler": {"adapter": "UPPER"}}, "ostler.adapter", "regex"),
+    ({"model": "tiny", "ostler": {"adapter": "UPPER"}}, "ostler.adapter", "must be a text that matches"),
     ({"model": "tiny", "ostler": {"adapter": "support", "start_from": 9}}, "ostler.start_from", "no version 9"),
     ({"model": "tiny", "ostler": {"adapter": "nobody", "start_from": 1}}, "ostler.start_from", "no version 1"),
     ({"model": "tiny", "ostler": {"adapter": "fresh", "start_from": 2}}, "ostler.start_from", "archived"),

@@ -34,8 +34,10 @@ lint: $(VENV)/installed-test
 types: $(VENV)/installed-test
 	$(BIN)/mypy
 
+# Tests on real engines come one after another: each takes all cores for itself.
 tests: $(VENV)/installed-test
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not engine" --numprocesses logical --maxprocesses 8
+	$(BIN)/pytest -m engine
 
 demo: $(VENV)/installed-test
 	@$(BIN)/ostler demo --report story.html

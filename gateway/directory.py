@@ -7,6 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from monitors.metrics import Metrics
 from registry.catalog import Catalog
 from registry.notifications import ChangeSignal
+from registry.outages import problem_of
 from registry.registry import Changed, Registry
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Directory:
                 self._reached(reachable=True)
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 if self.reachable:
-                    log.error("the database does not answer (%s); serving from memory", type(error).__name__)
+                    log.error("%s (%s); serving from memory", problem_of(error), type(error).__name__)
                 self._reached(reachable=False)
             except Exception:
                 log.exception("the registry could not be read; the last picture serves")

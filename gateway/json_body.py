@@ -1,6 +1,5 @@
 """JSON bodies of ordinary routes, read strictly: a number in quotes is a string, and is refused where one is not."""
 
-import re
 from typing import Any
 
 import msgspec
@@ -9,9 +8,7 @@ from litestar.datastructures import State
 
 from gateway.body import NOT_JSON
 from gateway.errors import InvalidRequest
-
-_PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
-_NAMED_FIELD = re.compile(r"field `(?P<name>[^`]+)`")
+from registry.wording import field_of, plain
 
 
 class StrictRequest(Request[Any, Any, State]):
@@ -39,17 +36,7 @@ def decode_strictly(content: bytes, kind: Any) -> Any:
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
-        raise wrong_body(error) from None
+        raise InvalidRequest(plain(error, kind, "the body"), param=field_of(error)) from None
     except NOT_JSON as error:
         words = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidRequest(f"the body is not valid JSON: {words}", code="invalid_json") from None
-
-
-def wrong_body(error: msgspec.ValidationError) -> InvalidRequest:
-    """What the decoder found wrong, with the path of the field as `param`."""
-    place = _PLACE.search(str(error))
-    words = _PLACE.sub("", str(error))
-    named = _NAMED_FIELD.search(words)
-    steps = [step for step in (place["path"] if place else None, named["name"] if named else None) if step]
-    where = f"the body, at '{place['path']}'" if place and place["path"] else "the body"
-    return InvalidRequest(f"{where}: {words}", param=".".join(steps) or None)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, cast
 
 import msgspec
 
@@ -116,6 +116,7 @@ class RevisionShape(msgspec.Struct, frozen=True):
     """One entry of a deployment's history: what the name meant from here on.
 
     `decision` is the id of the decision that it followed from, null for a person's change.
+    `forced` has the versions that were made to serve by force, by number, each with what its gate had said of it.
     """
 
     revision: int
@@ -129,6 +130,7 @@ class RevisionShape(msgspec.Struct, frozen=True):
     decision: int | None
     actor: str
     reason: str
+    forced: dict[str, GateVerdict] | None
     created_at: datetime
 
 
@@ -264,6 +266,7 @@ def revision_shape(row: RevisionRow) -> RevisionShape:
         decision=row.decision,
         actor=row.actor,
         reason=row.reason,
+        forced=cast("dict[str, GateVerdict] | None", row.forced),
         created_at=row.created_at,
     )
 

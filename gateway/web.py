@@ -16,8 +16,6 @@ from litestar.exceptions import (
 from litestar.handlers.base import BaseRouteHandler
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from gateway.auth import authenticate, presented_key, require
 from gateway.errors import (
@@ -33,15 +31,14 @@ from gateway.errors import (
 from gateway.exchange import request_id
 from registry import catalog
 from registry.errors import RegistryError
+from registry.outages import is_outage, problem_of
+from registry.wording import described
 
 log = logging.getLogger(__name__)
 
 AnyRequest = Request[Any, Any, State]
 Connection = ASGIConnection[Any, Any, Any, State]
 _RETRY_AFTER_S = 5.0
-_AWAY_STATES = ("08", "25", "40", "53", "57")
-"""Classes of SQLSTATE that tell of the server, not of the statement: no connection, read only as in a failover, a
-conflict that a retry may win, no resources left, and an operator's or a timeout's end."""
 _SCOPES_THAT_NAME_MODELS = (catalog.Scope.INFERENCE, catalog.Scope.TUNING)
 
 
@@ -135,7 +132,7 @@ def _as_ours(request: AnyRequest, error: Exception) -> GatewayError | RegistryEr
         case GatewayError() | RegistryError():
             return error
         case ValidationException():
-            return _invalid(error)
+            return _invalid(request, error)
         case NotFoundException():
             return PathNotFound(f"there is no path {request.url.path[:200]}")
         case MethodNotAllowedException():
@@ -143,25 +140,14 @@ def _as_ours(request: AnyRequest, error: Exception) -> GatewayError | RegistryEr
             return MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}", allow=allow)
         case HTTPException() if error.status_code < 500:
             return _refused(error)
-        case _ if _is_database_away(error):
+        case _ if is_outage(error):
             log.error("request %s needs the database, which failed: %s", id_of(request), type(error).__name__)
             return DatabaseUnavailable(
-                "the database does not answer; what is live is served, but nothing can be changed now",
+                f"{problem_of(error)}; what is live is served, but nothing can be changed now",
                 retry_after_s=_RETRY_AFTER_S,
             )
     log.error("request %s failed inside the gateway", id_of(request), exc_info=error)
     return GatewayError("the gateway failed; the request's id finds it in the log")
-
-
-def _is_database_away(error: Exception) -> bool:
-    """Whether the database is gone, hangs, or is failing over, which has nothing to do with what was asked."""
-    away = OperationalError | InterfaceError | ConnectionError | TimeoutError | PoolTimeoutError
-    if isinstance(error, away):  # asyncpg's own limit on a statement ends it with a plain TimeoutError
-        return True
-    if not isinstance(error, DBAPIError):
-        return False
-    state = str(getattr(error.orig, "sqlstate", None) or "")
-    return error.connection_invalidated or state.startswith(_AWAY_STATES)
 
 
 def _refused(error: HTTPException) -> GatewayError:
@@ -172,17 +158,21 @@ def _refused(error: HTTPException) -> GatewayError:
     return refused
 
 
-def _invalid(error: ValidationException) -> GatewayError:
+def _invalid(request: AnyRequest, error: ValidationException) -> GatewayError:
     """What is wrong with which parameter. A handler's body is called `data`, which no client knows."""
     found = error.extra if isinstance(error.extra, list) else []
     problems = [item for item in found if isinstance(item, dict)]
     param = next((item["key"] for item in problems if item.get("key") not in (None, "data")), None)
-    words = "; ".join(_problem(item) for item in problems)
+    parameters = getattr(request.scope.get("route_handler"), "signature_model", None)
+    words = "; ".join(_problem(item, parameters) for item in problems)
     return InvalidRequest(words or error.detail, param=param)
 
 
-def _problem(item: dict[str, Any]) -> str:
-    if item.get("key") == "data":
+def _problem(item: dict[str, Any], parameters: Any) -> str:
+    key = item.get("key")
+    if key == "data":
         return "the body is missing; it must be a JSON object"
+    if parameters is not None and key and (right := described(parameters, key)):
+        return f"`{key}` must be {right}"
     message = str(item.get("message", "not valid"))
-    return f"{item['key']}: {message}" if item.get("key") else message
+    return f"{key}: {message}" if key else message

@@ -105,7 +105,7 @@ _JOBS: dict[str, Callable[..., None]] = {
     "pause": jobs.pause,
     "resume": jobs.resume,
 }
-_DATA: dict[str, Callable[..., None]] = {"check": data.check, "label": labelling.label}
+_DATA: dict[str, Callable[..., None]] = {"check": data.check, "label": labelling.label, "get": data.get}
 _POLICY: dict[str, Callable[..., None]] = {
     "show": policy.show_policy,
     "set": policy.set_policy,

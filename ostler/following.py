@@ -39,17 +39,21 @@ class View(Protocol):
 
 
 class Figures:
-    """The newest numbers of a job's training, out of its events."""
+    """The newest numbers of a job's training and of its gate's answers, out of its events."""
 
     def __init__(self) -> None:
         self.step = 0
         self.total: int | None = None
         self.remaining_s: float | None = None
+        self.answers = 0
+        self.total_answers: int | None = None
         self._parts: dict[str, str] = {}
 
     def take(self, data: Any) -> None:
         """Take the numbers of one event; others stay as they were."""
         self.step = int(data.get("step") or self.step)
+        if data.get("total_answers"):
+            self.answers, self.total_answers = int(data["answers"]), int(data["total_answers"])
         if data.get("total_steps"):
             self.total, self.remaining_s = int(data["total_steps"]), data.get("remaining_s")
         for name, words in _FIGURES.items():
@@ -118,10 +122,14 @@ class Screen:
         """Move the bar."""
         state, figures = job["ostler"]["state"], self._figures
         stage = job["ostler"]["stage"] if state in ("validating_files", "running") else state
-        trains = stage == "training" and figures.total
-        told = f"{figures.step}/{figures.total}  {figures.remaining}" if trains else ""
-        total = figures.total if trains else None
-        self._progress.update(self._task, description=stage, completed=figures.step, total=total, told=told)
+        completed, total, told = 0, None, ""
+        if stage == "training" and figures.total:
+            completed, total = figures.step, figures.total
+            told = f"{completed}/{total}  {figures.remaining}"
+        elif stage == "evaluating" and figures.total_answers:
+            completed, total = figures.answers, figures.total_answers
+            told = f"{completed}/{total} answers"
+        self._progress.update(self._task, description=stage, completed=completed, total=total, told=told)
 
     def note(self, words: str) -> None:
         """A line."""
@@ -133,7 +141,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._figures = Figures()
-        self._shown_at, self._shown_step = 0.0, 0
+        self._shown_at, self._shown_step, self._shown_answers = 0.0, 0, 0
 
     def tell(self, event: Any) -> None:
         """A line; the numbers of every step would be too many."""
@@ -150,6 +158,9 @@ class Lines:
         is_due = time.monotonic() - self._shown_at >= _STEP_LINE_EVERY_S or job["status"] in tuning.ENDED
         if is_due and self._figures.step > self._shown_step:
             self._print()
+        elif is_due and self._figures.answers != self._shown_answers:
+            self._shown_at, self._shown_answers = time.monotonic(), self._figures.answers
+            render.out.print(f"{self._figures.answers} of {self._figures.total_answers} answers")
 
     def _print(self) -> None:
         figures = self._figures

@@ -1,11 +1,13 @@
 """Arguments and options that several commands share, and how they show what came back."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ostler import render
+from ostler.client import CommandFailed
 
 Name = Annotated[str, typer.Argument(help="The adapter's name.", show_default=False)]
 Number = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="The version's number.")]
@@ -35,3 +37,15 @@ def show(answer: Any, json: bool, for_people: Callable[[Any], None]) -> None:
         render.as_json(answer)
     else:
         for_people(answer)
+
+
+def save(file: Path, content: bytes) -> None:
+    """Write an answer to a file.
+
+    Raises:
+        CommandFailed: it cannot be written.
+    """
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise CommandFailed(f"{file} cannot be written: {error.strerror}", 2) from error

@@ -12,7 +12,7 @@ _DIGEST_SHOWN = 12
 
 
 def show_report(report: Any) -> None:
-    """The verdict, and a table of the parts that it rests on, each with its numbers in a sentence."""
+    """The verdict, a table of the parts that it rests on, each with its numbers in a sentence, and what was asked."""
     verdict = "passed" if report["passed"] else "rejected"
     style = "green" if report["passed"] else "red"
     out.print(Text.assemble("The gate: ", (verdict, style), ". ", words(report["reason"])), soft_wrap=True)
@@ -20,6 +20,9 @@ def show_report(report: Any) -> None:
     told = [(_name(part), "only told", part["reason"]) for part in report.get("told", [])]
     if decide:
         table(("PART", "VERDICT", "WHY"), decide + told, "")
+    if sets := report.get("sets"):
+        asked = [(name, each["name"], each["rows"], each["digest"][:_DIGEST_SHOWN]) for name, each in sets.items()]
+        table(("ASKED", "NAME", "ROWS", "SHA-256"), asked, "")
 
 
 def _parts(report: Any) -> list[Any]:

@@ -32,6 +32,7 @@ from ostler.local import local_registry
 from ostler.settings import UpSettings, gateway_environment
 from ostler.workers import Workers, metrics_folder
 from registry.database import SchemaMismatch, check_schema, connect, migrate
+from registry.wording import plain
 from tuner.libraries import missing_libraries
 from tuner.settings import TunerSettings
 
@@ -311,7 +312,7 @@ def run_create_key(body: dict[str, Any]) -> Any:
     try:
         order = msgspec.convert(body, NewKey)
     except msgspec.ValidationError as error:
-        raise CommandFailed(str(error), 2) from None
+        raise CommandFailed(plain(error, NewKey, "the key"), 2) from None
     return msgspec.to_builtins(asyncio.run(_create_key(settings, order)))
 
 

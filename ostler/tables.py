@@ -11,7 +11,11 @@ _COUNTED = (
     ("tokens_per_minute", "tokens/min"),
     ("concurrent_requests", "at once"),
 )
-_DETAILS = {"restores": "restores revision {}", "old_secret_valid_until": "the replaced secret works until {}"}
+_DETAILS = {
+    "restores": "restores revision {}",
+    "old_secret_valid_until": "the replaced secret works until {}",
+    "forced": "forced past its gate: version {}",
+}
 _MEASURED = """\
 DISTANCE   the largest difference from the log probabilities stored with it
 ALLOWED    how large that may be
@@ -131,7 +135,7 @@ def history(answer: Any) -> None:
             r["action"] + (f" to {r['restores']}" if r["restores"] else ""),
             r["stable"],
             when(r["created_at"]),
-            _lines(r["reason"], besides(r), f"by {r['actor']}" + _followed(r["decision"])),
+            _lines(r["reason"], besides(r), _forced(r["forced"]), f"by {r['actor']}" + _followed(r["decision"])),
         )
         for r in answer["data"]
     ]
@@ -143,6 +147,14 @@ def history(answer: Any) -> None:
 def _followed(decision: int | None) -> str:
     """What an automatic change followed from."""
     return "" if decision is None else f", following decision {decision}"
+
+
+def _forced(verdicts: Any) -> str | None:
+    """Which versions were made to serve by force, and what their gates had said."""
+    said = {"candidate": "was still at its gate", "rejected": "was rejected by its gate"}
+    return (
+        "; ".join(f"forced: version {number} {said[verdict]}" for number, verdict in (verdicts or {}).items()) or None
+    )
 
 
 def _lines(*parts: str | None) -> tuple[str, ...]:

@@ -4,6 +4,9 @@ An artifact is a folder ``sha256/<digest>/`` with files, such as an adapter's or
 ``manifest.json`` that names each file with its SHA-256 and size. The digest is the manifest's own SHA-256, so it covers
 every byte. On a local disk the folder appears in one rename; in an object store the manifest is written last. Either
 way, what lacks a manifest is not there.
+
+On a local disk, and in copies of a remote store's artifacts, adapters are as readable as the process' umask has it: an
+engine may run as another user. Anything else may hold what users said, so only this process' user can read it.
 """
 
 import contextlib
@@ -141,7 +144,8 @@ class ArtifactStore:
         """A folder for unfinished work, on the store's own disk where that is local."""
         folder = self._staging() / uuid.uuid4().hex
         with store_failures("be written"):
-            folder.mkdir(parents=True)
+            self._staging().mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir()
         try:
             yield folder
         finally:
@@ -158,6 +162,7 @@ class ArtifactStore:
         manifest = _describe(staged)
         artifact = _artifact(manifest)
         (staged / MANIFEST).write_bytes(canonical_json(manifest))
+        _close(staged)
         if not self._fs.exists(self._path(artifact.digest, MANIFEST)):
             self._publish(staged, artifact.digest, manifest)
         return artifact
@@ -183,6 +188,7 @@ class ArtifactStore:
             for name in (*manifest["files"], MANIFEST):
                 self._fs.get_file(self._path(digest, name), str(staged / name))
             _verify(staged, digest)
+            _close(staged)
             folder.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(OSError):
                 staged.rename(folder)
@@ -218,6 +224,15 @@ def _verify(folder: Path, digest: str) -> None:
         raise StoreFailure(f"the artifact store lacks the content {digest[:12]}")
     if _digest(_describe(folder)) != digest:
         raise StoreFailure(f"the content stored as {digest[:12]} is damaged: it does not have that digest")
+
+
+def _close(folder: Path) -> None:
+    """Let nobody else read what is no adapter."""
+    if (folder / CONFIG).exists():
+        return
+    for file in folder.iterdir():
+        file.chmod(0o600)
+    folder.chmod(0o700)
 
 
 def _sync(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Changes of deployments: promote, canary, shadow, fallback, rollback; and archiving what they no longer need."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -11,7 +12,7 @@ from registry.deployments import Patch, State, action_of, describe, patched
 from registry.errors import Conflict, InvalidValue, NotFound, NothingToRollBack, NotLetThrough, RevisionMismatch
 from registry.names import check_text
 from registry.stops import require_going
-from registry.tables import AdapterRow, RevisionRow
+from registry.tables import AdapterRow, RevisionRow, VersionRow
 from registry.transactions import Change, Transactions
 
 LONGEST_REASON = 1000
@@ -219,11 +220,15 @@ async def _plan_patch(session: AsyncSession, standing: _Standing, patch: Patch, 
     if after == before:
         assert standing.deployment is not None
         return _Plan(standing, None, standing.deployment)
-    answering = frozenset() if patch.force else after.answering - (before.answering if before else frozenset())
-    await _require_in_service(session, standing.adapter, after, answering)
+    rows = await _in_service(session, standing.adapter, after)
+    new = after.answering - (before.answering if before else frozenset())
+    held_back = {number: rows[number].verdict for number in sorted(new) if not _is_let_through(rows[number])}
+    if held_back and not patch.force:
+        raise _not_let_through(standing.adapter.name, *next(iter(held_back.items())))
     undo = await repository.undo_of(session, standing.adapter, standing.revision, after.suspect)
     revision = _next_revision(standing, action_of(before, after), after)
     revision.undo_revision, revision.undo_stable = (undo.number, undo.stable) if undo else (None, None)
+    revision.forced = {str(number): str(verdict) for number, verdict in held_back.items()} or None
     return _Plan(standing, revision, await _deployment(session, standing.adapter, revision))
 
 
@@ -260,10 +265,8 @@ def _next_revision(standing: _Standing, action: str, state: State) -> RevisionRo
     )
 
 
-async def _require_in_service(
-    session: AsyncSession, adapter: AdapterRow, state: State, answering: frozenset[int]
-) -> None:
-    """Every version of the state must exist and not be archived, and its gate have let through those of `answering`."""
+async def _in_service(session: AsyncSession, adapter: AdapterRow, state: State) -> Mapping[int, VersionRow]:
+    """The versions of a state by number, all of which must exist and not be archived."""
     rows = await repository.versions_by_number(session, adapter, state.versions)
     for number in sorted(state.versions):
         if number not in rows:
@@ -273,13 +276,18 @@ async def _require_in_service(
                 f"version {number} of {adapter.name!r} is archived; bring it back from the archive first",
                 param="version",
             )
-    for number in sorted(answering):
-        if not mapping.to_version(adapter.name, rows[number]).is_fit:
-            verdict = "is still at its gate" if rows[number].verdict == "candidate" else "was rejected by its gate"
-            raise NotLetThrough(
-                f"version {number} of {adapter.name!r} {verdict}; see its report, or force it and say why",
-                param="version",
-            )
+    return rows
+
+
+def _is_let_through(row: VersionRow) -> bool:
+    return mapping.to_version("", row).is_fit
+
+
+def _not_let_through(name: str, number: int, verdict: str | None) -> NotLetThrough:
+    said = "is still at its gate" if verdict == "candidate" else "was rejected by its gate"
+    return NotLetThrough(
+        f"version {number} of {name!r} {said}; see its report, or force it and say why", param="version"
+    )
 
 
 async def _carry_out(
@@ -301,6 +309,7 @@ async def _carry_out(
         reason=reason,
         restores=revision.restores,
         decision=decision,
+        forced=revision.forced,
     )
     brought_back = await _bring_back(change, plan)
     return Changed(name, plan.deployment, change.outcome, alone=not brought_back)

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from registry.errors import InvalidAdapter
+from registry.wording import plain
 
 PROBES_FILE = "probes.json"
 TOP_TOKENS = 20
@@ -109,7 +110,7 @@ def _decode(content: bytes) -> Probes:
     try:
         return msgspec.json.decode(content, type=Probes)
     except msgspec.ValidationError as error:
-        _refuse(f"{error}; {_REMEDY}")
+        _refuse(f"{plain(error, Probes)}; {_REMEDY}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         _refuse(f"is not valid JSON; {_REMEDY}")
 

@@ -119,7 +119,8 @@ class RevisionRow(SQLModel, table=True):
     `is_holdback` says that the canary is the old version, with the sessions that are held back from the new one.
     `decision` is the monitor's decision that it followed from; None is a person's change.
     `restores` is set on a rollback: the revision whose state came back. `undo_revision` is what a plain rollback
-    from here restores, and `undo_stable` the version it would serve; None where nothing came before.
+    from here restores, and `undo_stable` the version it would serve; None where nothing came before. `forced` has the
+    versions that it made serve by force, each with the verdict of its gate; None where nothing was forced.
     """
 
     __tablename__ = "revisions"
@@ -169,6 +170,7 @@ class StopRow(SQLModel, table=True):
     adapter: str = Field(sa_column=Column(String(63), primary_key=True))
     actor: str = Field(sa_column=Column(String(120), nullable=False))
     reason: str = Field(default="", sa_column=Column(String(1000), nullable=False))
+    forced: dict[str, str] | None = _json(nullable=True)
     created_at: datetime = _created_at()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import tempfile
@@ -30,6 +31,10 @@ from registry.database import connect, migrate
 from registry.registry import Registry
 from tests.fakes.engine import FakeEngine
 from tests.registry.lora_samples import BASE, safetensors_bytes, tensors, write_adapter
+
+# What runs tests side by side tells each how wide its terminal is, and so every command that they start.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 # How long an example takes says how busy the machine is, not whether it is right.
 hypothesis.settings.register_profile("ostler", deadline=None)

@@ -13,8 +13,9 @@ ancestry        which datasets a job's own comes after
 storing         content that is named afterwards, or gone again
 candidates      versions at their gate
 sweeping        what ended jobs leave behind
-fitness         whether the engine could serve what a job would make
+fitness         whether the engine could serve what a job would make, and its gate judge it
 lineage         where a version comes from, with base_files for what identifies its base model
+code_version    which code this process runs
 patience        calls to a gateway that may be away for a while
 workspace       a job's folder on this machine
 children        have child processes do tasks; launching and process start, hear and stop them

@@ -23,6 +23,7 @@ from registry.tuning.datasets import Datasets
 from registry.tuning.events import Events
 from registry.tuning.files import Files
 from registry.tuning.jobs import Jobs
+from tuner.code_version import CodeVersion, code_on_disk
 from tuner.metrics import TunerMetrics
 from tuner.settings import TunerSettings
 from tuner.shop import Shop
@@ -49,9 +50,9 @@ async def livez(state: State) -> Response[Health]:
 @get("/readyz")
 async def readyz(state: State) -> Response[Health]:
     """200 while the database answers."""
-    if state.worker.reaches_database:
+    if state.worker.database_problem is None:
         return Response(Health("ok"))
-    return Response(Health("not ready", ["the database does not answer"]), status_code=503)
+    return Response(Health("not ready", [state.worker.database_problem]), status_code=503)
 
 
 @get("/metrics", media_type="text/plain")
@@ -73,6 +74,7 @@ def create_tuner(settings: TunerSettings) -> Litestar:
     database = connect(settings.database)
     store = _store(settings)
     found = TunerMetrics()
+    code = code_on_disk()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -81,7 +83,7 @@ def create_tuner(settings: TunerSettings) -> Litestar:
             stack.push_async_callback(database.dispose)
             client = GatewayClient(settings.url, settings.key, concurrency=settings.tuner_concurrency)
             gateway = await stack.enter_async_context(client)
-            app.state["worker"] = worker = Worker(_shop(settings, database, store, gateway, found))
+            app.state["worker"] = worker = Worker(_shop(settings, database, store, gateway, found, code))
             task = asyncio.create_task(worker.run())
             task.add_done_callback(functools.partial(_tell_of_an_end, app.state))
             try:
@@ -97,7 +99,12 @@ def create_tuner(settings: TunerSettings) -> Litestar:
 
 
 def _shop(
-    settings: TunerSettings, database: AsyncEngine, store: ArtifactStore, gateway: GatewayClient, metrics: TunerMetrics
+    settings: TunerSettings,
+    database: AsyncEngine,
+    store: ArtifactStore,
+    gateway: GatewayClient,
+    metrics: TunerMetrics,
+    code: CodeVersion,
 ) -> Shop:
     return Shop(
         settings=settings,
@@ -109,6 +116,7 @@ def _shop(
         store=store,
         gateway=gateway,
         metrics=metrics,
+        code=code,
     )
 
 

@@ -60,7 +60,7 @@ def adapter_weights(base: BaseSpec, lora: LoraOrder) -> int:
 
 def _require(work: AtWork, size_bytes: int) -> None:
     settings = work.shop.settings
-    settings.work.mkdir(parents=True, exist_ok=True)
+    settings.work.mkdir(mode=0o700, parents=True, exist_ok=True)
     free = shutil.disk_usage(settings.work).free
     needed = settings.tuner_min_free_gib * _GIB + size_bytes
     if free < needed:

@@ -20,7 +20,7 @@ class JobFailed(Exception):
     Attributes:
         code: a stable word for programs, such as ``invalid_training_file``.
         message: for the client: what was wrong, where, and what would be right; no paths, stacks or rows' contents.
-        param: the parameter of the request that was wrong, where there is one.
+        param: the field of the order that was wrong, where there is one (`TuningOrder.param_of`).
     """
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:

@@ -5,7 +5,8 @@
 3. the reading   the engine turns conversations into the same tokens: an adapter that was trained on another chat
                  template answers badly, and nothing else would say why
 
-The sets that the gate will ask can be read: one that cannot is told before training, not after it.
+And whether the gate could judge it: its sets can be read, and the base model can do enough of the retention set. The
+job then tells the rule by which its candidate will be judged. All of it is told before training, not after.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,10 @@ from monitors.watch.client import GatewayRefused
 from tuner.candidates import adapter_folder
 from tuner.children import run_task
 from tuner.errors import JobFailed
+from tuner.evaluation.questions import questions_of
+from tuner.evaluation.rule import write_rule
 from tuner.evaluation.sets import read_sets
+from tuner.evaluation.skills import require_skills
 from tuner.patience import patiently
 from tuner.shop import AtWork
 from tuner.workspace import CheckTask
@@ -24,15 +28,17 @@ _MOST_NAMED = 5
 
 
 async def require_servable(work: AtWork) -> None:
-    """Refuse an order whose result the engine could not serve, or no gate could hold against its sets.
+    """Refuse an order whose result the engine could not serve, or no gate could hold against its sets; tell the rule.
 
     Raises:
         JobFailed: it could not.
         EngineAway: nobody was there to ask.
         Interrupted, ChildCrashed
     """
-    await read_sets(work)
+    sets = await read_sets(work)
     await require_fit(work, await _look(work))
+    await require_skills(work, sets.retention)
+    await write_rule(work, await questions_of(work, sets))
 
 
 async def require_fit(work: AtWork, found: Mapping[str, Any]) -> None:

@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable
 
+from registry.outages import is_outage
 from registry.tuning.jobs import JobLost, Jobs
 from tuner.control import Control
-from tuner.outages import is_outage
 
 log = logging.getLogger(__name__)
 

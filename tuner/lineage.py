@@ -10,26 +10,22 @@
  "seconds": {"training", "job"},                                  of all processes that trained; since the job began
  "cost": {"gpu_hours", "price_per_gpu_hour", "amount"} or null,   of training; null on a CPU or without a price
  "libraries": {"torch": "2.13.0", ...}, "python": "3.11.2",
- "code": {"version", "commit", "changed"}}                        commit: where Ostler runs from a repository
+ "code": {"version", "commit", "changed"}}                        of the tuner's process; see `tuner.code_version`
 """
 
 import asyncio
 import platform
-import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tuner.base_files import base_digests
+from tuner.code_version import installed_version
 from tuner.shop import AtWork
 from tuner.training.plan import Training
 
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers")
-_ROOT = Path(__file__).parent.parent
-_GIT_TIMEOUT_S = 10
 
 
 async def lineage_of(work: AtWork) -> dict[str, Any]:
@@ -57,7 +53,7 @@ async def lineage_of(work: AtWork) -> dict[str, Any]:
         "cost": _cost(settings.pricing(order.base).price_per_gpu_hour, measured.gpu_seconds),
         "libraries": _libraries(),
         "python": platform.python_version(),
-        "code": await asyncio.to_thread(_code),
+        "code": msgspec.to_builtins(work.shop.code),
     }
 
 
@@ -77,30 +73,4 @@ def _cost(price: float | None, gpu_seconds: float) -> dict[str, float] | None:
 
 
 def _libraries() -> dict[str, str]:
-    return {name: found for name in _LIBRARIES if (found := _version(name)) is not None}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _code() -> dict[str, Any]:
-    """Ostler's version; with the commit, and whether files were changed since, where it runs from its repository."""
-    code: dict[str, Any] = {"version": _version("ostler"), "commit": None, "changed": None}
-    if (_ROOT / ".git").exists():  # an installed package may lie in somebody else's repository
-        code["commit"] = _git("rev-parse", "HEAD")
-        changes = _git("status", "--porcelain", "--untracked-files=no")
-        code["changed"] = None if changes is None else bool(changes)
-    return code
-
-
-def _git(*arguments: str) -> str | None:
-    command = ("git", "-C", str(_ROOT), *arguments)
-    try:
-        found = subprocess.run(command, capture_output=True, check=True, text=True, timeout=_GIT_TIMEOUT_S)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
+    return {name: found for name in _LIBRARIES if (found := installed_version(name)) is not None}

@@ -14,7 +14,7 @@ import msgspec
 
 from tuner.control import Control
 from tuner.errors import Cause, ChildCrashed, Interrupted, JobFailed
-from tuner.messages import Done, Failed, Message, Stopped, decode
+from tuner.messages import Done, Failed, Message, Step, Stopped, decode
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ async def run_child(
     it is over and when this process ends, however it ends.
 
     `grace_s` are, by why the job is to stop, the seconds between SIGTERM and SIGKILL, in which the child may finish its
-    step and save what it has. For other causes it is killed at once.
+    step and save what it has. For other causes, and while it has told of no step yet, it is killed at once.
 
     Raises:
         JobFailed: the child said that it cannot be done.
@@ -47,11 +47,22 @@ async def run_child(
     """
     child = _start(command, environment)
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    has_begun = False
+
+    async def hear(message: Message) -> None:
+        nonlocal has_begun
+        has_begun = has_begun or isinstance(message, Step)
+        await listen(message)
+
+    def grace_for(cause: Cause) -> float:
+        return grace_s.get(cause, 0.0) if has_begun else 0.0
+
     async with _reading(child.stdout) as stdout, _reading(child.stderr) as stderr:
         keeping_tail = asyncio.create_task(_keep_tail(stderr, tail))
-        others = [asyncio.create_task(_stop_when_asked(child, control, grace_s)), asyncio.create_task(_outlived(child))]
+        stopping = asyncio.create_task(_stop_when_asked(child, control, grace_for))
+        others = [stopping, asyncio.create_task(_outlived(child))]
         try:
-            last = await _listen(stdout, listen)
+            last = await _listen(stdout, hear)
         finally:
             _end(child)
             await _exit_of(child)
@@ -124,12 +135,13 @@ async def _keep_tail(stderr: asyncio.StreamReader, tail: deque[str]) -> None:
         tail.extend(chunk.decode(errors="replace").splitlines())
 
 
-async def _stop_when_asked(child: subprocess.Popen[bytes], control: Control, grace_s: Mapping[Cause, float]) -> None:
-    cause = await control.wait()
-    if cause in grace_s:
+async def _stop_when_asked(
+    child: subprocess.Popen[bytes], control: Control, grace_for: Callable[[Cause], float]
+) -> None:
+    if grace_s := grace_for(await control.wait()):
         _signal(child, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(control.wait_until_dropped(), grace_s[cause])
+            await asyncio.wait_for(control.wait_until_dropped(), grace_s)
     _signal(child, signal.SIGKILL)
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from monitors.watch.client import GatewayClient
 from registry.artifacts import ArtifactStore
+from registry.outages import is_outage
 from registry.registry import Registry
 from registry.tuning.datasets import Datasets
 from registry.tuning.events import Events, Level
@@ -15,11 +16,11 @@ from registry.tuning.files import CONTENT, Files
 from registry.tuning.jobs import Jobs
 from registry.tuning.orders import TuningOrder
 from registry.tuning.tables import FileRow, TuningJobRow
+from tuner.code_version import CodeVersion
 from tuner.control import Control
 from tuner.errors import Interrupted
 from tuner.launching import child_command
 from tuner.metrics import TunerMetrics
-from tuner.outages import is_outage
 from tuner.settings import TunerSettings
 from tuner.workspace import Task, Workspace
 
@@ -34,6 +35,7 @@ class Shop:
 
     Attributes:
         gateway: serves candidates for their evaluation, like any version.
+        code: which code this process runs.
         child_command: how to start the child that does a task.
     """
 
@@ -46,6 +48,7 @@ class Shop:
     store: ArtifactStore
     gateway: GatewayClient
     metrics: TunerMetrics
+    code: CodeVersion
     child_command: ChildCommand = child_command
 
 

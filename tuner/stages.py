@@ -26,7 +26,7 @@ from tuner.evaluation.run import evaluate
 from tuner.fitness import require_servable
 from tuner.lineage import lineage_of
 from tuner.progress import Progress
-from tuner.results import add_result_file
+from tuner.results import add_result_file, keep_bad_rows, with_bad_rows
 from tuner.sharing import engine_makes_room
 from tuner.shop import AtWork
 from tuner.workspace import PrepareTask, TrainTask
@@ -120,6 +120,7 @@ async def carry_out(work: AtWork, stages: Mapping[str, Stage] = STAGES) -> None:
     Raises:
         JobFailed, Interrupted, ChildCrashed, JobLost, RegistryError
     """
+    await asyncio.to_thread(work.workspace.make)
     for name, stage in stages.items():
         work.control.check()
         await work.note(stage=name)
@@ -151,7 +152,11 @@ async def _freeze(work: AtWork) -> str:
         tokenizer=settings.base_model,
         context=context_of(settings),
     )
-    about = (await run_task(work, task)).result
+    try:
+        about = (await run_task(work, task)).result
+    except JobFailed as failed:
+        raise await with_bad_rows(work, failed) from None
+    bad_rows_file = await keep_bad_rows(work)
     files = {name: work.workspace.dataset / name for name in _FILES}
     stored = await asyncio.to_thread(work.shop.store.put_files, files)
     dataset = DatasetRow(
@@ -162,7 +167,7 @@ async def _freeze(work: AtWork) -> str:
         counts=about["counts"],
         sources=about["sources"],
         parents=about["parents"],
-        report=about["report"],
+        report=about["report"] | {"bad_rows_file": bad_rows_file},
         job=work.job.id,
     )
     await work.shop.datasets.register(dataset)

@@ -5,9 +5,9 @@ import logging
 import shutil
 
 from registry.errors import NotFound, RegistryError
+from registry.outages import is_outage
 from registry.tuning.jobs import ENDED
 from tuner.candidates import reject_left_candidates
-from tuner.outages import is_outage
 from tuner.shop import Shop
 
 log = logging.getLogger(__name__)

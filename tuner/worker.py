@@ -14,6 +14,7 @@ import msgspec
 
 from monitors.watch.errors import place_of
 from registry.errors import RegistryError
+from registry.outages import is_outage, problem_of
 from registry.tuning.jobs import MOST_ATTEMPTS, JobLost, order_of
 from registry.tuning.tables import TuningJobRow
 from tuner.candidates import reject_candidate
@@ -21,7 +22,6 @@ from tuner.control import Control
 from tuner.errors import ChildCrashed, EngineAway, Interrupted, JobFailed
 from tuner.fullness import is_full
 from tuner.holding import Hold
-from tuner.outages import is_outage
 from tuner.shop import AtWork, Shop
 from tuner.stages import STAGES, Stage, carry_out
 from tuner.sweeping import sweep
@@ -51,10 +51,11 @@ class Worker:
         self._control: Control | None = None
         self._stopping = asyncio.Event()
         self._swept_at = 0.0
-        self.reaches_database = False
+        self.database_problem: str | None = "the database was not asked yet"
 
     async def run(self) -> None:
         """Work until `stop`."""
+        log.info("the tuner %s looks for jobs", self._name)
         while not self._stopping.is_set():
             await self._sweep()
             since = time.monotonic()
@@ -84,11 +85,11 @@ class Worker:
         except Exception as error:
             if not is_outage(error):
                 raise
-            if self.reaches_database:
-                log.warning("no job can be claimed: the database does not answer (%s)", type(error).__name__)
-            self.reaches_database = False
+            if self.database_problem is None:
+                log.warning("no job can be claimed: %s (%s)", problem_of(error), type(error).__name__)
+            self.database_problem = problem_of(error)
             return None
-        self.reaches_database = True
+        self.database_problem = None
         return job
 
     async def _work_on(self, job: TuningJobRow, since: float) -> None:
@@ -155,7 +156,8 @@ class Worker:
         message = failed.message
         if work.job.version is not None and failed.code != "rejected_by_gate":
             message += f"; {work.order.adapter}@{work.job.version} is registered: resume the job to go on from there"
-        error = {"code": failed.code, "message": message, "param": failed.param}
+        param = None if failed.param is None else work.order.param_of(failed.param)
+        error = {"code": failed.code, "message": message, "param": param}
         await self._end(work, "failed", f"The job failed: {message}", error=error)
         return "failed"
 
@@ -184,7 +186,7 @@ class Worker:
             return await self._fail(work, JobFailed("disk_full", "the tuner's disk is full; free some, and ask again"))
         log.error("the job %s broke off: %s", work.job.id, place_of(error))
         if is_outage(error):
-            return await self._try_again(work, "the database did not answer")
+            return await self._try_again(work, problem_of(error))
         why = f"something failed inside the tuner ({type(error).__name__}); its log says more"
         if isinstance(error, OSError):
             return await self._try_again(work, why)

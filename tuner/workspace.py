@@ -5,6 +5,7 @@ Whatever another machine would need to go on is in the artifact store; this fold
 <cache>/tuner/<job>/
     task.json           what the child shall do, a `Task`
     dataset/            the frozen dataset: train.jsonl, validation.jsonl, holdout.jsonl, about.json
+    bad_rows.jsonl      the uploaded rows that cannot be used, each with its reason
     tables/             its rows as tokens
     checkpoints/        the trainer's own, `checkpoint-<step>/`
     adapter/            the result: adapter_config.json, adapter_model.safetensors, probes.json
@@ -101,6 +102,11 @@ class Workspace:
         return self.folder / "dataset"
 
     @property
+    def bad_rows(self) -> Path:
+        """The uploaded rows that cannot be used."""
+        return self.folder / "bad_rows.jsonl"
+
+    @property
     def tables(self) -> Path:
         """The dataset's rows as tokens."""
         return self.folder / "tables"
@@ -139,9 +145,14 @@ class Workspace:
             if step < before and step != keep:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def make(self) -> None:
+        """Have the folder; it holds what users said, so nobody else may look into it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+
     def write_task(self, task: Task) -> None:
         """Leave the child its task."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.make()
         self.task_file.write_bytes(msgspec.json.encode(task))
 
     def read_task(self) -> Task:

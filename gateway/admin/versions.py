@@ -1,6 +1,7 @@
 """Single versions: what they were made from and how, and what the gate said of them."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from registry.registry import Registry
 
 PAGE = "report.html"
 """The name of the one file in a report's artifact."""
+GATE_PAGE = ResponseSpec(str, generate_examples=False, media_type="text/html", description="The gate's report")
 _HEADERS = REPORT_HEADERS | {
     # This page draws without scripts, so none may run, whatever a report's names and labels hold.
     "content-security-policy": (
@@ -66,23 +68,32 @@ class VersionController(Controller):
         "/report",
         summary="Show the report of a version's gate",
         media_type="text/html",
-        responses={
-            **refusals(404),
-            200: ResponseSpec(str, generate_examples=False, media_type="text/html", description="The gate's report"),
-        },
+        responses={**refusals(404), 200: GATE_PAGE},
     )
     async def report(
         self, name: FromPath[str], number: FromPath[int], registry: NamedDependency[Registry]
     ) -> Response[bytes]:
         """What the gate saw, as a page of HTML with plots."""
         require_version_number(name, number)
-        page = ((await registry.version_record(name, number)).report or {}).get("page")
+        page = await gate_page(registry, (await registry.version_record(name, number)).report)
         if page is None:
             raise NotFound(f"version {number} of {name!r} has no report of a gate", param="number")
-        folder = await asyncio.to_thread(registry.store.fetch, page)
-        with store_failures("be read"):  # another process may just be removing it
-            content = await asyncio.to_thread((folder / PAGE).read_bytes)
-        return Response(content, media_type="text/html", headers=_HEADERS)
+        return page
+
+
+async def gate_page(registry: Registry, report: Mapping[str, Any] | None) -> Response[bytes] | None:
+    """The page of a gate's report; None where there is none.
+
+    Raises:
+        StoreFailure
+    """
+    page = (report or {}).get("page")
+    if page is None:
+        return None
+    folder = await asyncio.to_thread(registry.store.fetch, page)
+    with store_failures("be read"):  # another process may just be removing it
+        content = await asyncio.to_thread((folder / PAGE).read_bytes)
+    return Response(content, media_type="text/html", headers=_HEADERS)
 
 
 async def _shown(directory: Directory, name: str, number: int) -> tuple[Adapter, Version]:

@@ -1,16 +1,18 @@
 """OpenAI's fine-tuning jobs: asked for, looked at, and stopped. A tuner does the work, and writes how far it is."""
 
+import contextlib
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, get, post
+from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.admin.fields import NO_NUL
+from gateway.admin.versions import GATE_PAGE, gate_page
 from gateway.directory import Directory
 from gateway.errors import InvalidRequest
 from gateway.json_body import StrictRequest
@@ -35,6 +37,7 @@ from registry.registry import Registry
 from registry.tuning.events import Events, event_number
 from registry.tuning.files import Files
 from registry.tuning.jobs import LONGEST_IDEMPOTENCY_KEY, Asker, Jobs, digest_of
+from registry.tuning.tables import TuningJobRow
 
 _LARGEST_BODY = 256 << 10
 _METADATA = re.compile(r"metadata\[(?P<name>.*)\]", re.DOTALL)
@@ -113,10 +116,35 @@ class JobController(Controller):
 
     @get("/{fine_tuning_job_id:str}", summary="Show a fine-tuning job", responses=refusals(404))
     async def show(
-        self, fine_tuning_job_id: FromPath[str], request: AnyRequest, database: NamedDependency[AsyncEngine]
+        self,
+        fine_tuning_job_id: FromPath[str],
+        request: AnyRequest,
+        database: NamedDependency[AsyncEngine],
+        registry: NamedDependency[Registry],
     ) -> JobShape:
-        """One job, and how far it is."""
-        return job_shape(await Jobs(database).find(fine_tuning_job_id, adapters=_adapters(request)))
+        """One job, how far it is, and what its gate said."""
+        job = await Jobs(database).find(fine_tuning_job_id, adapters=_adapters(request))
+        return job_shape(job, await _report(registry, job))
+
+    @get(
+        "/{fine_tuning_job_id:str}/report",
+        summary="Show the report of a fine-tuning job's gate",
+        media_type="text/html",
+        responses={**refusals(404), 200: GATE_PAGE},
+    )
+    async def report(
+        self,
+        fine_tuning_job_id: FromPath[str],
+        request: AnyRequest,
+        database: NamedDependency[AsyncEngine],
+        registry: NamedDependency[Registry],
+    ) -> Response[bytes]:
+        """What the gate saw of the job's candidate, as a page of HTML with plots."""
+        job = await Jobs(database).find(fine_tuning_job_id, adapters=_adapters(request))
+        page = await gate_page(registry, await _report(registry, job))
+        if page is None:
+            raise NotFound(f"the job {job.id} has no report of a gate", param="fine_tuning_job_id")
+        return page
 
     @post(
         "/{fine_tuning_job_id:str}/cancel",
@@ -200,6 +228,15 @@ class JobController(Controller):
         job = await Jobs(database).find(fine_tuning_job_id, adapters=_adapters(request))
         found = await Events(database).checkpoints(job.id, after=after, limit=limit + 1)
         return list_shape([checkpoint_shape(checkpoint, job) for checkpoint in found], limit)
+
+
+async def _report(registry: Registry, job: TuningJobRow) -> Mapping[str, Any] | None:
+    """What the gate said of the job's candidate, if it has said anything."""
+    if job.version is None:
+        return None
+    with contextlib.suppress(NotFound):
+        return (await registry.version_record(job.adapter, job.version)).report
+    return None
 
 
 async def _wish(request: AnyRequest, database: AsyncEngine, job_id: str, wanted: str, actor: str) -> JobShape:

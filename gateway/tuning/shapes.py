@@ -1,13 +1,14 @@
 """The JSON that clients see of fine-tuning jobs: OpenAI's objects, each with what only Ostler has under `ostler`."""
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from registry.tuning.events import event_id
-from registry.tuning.jobs import AT_WORK, order_of
+from registry.tuning.jobs import order_of
 from registry.tuning.orders import (
     Auto,
     DataOrder,
@@ -18,6 +19,8 @@ from registry.tuning.orders import (
     StoppingOrder,
     TuningOrder,
 )
+from registry.tuning.rules import GateRule
+from registry.tuning.states import is_free
 from registry.tuning.tables import TuningCheckpointRow, TuningEventRow, TuningJobRow
 
 T = TypeVar("T")
@@ -25,6 +28,7 @@ Status = Literal["validating_files", "queued", "running", "succeeded", "failed",
 State = Literal["queued", "validating_files", "running", "paused", "succeeded", "failed", "cancelled"]
 Stage = Literal["waiting", "data", "fitness", "training", "registering", "evaluating", "done"]
 _ORGANIZATION = "ostler"
+_OF_THE_PAGE = ("plots", "page")
 
 
 class HyperparametersShape(msgspec.Struct, frozen=True):
@@ -72,7 +76,9 @@ class OstlerJobShape(msgspec.Struct, frozen=True):
 
     `state` is `status`, but for a paused job; `wanted` what was asked of the job last, which is so within a step.
     `candidate` is the version that was registered, whatever its gate said; `dataset` the digest of what it is made
-    from; `attempt` how many tuners have held the job since its newest checkpoint, `reason` why it was asked for.
+    from; `attempt` how many tuners have held the job since its newest checkpoint, `reason` why it was asked for. `rule`
+    is what its gate holds the candidate to, null until its fitness was checked; `report` what the gate saw, left out
+    until then, and where more than one job, or a change of one, is told.
     """
 
     adapter: str
@@ -88,6 +94,8 @@ class OstlerJobShape(msgspec.Struct, frozen=True):
     reason: str
     started_at: int | None
     order: OrderShape
+    rule: GateRule | None
+    report: dict[str, Any] | UnsetType = UNSET
 
 
 class JobShape(msgspec.Struct, frozen=True):
@@ -167,10 +175,10 @@ def list_shape(found: list[S], limit: int) -> ListShape[S]:
     return ListShape(page, has_more=len(found) > limit, first_id=first, last_id=last)
 
 
-def job_shape(job: TuningJobRow) -> JobShape:
-    """A job as clients see it."""
+def job_shape(job: TuningJobRow, report: Mapping[str, Any] | None = None) -> JobShape:
+    """A job as clients see it, with its gate's report if that is given."""
     order = order_of(job)
-    is_open = job.state in AT_WORK
+    is_held = not is_free(job, datetime.now(UTC))
     return JobShape(
         id=job.id,
         created_at=_seconds(job.created_at),
@@ -185,10 +193,10 @@ def job_shape(job: TuningJobRow) -> JobShape:
         trained_tokens=job.trained_tokens,
         training_file=order.training_file,
         validation_file=order.validation_file,
-        estimated_finish=_moment(job.estimated_finish) if is_open else None,
+        estimated_finish=_moment(job.estimated_finish) if is_held else None,
         metadata=order.metadata,
         method=_method(order),
-        ostler=_ours(job, order),
+        ostler=_ours(job, order, report),
     )
 
 
@@ -218,7 +226,7 @@ def checkpoint_shape(checkpoint: TuningCheckpointRow, job: TuningJobRow) -> Chec
     )
 
 
-def _ours(job: TuningJobRow, order: TuningOrder) -> OstlerJobShape:
+def _ours(job: TuningJobRow, order: TuningOrder, report: Mapping[str, Any] | None) -> OstlerJobShape:
     return OstlerJobShape(
         adapter=job.adapter,
         base=job.base,
@@ -233,7 +241,14 @@ def _ours(job: TuningJobRow, order: TuningOrder) -> OstlerJobShape:
         reason=order.reason,
         started_at=_moment(job.started_at),
         order=OrderShape(order.lora, order.data, order.stopping, order.gate),
+        rule=None if job.rule is None else msgspec.convert(job.rule, GateRule),
+        report=UNSET if report is None else _summary(report),
     )
+
+
+def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report without what only its page draws."""
+    return {name: value for name, value in report.items() if name not in _OF_THE_PAGE}
 
 
 def _method(order: TuningOrder) -> MethodShape:

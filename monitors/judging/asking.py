@@ -40,12 +40,14 @@ class Asker:
         concurrency: how many rows are asked at once.
         pauses_s: how long it waits before each further attempt, where another time may be better, seconds.
         passing: the gateway's refusals that may pass, beside errors of its own (5xx) and no answer at all.
+        answered: is called for each row of a set that was answered.
     """
 
     gateway: GatewayClient
     concurrency: int
     pauses_s: Sequence[float] = PAUSES_S
     passing: frozenset[int] = _BUSY
+    answered: Callable[[], None] = lambda: None
 
     async def answers(self, model: str, golden: GoldenSet, *, likelihoods: bool = False) -> list[Answered]:
         """The model's answers in the set's order, with how likely it holds the references.
@@ -102,6 +104,7 @@ class Asker:
                     found[index] = await ask(row)
                 except GatewayRefused as refused:
                     raise RunFailed(f"row {index + 1}: {refused}", may_pass=self.may_pass(refused)) from None
+                self.answered()
 
         try:
             async with asyncio.TaskGroup() as group:

@@ -8,6 +8,7 @@ import msgspec
 from monitors.judging.scorers import SCORERS, check_choice
 from registry.errors import InvalidValue
 from registry.monitoring import Monitoring, ScorerChoice
+from registry.wording import plain
 
 FEEDBACK = "feedback"
 """What clients and people said of an answer: scored for every adapter, without being chosen."""
@@ -37,7 +38,7 @@ def judge_options(choice: ScorerChoice) -> JudgeOptions:
     try:
         return msgspec.convert(choice.options, JudgeOptions)
     except msgspec.ValidationError as error:
-        raise InvalidValue(f"options of the scorer {JUDGE}: {error}", param="scorers") from None
+        raise InvalidValue(f"options of the scorer {JUDGE}: {plain(error, JudgeOptions)}", param="scorers") from None
 
 
 def check_options(choices: Sequence[ScorerChoice]) -> None:

@@ -19,6 +19,7 @@ from monitors.judging.scorers import SCORERS, check_choice
 from registry.artifacts import Artifact, ArtifactStore, canonical_json
 from registry.errors import InvalidValue, StoreFailure
 from registry.monitoring import ScorerChoice
+from registry.wording import plain
 
 DEFAULT_SCORERS = ("exact_match", "token_f1")
 LONGEST_SET_BYTES = 64 << 20
@@ -257,7 +258,7 @@ def _wrong_choice(choices: Sequence[ScorerChoice]) -> str | None:
 def _words(error: Exception) -> str:
     """What is wrong with a line, without what stands in it."""
     if isinstance(error, msgspec.ValidationError):
-        return str(error)
+        return plain(error, GoldenRow)
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     return f"it is not valid JSON; {_ONE_ROW_FORM}"

@@ -20,6 +20,7 @@ import msgspec
 from monitors.judging import formats, refusals
 from registry.errors import InvalidValue
 from registry.monitoring import ScorerChoice
+from registry.wording import plain
 
 LONGEST = 2000  # tokens of a text that ROUGE-L compares: its time grows with their square
 _LONE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # Thai, kana, Chinese, Korean: words are not parted
@@ -226,7 +227,8 @@ def _options(name: str, options: bytes) -> msgspec.Struct:
     try:
         return msgspec.json.decode(options, type=scorer.options)
     except msgspec.ValidationError as error:
-        raise InvalidValue(f"options of the scorer {name}: {error}", param="scorers") from None
+        words = plain(error, scorer.options)
+        raise InvalidValue(f"options of the scorer {name}: {words}", param="scorers") from None
 
 
 def _labels(answers: Sequence[str], references: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -51,9 +51,9 @@ async def livez(state: State) -> Response[Health]:
 @get("/readyz")
 async def readyz(state: State) -> Response[Health]:
     """200 while the database answers."""
-    if state.loop.reaches_database:
+    if state.loop.database_problem is None:
         return Response(Health("ok", state.loop.is_active))
-    return Response(Health("not ready", problems=["the database does not answer"]), status_code=503)
+    return Response(Health("not ready", problems=[state.loop.database_problem]), status_code=503)
 
 
 @get("/metrics", media_type="text/plain")

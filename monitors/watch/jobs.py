@@ -38,6 +38,8 @@ class CountingJob:
         metrics, database = self._workshop.metrics, self._workshop.database
         for state, count in (await Jobs(database).counts()).items():
             metrics.tuning_jobs.labels(state).set(count)
+        for code, count in (await Jobs(database).failures()).items():
+            metrics.tuning_failures.labels(code).set(count)
         oldest = await waits_since(database)
         metrics.tuning_wait.set(0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
         for labels, count in (await decision_counts(database)).items():

@@ -13,6 +13,7 @@ from monitors.watch.metrics import MonitorMetrics
 from monitors.watch.work import Job
 from registry.catalog import Catalog
 from registry.leases import Leases
+from registry.outages import problem_of
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class MonitorLoop:
         self._holder = f"monitor-{secrets.token_hex(6)}"
         self._held_until = 0.0
         self.is_active = False
-        self.reaches_database = False
+        self.database_problem: str | None = "the database was not asked yet"
 
     async def run(self) -> None:
         """Work for ever; when cancelled, give the lease back."""
@@ -76,12 +77,12 @@ class MonitorLoop:
         try:
             holds = await self._leases.acquire_lease(LEASE, self._holder, self._lease_s)
         except Exception as error:
-            if self.reaches_database:
-                log.warning("the monitor's lease cannot be renewed (%s)", type(error).__name__)
-            self.reaches_database = False
+            if self.database_problem is None:
+                log.warning("the monitor's lease cannot be renewed: %s (%s)", problem_of(error), type(error).__name__)
+            self.database_problem = problem_of(error)
             self._set_active(active=time.monotonic() < self._held_until)
             return
-        self.reaches_database = True
+        self.database_problem = None
         # Less than the whole, so that it is over here before another monitor may take it.
         self._held_until = asked + self._lease_s - self._renew_s if holds else 0.0
         self._set_active(active=holds)

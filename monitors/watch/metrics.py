@@ -80,6 +80,7 @@ class MonitorMetrics:
             "ostler_loop_acts", "What the loop decided to do so far, from the database.", ("adapter", "act")
         )
         self.tuning_jobs = self._gauge("ostler_tuning_jobs", "Tuning jobs by status.", ("status",))
+        self.tuning_failures = self._gauge("ostler_tuning_failures", "Failed tuning jobs by why.", ("code",))
         self.tuning_wait = self._gauge(
             "ostler_tuning_wait_seconds", "Longest wait of a tuning job that a tuner could begin; 0 if none waits."
         )

@@ -7,7 +7,7 @@ import typer
 
 from ostler import policies, render, tables, tuning
 from ostler.client import AdminClient, CommandFailed, segment
-from ostler.options import Json, Key, Name, Number, Reason, Url, show
+from ostler.options import Json, Key, Name, Number, Reason, Url, save, show
 from ostler.reports import show_version
 
 
@@ -75,15 +75,8 @@ def show_adapter(
     version = tuning.version(client, adapter, int(number))
     if report is not None:
         page = client.download(f"/adapters/{segment(adapter)}/versions/{number}/report")
-        _write(report, page)
+        save(report, page)
     show(version, json, lambda version: show_version(adapter, version))
-
-
-def _write(file: Path, content: bytes) -> None:
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        raise CommandFailed(f"{file} cannot be written: {error.strerror}", 2) from error
 
 
 def archive(

@@ -1,4 +1,4 @@
-"""The command that says what a tuning job would make of a file."""
+"""Commands about files of rows: what a tuning job would make of one, and what lies at the gateway."""
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ostler import render
-from ostler.client import CommandFailed
-from ostler.options import Json, show
+from ostler import render, tuning
+from ostler.client import AdminClient, CommandFailed
+from ostler.options import Json, Key, Url, save
 
 if TYPE_CHECKING:
     from tuner.data.report import FileReport, Report
@@ -49,9 +49,24 @@ def check(
         raise CommandFailed("--near-duplicates must be 0, or from 0.5 to 1", 2)
     data = {"bad_rows_share": bad_rows_share, "near_duplicates": near_duplicates or None}
     report = _report(file, validation, method.value, data, tokenizer, longest)
-    show(report.to_builtins(), json, lambda _answer: _tell(report))
+    if json:
+        render.plain(report.to_json())
+    else:
+        _tell(report)
     if report.problem is not None:
         raise typer.Exit(1)
+
+
+def get(
+    file_id: Annotated[str, typer.Argument(metavar="FILE_ID", help="Its id.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where it goes.")],
+    url: Url = "",
+    api_key: Key = "",
+) -> None:
+    """Fetch a file from the gateway: an uploaded one, or what a job left, as its bad rows."""
+    content = tuning.download_file(AdminClient(url, api_key), file_id)
+    save(out, content)
+    render.out.print(f"{out}: {render.size(len(content))}")
 
 
 def _report(
@@ -79,6 +94,8 @@ def _tell(report: "Report") -> None:
     if report.validation is not None:
         rows.append(("validation", *_file(report.validation)))
     render.table(("FILE", "ROWS", "UNUSABLE", "WHY"), rows, "No files.")
+    if any(file.more for file in (report.training, report.validation) if file is not None):
+        render.out.print("--json lists every unusable row.")
     render.table(("WHAT", "FOUND"), _found(report), "Nothing found.")
     splits = [("all", *_counts(report.counts))] if report.counts else []
     labels = [(label, *_counts(counts)) for label, counts in report.labels.items()]
@@ -103,7 +120,7 @@ def _found(report: "Report") -> Iterator[tuple[str, str]]:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in personal.found.items())
         by = " and ".join(personal.finders)
         yield "personal data replaced", f"{kinds} in {personal.rows:,} rows, by {by}" if kinds else f"none, by {by}"
-    if tokens is not None:
+    if tokens is not None and tokens.total:
         limit = f", {tokens.limit:,} at most" if tokens.limit else ""
         yield "tokens", f"{tokens.total:,} in all, {tokens.learned:,} of which are learned"
         yield "tokens of a row", f"median {tokens.median:,}, longest {tokens.longest:,}{limit}"

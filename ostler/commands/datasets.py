@@ -30,14 +30,12 @@ def _table(answer: Any) -> None:
         (
             each["id"],
             each["digest"][:_DIGEST_SHOWN],
-            each["method"],
-            _counted(each["counts"]),
             render.when(each["created_at"]),
-            _origin(each),
+            _about(each),
         )
         for each in answer["data"]
     ]
-    render.table(("ID", "DIGEST", "METHOD", "ROWS", "MADE", "LABELS, PARENTS, JOB"), rows, "No datasets yet.")
+    render.table(("ID", "DIGEST", "MADE", "ROWS, LABELS, PARENTS, JOB"), rows, "No datasets yet.")
     if answer["has_more"]:
         render.out.print(f"There are older ones: --before {answer['data'][-1]['id']}")
 
@@ -46,8 +44,15 @@ def _counted(counts: Any) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
-def _origin(dataset: Any) -> tuple[str, ...]:
-    """Where its labels came from, which datasets it follows, and which job made it."""
+def _about(dataset: Any) -> tuple[str, ...]:
+    """What is in it and was left out, where its labels came from, which datasets it follows, and which job made it."""
     parents = ", ".join(parent[:_DIGEST_SHOWN] for parent in dataset["parents"])
-    lines = (_counted(dataset["sources"]), f"after {parents}" if parents else "", f"by {dataset['job']}")
+    bad_rows = dataset["report"].get("bad_rows_file")
+    lines = (
+        f"{dataset['method']}: {_counted(dataset['counts'])}",
+        f"labels: {_counted(dataset['sources'])}",
+        f"bad rows: {bad_rows}" if bad_rows else "",
+        f"after {parents}" if parents else "",
+        f"by {dataset['job']}",
+    )
     return tuple(filter(None, lines))

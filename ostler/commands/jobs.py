@@ -33,7 +33,7 @@ def show_job(job_id: Job, json: Json = False, url: Url = "", api_key: Key = "") 
     client = AdminClient(url, api_key)
     job = tuning.job(client, job_id)
     show(job, json, _details)
-    if not json and (report := tuning.report_of(client, job)):
+    if not json and (report := tuning.report_of(job)):
         show_report(report)
 
 
@@ -73,7 +73,7 @@ def follow_to_the_end(client: AdminClient, job_id: str, *, json: bool) -> None:
     if json:
         following.JsonLines().tell(job)
     else:
-        if report := tuning.report_of(client, job):
+        if report := tuning.report_of(job):
             show_report(report)
         _tell_end(job)
     if job["status"] != "succeeded":
@@ -110,16 +110,21 @@ def _tell_end(job: Any) -> None:
 
 def _table(answer: Any) -> None:
     rows = [
-        (each["id"], each["ostler"]["adapter"], state_of(each), _moment(each["created_at"]), _result(each))
-        for each in answer["data"]
+        (each["id"], each["ostler"]["adapter"], _moment(each["created_at"]), _standing(each)) for each in answer["data"]
     ]
-    render.table(("JOB", "ADAPTER", "STATE", "ASKED FOR", "RESULT"), rows, "No tuning jobs yet: `ostler tune NAME`.")
+    render.table(("JOB", "ADAPTER", "ASKED FOR", "STATE, RESULT"), rows, "No tuning jobs yet: `ostler tune NAME`.")
     if answer["has_more"]:
         render.out.print(f"There are more: --after {answer['data'][-1]['id']} goes on.")
 
 
 def _moment(seconds: int | None) -> str:
     return render.when(None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat())
+
+
+def _standing(job: Any) -> tuple[str, ...]:
+    """The state, and below it what came of it, in few words; `show` has them all."""
+    result = job["error"]["code"] if job["error"] else _result(job)
+    return tuple(filter(None, (state_of(job), result)))
 
 
 def _result(job: Any) -> str | None:

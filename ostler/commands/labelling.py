@@ -148,8 +148,9 @@ def _words(tally: "Tally", choice: "TeacherChoice") -> str:
     """Counts, tokens and money so far."""
     done = f"{tally.before + tally.labelled:,} of {tally.prompts:,}"
     failed = f", {tally.failed:,} failed" if tally.failed else ""
-    tokens = f"{tally.prompt_tokens:,} tokens in, {tally.completion_tokens:,} out"
-    return f"{done}{failed}; {tokens}{_money(tally, choice)}"
+    counted = f"; {tally.prompt_tokens:,} tokens in, {tally.completion_tokens:,} out"
+    tokens = counted if tally.prompt_tokens else ""
+    return f"{done}{failed}{tokens}{_money(tally, choice)}"
 
 
 def _money(tally: "Tally", choice: "TeacherChoice") -> str:

@@ -136,6 +136,8 @@ def _setting(said: str) -> tuple[str, Any]:
     path, equals, value = said.partition("=")
     if not equals or not all(path.split(".")):
         raise CommandFailed(f"--set {said!r} is not KEY=VALUE, as in --set gate.least_gain=0.02", 2)
+    if path.split(".", maxsplit=1)[0] == "adapter":
+        raise CommandFailed(f"--set {said!r}: the adapter is the first argument: ostler tune NAME", 2)
     try:
         return path, json_format.loads(value)
     except ValueError:

@@ -3,6 +3,7 @@
 The gateway writes what clients ask for and the tuner what becomes of it; they meet only here.
 
 orders          what a job is asked to do: plain structs with their limits, no database
+rules           what a job's gate holds its candidate to
 tables          the rows
 files           uploaded files
 needs           which files open jobs need

@@ -14,9 +14,9 @@ _JOBS = TuningJobRow.__table__  # type: ignore[attr-defined]  # what SQLModel ad
 async def waits_since(engine: AsyncEngine) -> datetime | None:
     """Since when the job has waited that has waited longest of those that a tuner could begin now; None without one.
 
-    A job waits from when it was asked for, or its adapter's job before it had ended, or it may be tried again; one
-    whose tuner was lost, from the end of the lease. One that waits for another of its adapter, which is at work, is
-    none of those; and one that was paused counts from when it was asked for.
+    A job waits from when it was asked for, was resumed, was let go of by its tuner or may be tried again, or its
+    adapter's job before it had ended; one whose tuner was lost, from the end of the lease. One that waits for another
+    of its adapter, which is at work, is none of those.
     """
     now = datetime.now(UTC)
     at_work = _JOBS.c.state.in_(AT_WORK)

@@ -16,12 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from registry.database import writing
 from registry.tables import UtcDateTime
 from registry.tuning.events import NewCheckpoint, NewEvent, add_checkpoint, add_event, add_events
-from registry.tuning.states import AT_WORK, ENDED, LET_GO, ended, settled
+from registry.tuning.states import AT_WORK, ENDED, ended, let_go, settled
 from registry.tuning.tables import TuningCheckpointRow, TuningJobRow
 
 MOST_ATTEMPTS = 3
 """Tuners that may lose a job, with no new checkpoint between, before it is given up: it might kill them for ever."""
-_SETTLED = {"run": "The job goes on", "pause": "The job is paused", "cancel": "The job was cancelled"}
+_SETTLED = {
+    "run": "The job had stopped already when it was asked to resume; it goes on",
+    "pause": "The job is paused",
+    "cancel": "The job was cancelled",
+}
 _JOBS = TuningJobRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _CHECKPOINTS = TuningCheckpointRow.__table__  # type: ignore[attr-defined]
 
@@ -43,28 +47,34 @@ class Claims:
     async def claim(self, worker: str, *, bases: Collection[str], lease_s: float) -> TuningJobRow | None:
         """Take the job that waits longest, or one whose tuner was lost; None if there is none for these bases.
 
-        One that was claimed too often since its newest checkpoint has failed.
+        One that was claimed too often since its newest checkpoint has failed. A lost tuner is told of in the events.
         """
         now = datetime.now(UTC)
         claimable = _claimable(now) & _JOBS.c.base.in_(sorted(bases))
-        oldest = select(_JOBS.c.id).where(claimable).order_by(_JOBS.c.created_at, _JOBS.c.id).limit(1)
+        oldest = select(_JOBS).where(claimable).order_by(_JOBS.c.created_at, _JOBS.c.id).limit(1)
         oldest = oldest.with_for_update(skip_locked=True)  # another tuner is just taking that one
         taking = (
             update(_JOBS)
-            .where(_JOBS.c.id == oldest.scalar_subquery(), claimable)
+            .where(claimable)
             .values(
                 worker=worker,
                 lease_until=now + timedelta(seconds=lease_s),
                 attempt=_JOBS.c.attempt + 1,
                 state=case((_JOBS.c.dataset.is_(None), "validating_files"), else_="running"),
                 started_at=func.coalesce(_JOBS.c.started_at, literal(now, UtcDateTime())),
+                estimated_finish=None,
             )
             .returning(_JOBS)
         )
         try:
             async with writing(self._engine) as connection:
                 await _settle_the_lost(connection, now)
-                row = (await connection.execute(taking)).first()
+                found = (await connection.execute(oldest)).first()
+                if found is None:
+                    return None
+                row = (await connection.execute(taking.where(_JOBS.c.id == found.id))).first()
+                if row is not None and found.worker is not None:
+                    await add_event(connection, row.id, _taken_over(as_job(found), worker), level="warn")
         except IntegrityError:  # another tuner has just begun another job of the same adapter
             return None
         return None if row is None else as_job(row)
@@ -128,21 +138,21 @@ class Claims:
 
         One that is queued again waits until `claimable_from`, where that is among the values.
 
-        That is another one where somebody wished so meanwhile: a job that is queued again while it is to be cancelled
-        is cancelled, for nobody would claim it any more.
+        That is another one where somebody wished so meanwhile, and its event is that one's: a job that is queued again
+        while it is to be cancelled is cancelled, for nobody would claim it any more.
 
         Raises:
             JobLost
         """
-        columns = ended(state) if state in ENDED else {"state": state, **LET_GO}
+        columns = ended(state) if state in ENDED else let_go(state)
         async with writing(self._engine) as connection:
             await _write(connection, job_id, worker, columns | values)
-            await add_event(connection, job_id, message, level="error" if state == "failed" else "info")
             job = as_job((await connection.execute(select(_JOBS).where(_JOBS.c.id == job_id))).one())
             wished = {} if state in ENDED else settled(job, job.wanted)
             if wished:
                 await connection.execute(update(_JOBS).where(_JOBS.c.id == job_id).values(**wished))
-                await add_event(connection, job_id, _SETTLED[job.wanted])
+                message = _SETTLED[job.wanted]
+            await add_event(connection, job_id, message, level="error" if state == "failed" else "info")
             return str(wished.get("state", state))
 
     async def unswept(self) -> list[TuningJobRow]:
@@ -180,6 +190,15 @@ async def _settle_the_lost(connection: AsyncConnection, now: datetime) -> None:
             columns = ended("failed") | {"error": {"code": "worker_lost", "message": message, "param": None}}
             await add_event(connection, job.id, f"The job failed: {message}", level="error")
         await connection.execute(update(_JOBS).where(_JOBS.c.id == job.id).values(**columns))
+
+
+def _taken_over(job: TuningJobRow, worker: str) -> str:
+    """What clients read when a tuner goes on with another's job; a worker's name begins with its machine's."""
+    lost, successor = ((name or "").rpartition("-")[2] for name in (job.worker, worker))
+    return (
+        f"The tuner {lost} was not heard of, and its hold on the job ended at {job.lease_until:%Y-%m-%dT%H:%M:%SZ}; "
+        f"the tuner {successor} goes on with the job"
+    )
 
 
 def _held(job_id: str, worker: str) -> ColumnElement[bool]:

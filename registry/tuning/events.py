@@ -132,8 +132,9 @@ class Events:
         return [TuningEventRow(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name for it
 
     async def metrics(self, job: str) -> list[dict[str, Any]]:
-        """The data of the job's metrics events, oldest first."""
-        query = select(_EVENTS.c.data).where(_EVENTS.c.job == job, _EVENTS.c.type == "metrics").order_by(_EVENTS.c.id)
+        """The data of the job's metrics events that are of a step, oldest first."""
+        of_steps = (_EVENTS.c.type == "metrics", _EVENTS.c.data["step"].as_integer().is_not(None))
+        query = select(_EVENTS.c.data).where(_EVENTS.c.job == job, *of_steps).order_by(_EVENTS.c.id)
         async with self._engine.connect() as connection:
             return list((await connection.execute(query)).scalars())
 

@@ -30,7 +30,7 @@ from registry.tuning.claims import MOST_ATTEMPTS, Claims, JobLost, as_job
 from registry.tuning.events import add_event
 from registry.tuning.needs import add_needs
 from registry.tuning.orders import TuningOrder
-from registry.tuning.states import AT_WORK, ENDED, OPEN, STATES, can_be_judged_again, is_free, settled
+from registry.tuning.states import AT_WORK, ENDED, FAILURES, OPEN, STATES, can_be_judged_again, is_free, settled
 from registry.tuning.tables import TuningJobRow
 
 __all__ = ["AT_WORK", "ENDED", "MOST_ATTEMPTS", "OPEN", "STATES", "Asker", "JobLost", "Jobs", "digest_of", "order_of"]
@@ -180,6 +180,14 @@ class Jobs(Claims):
         async with self._engine.connect() as connection:
             rows = await connection.execute(select(_JOBS.c.state, func.count()).group_by(_JOBS.c.state))
             return dict.fromkeys(STATES, 0) | {state: count for state, count in rows}  # noqa: C416 - rows are no pairs
+
+    async def failures(self) -> dict[str, int]:
+        """How many jobs have failed for each reason, by its code; codes without any are there with 0."""
+        code = _JOBS.c.error["code"].as_string()
+        query = select(code, func.count()).where(_JOBS.c.state == "failed").group_by(code)
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(query)
+            return dict.fromkeys(FAILURES, 0) | {code: count for code, count in rows if code is not None}
 
 
 def _new_row(order: TuningOrder, model: str, asker: Asker) -> dict[str, Any]:

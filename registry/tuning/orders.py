@@ -125,6 +125,12 @@ class GateOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latency_ratio: Annotated[float, Meta(ge=1.0, le=100.0)] = 1.5
 
 
+_OWN_FIELDS = frozenset(
+    ("adapter", "start_from", "stopping", "gate", "reason", *LoraOrder.__struct_fields__, *DataOrder.__struct_fields__)
+)
+"""What OpenAI has no field for, so that requests have it under `ostler`."""
+
+
 class TuningOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that a job is asked to do.
 
@@ -155,6 +161,13 @@ class TuningOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metadata: dict[str, str] | None = None
     reason: Annotated[str, Meta(max_length=1000)] = ""
 
+    def param_of(self, field: str) -> str:
+        """Where a field of the order stands in a request for it, as errors name it in `param`."""
+        name = field.split(".", maxsplit=1)[0]
+        if name in Hyperparameters.__struct_fields__:
+            return f"method.{self.method}.hyperparameters.{field}"
+        return f"ostler.{field}" if name in _OWN_FIELDS else field
+
     def check(self) -> None:
         """What the types cannot say.
 
@@ -162,10 +175,11 @@ class TuningOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             InvalidValue: values that do not go together.
         """
         if self.method == "supervised" and self.hyperparameters.beta != "auto":
-            raise InvalidValue("`beta` is a hyperparameter of the method dpo alone", param="method")
+            raise InvalidValue("`beta` is a hyperparameter of the method dpo alone", param=self.param_of("beta"))
         if self.data.validation_share + self.data.holdout_share > 0.8:
             raise InvalidValue(
-                "`validation_share` and `holdout_share` leave less than a fifth of the rows to train on", param="data"
+                "`validation_share` and `holdout_share` leave less than a fifth of the rows to train on",
+                param=self.param_of("validation_share"),
             )
         if isinstance(self.lora.alpha, float) and not math.isfinite(self.lora.alpha):
-            raise InvalidValue("`alpha` must be a finite number", param="lora")
+            raise InvalidValue("`alpha` must be a finite number", param=self.param_of("alpha"))

@@ -15,8 +15,20 @@ AT_WORK = ("validating_files", "running")
 OPEN = ("queued", *AT_WORK, "paused")
 ENDED = ("succeeded", "failed", "cancelled")
 STATES = (*OPEN, *ENDED)
-LET_GO: dict[str, Any] = {"worker": None, "lease_until": None, "estimated_finish": None, "claimable_from": None}
-"""The columns of a job that nobody holds."""
+FAILURES = (
+    "invalid_training_file",
+    "invalid_validation_file",
+    "invalid_hyperparameters",
+    "rejected_by_gate",
+    "unservable",
+    "out_of_memory",
+    "disk_full",
+    "training_failed",
+    "worker_lost",
+    "evaluation_failed",
+)
+"""The codes of why a job failed: first those that tell of what was asked, then those that tell of the installation."""
+_LET_GO: dict[str, Any] = {"worker": None, "lease_until": None, "estimated_finish": None, "claimable_from": None}
 
 
 def settled(job: TuningJobRow, wanted: str) -> dict[str, Any]:
@@ -24,10 +36,15 @@ def settled(job: TuningJobRow, wanted: str) -> dict[str, Any]:
     if wanted == "cancel":
         return ended("cancelled")
     if wanted == "pause":
-        return {} if job.state == "paused" else {"state": "paused", **LET_GO}
+        return {} if job.state == "paused" else let_go("paused")
     if can_be_judged_again(job):
-        return {"state": "queued", "stage": "waiting", "attempt": 0, "error": None, "finished_at": None}
-    return {"state": "queued"} if job.state == "paused" else {}
+        return {**let_go("queued"), "stage": "waiting", "attempt": 0, "error": None, "finished_at": None}
+    return let_go("queued") if job.state == "paused" else {}
+
+
+def let_go(state: str) -> dict[str, Any]:
+    """The columns of a job that nobody holds any more and that has not ended; a queued one waits from now on."""
+    return {"state": state, **_LET_GO} | ({"claimable_from": datetime.now(UTC)} if state == "queued" else {})
 
 
 def can_be_judged_again(job: TuningJobRow) -> bool:
@@ -38,7 +55,7 @@ def can_be_judged_again(job: TuningJobRow) -> bool:
 
 def ended(state: str) -> dict[str, Any]:
     """The columns of a job that has just ended."""
-    return {"state": state, "stage": "done", "finished_at": datetime.now(UTC), **LET_GO}
+    return {"state": state, "stage": "done", "finished_at": datetime.now(UTC), **_LET_GO}
 
 
 def is_free(job: TuningJobRow, now: datetime) -> bool:

@@ -62,8 +62,9 @@ class TuningJobRow(SQLModel, table=True):
 
     `wanted` is what a person wants of it: ``run``, ``pause`` or ``cancel``; whoever is at work on it sees that within
     a step. `worker` holds it until `lease_until`; `attempt` counts who held it since its newest checkpoint, and nobody
-    may claim it before `claimable_from`. `dataset` is the digest of what it trains on, `version` the candidate that it
-    registered, `checkpoint` the newest one to go on from.
+    may claim it before `claimable_from`, from when it waits if it was let go of or resumed. `dataset` is the digest of
+    what it trains on, `version` the candidate that it registered, `checkpoint` the newest one to go on from. `rule` is
+    what its gate will hold that candidate to (`registry.tuning.rules`), None until its fitness was checked.
     """
 
     __tablename__ = "tuning_jobs"
@@ -98,6 +99,7 @@ class TuningJobRow(SQLModel, table=True):
     fine_tuned_model: str | None = _string(128, nullable=True)
     trained_tokens: int | None = Field(default=None, sa_column=Column(BigInteger(), nullable=True))
     result_file: str | None = _string(32, nullable=True)
+    rule: dict[str, Any] | None = _json()
     error: dict[str, Any] | None = _json()
     created_by: str = _string(120)
     created_at: datetime = _created_at()

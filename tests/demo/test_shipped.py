@@ -103,7 +103,7 @@ def test_the_probes_are_of_the_weights_that_ship(tmp_path: Path) -> None:
     shutil.copytree(DEMO / "adapters", tmp_path / "adapters")
     shutil.copy(DEMO / "recipe.json", tmp_path)
     command = [sys.executable, "-m", "demo.recipe", "--only", "probes", "--out", str(tmp_path)]
-    subprocess.run(command, cwd=DEMO.parent, check=True, timeout=120, capture_output=True)
+    subprocess.run(command, cwd=DEMO.parent, check=True, timeout=500, capture_output=True)
     for adapter in ADAPTERS:
         shipped, again = read_probes(adapter.folder), read_probes(tmp_path / adapter.folder.relative_to(DEMO))
         assert shipped is not None

@@ -13,6 +13,8 @@ import pytest
 import demo
 from tests.engine.conftest import Up
 
+pytestmark = pytest.mark.engine
+
 CLIENTS = 16
 FLIPS = 60
 
@@ -134,7 +136,6 @@ async def run(up: Up) -> Run:
     return seen
 
 
-@pytest.mark.engine
 async def test_no_request_fails(run: Run) -> None:
     """Not one of all that were sent while versions flipped."""
     assert run.failures == []
@@ -143,7 +144,6 @@ async def test_no_request_fails(run: Run) -> None:
     assert sum(not answer.streamed for answer in run.answers) > CLIENTS
 
 
-@pytest.mark.engine
 async def test_each_answer_comes_from_a_version_that_was_live(run: Run) -> None:
     """At some moment between its request's sending and its end; both versions really served."""
     versions = set()
@@ -157,7 +157,6 @@ async def test_each_answer_comes_from_a_version_that_was_live(run: Run) -> None:
     assert versions == {1, 2}
 
 
-@pytest.mark.engine
 async def test_no_stream_is_mixed(run: Run) -> None:
     """All events of a stream bear one version's name, the one that the header says."""
     for answer in run.answers:
@@ -165,7 +164,6 @@ async def test_no_stream_is_mixed(run: Run) -> None:
         assert next(iter(answer.models)).startswith(f"support@{answer.variant}-")
 
 
-@pytest.mark.engine
 async def test_a_warm_flip_loads_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """Both versions stay resident, so a flip is a transaction and a pointer; the time that it takes is shown.
 
@@ -180,7 +178,6 @@ async def test_a_warm_flip_loads_nothing(run: Run, capsys: pytest.CaptureFixture
     assert run.loads == 0
 
 
-@pytest.mark.engine
 async def test_the_last_flip_leads_back(run: Run) -> None:
     """Version 2 is live at the end, however many flips it took."""
     assert run.live[-1].version == 2

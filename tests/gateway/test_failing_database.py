@@ -147,7 +147,7 @@ AWAY = {
 }
 OURS = {
     "a broken rule": IntegrityError("INSERT", {}, _DriverError("23505")),
-    **{state: _failed(state) for state in (None, "", "22003", "42P01", "XX000")},
+    **{state: _failed(state) for state in (None, "", "22003", "42601", "XX000")},
 }
 
 

@@ -260,7 +260,7 @@ async def test_the_monitors_own_requests_are_never_meant(clients: Clients) -> No
         ({"request_id": "a", "completion_id": "b", "thumb": "up"}, "one of them"),
         ({"request_id": "a"}, "at least one of thumb, score, comment, correction"),
         ({"request_id": "a", "id": "x"}, "at least one of"),
-        ({"request_id": "a", "thumb": "sideways"}, "sideways"),
+        ({"request_id": "a", "thumb": "sideways"}, "`thumb` must be 'down', 'up' or null"),
         ({"request_id": "a", "score": 1.01}, "score"),
         ({"request_id": "a", "score": -0.01}, "score"),
         ({"request_id": "a", "score": "1"}, "score"),

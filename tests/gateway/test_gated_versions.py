@@ -101,6 +101,25 @@ async def test_a_forced_version_serves_and_history_says_why(gated: RunningGatewa
     assert [(each["stable"], each["reason"]) for each in history[:2]] == [(4, "try it"), (4, "the holdout is wrong")]
 
 
+async def test_history_and_audit_say_past_which_verdict_it_was_forced(gated: RunningGateway) -> None:
+    """By whom, why, and what the gate had said; a change that needed no force says none, though force was asked for."""
+    await change(gated, stable=4, force=True, reason="the holdout is wrong")
+    await change(gated, canary=canary(3), force=True, reason="try it")
+    await change(gated, stable=5, canary=None, force=True, reason="let through anyway")
+    history = (await gated.http.get("/admin/v1/adapters/support/history")).json()["data"]
+    told = [(each["forced"], each["reason"]) for each in history]
+    assert told == [
+        (None, "let through anyway"),
+        ({"3": "candidate"}, "try it"),
+        ({"4": "rejected"}, "the holdout is wrong"),
+        (None, ""),
+    ]
+    assert all(each["actor"].startswith("test (key_") for each in history)
+    audit = (await gated.http.get("/admin/v1/audit", params={"limit": 3})).json()["data"]
+    assert [each["detail"].get("forced") for each in audit] == [None, {"3": "candidate"}, {"4": "rejected"}]
+    assert audit[-1]["detail"]["reason"] == "the holdout is wrong"
+
+
 async def test_what_was_forced_stays_while_other_parts_change(gated: RunningGateway) -> None:
     """Nobody has to force it again; but what is not let through and is new still has to be."""
     await change(gated, stable=4, force=True, reason="why")

@@ -64,7 +64,7 @@ async def test_a_change_touches_only_what_it_says(two: RunningGateway) -> None:
         ({"scorers": [{"scorer": "judge", "options": {"shares": 1}}]}, 422, "scorers", "shares"),
         ({"scorers": [LONG]}, 400, "scorers", "65536"),
         ({"quality": {"scorer": "valid_json"}}, 422, "quality.scorer", "feedback"),
-        ({"quality": {"level": 1.5}}, 400, "quality.level", "1.0"),
+        ({"quality": {"level": 1.5}}, 400, "quality.level", "from 0 to 1"),
         ({"capture": -1}, 400, "capture", "0"),
         ({"captures": 1}, 400, "captures", "captures"),
     ],

@@ -30,6 +30,7 @@ TUNING = {
     "/v1/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints",
     "/v1/fine_tuning/jobs/{fine_tuning_job_id}/events",
     "/v1/fine_tuning/jobs/{fine_tuning_job_id}/pause",
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/report",
     "/v1/fine_tuning/jobs/{fine_tuning_job_id}/resume",
 }
 ADMIN = {

@@ -43,6 +43,10 @@ def report(passed: bool, reason: str) -> dict[str, Any]:
         "incumbent": None,
         "base": "tiny",
         "page": None,
+        "sets": {
+            "holdout": {"name": "holdout.jsonl", "digest": "a" * 64, "rows": 100},
+            "retention": {"name": "Ostler's own", "digest": "b" * 64, "rows": 205},
+        },
         "parts": [part, refusals | {"passed": passed, "reason": reason}],
         "told": [part | {"name": "quality", "scorer": "token_f1"}],
         "plots": {},
@@ -79,7 +83,7 @@ class PretendTuner:
             counts={"train": 1200, "validation": 100, "holdout": 100},
             sources={"uploaded": 1000, "teacher": 400},
             parents=["e" * 64],
-            report={},
+            report={"bad_rows_file": "file-1"},
             job=self.job.id,
         )
         await self.datasets.register(dataset)

@@ -70,10 +70,23 @@ def test_what_a_job_would_refuse_exits_1(tmp_path: Path) -> None:
     ran = check(file)
     assert ran.exit_code == 1
     assert "a job would refuse it (invalid_training_file): 10 of 50 rows" in ran.output
+    assert "tokens" not in check(file, "--tokenizer", BASE_DIR).output, "none were counted"
     found = check(file, "--json")
     assert found.exit_code == 1
     assert json.loads(found.stdout)["problem"]["code"] == "invalid_training_file"
     assert check(file, "--bad-rows-share", "0.2").exit_code == 0
+
+
+def test_every_bad_row_is_told(tmp_path: Path) -> None:
+    """To programs; people see the first ones, and how to see the others."""
+    file = write(tmp_path / "rows.jsonl", [*rows(40), *["{"] * 29, row("no answer", "")])
+    found = json.loads(check(file, "--json").stdout)["training"]
+    assert [each["line"] for each in found["bad_lines"]] == list(range(41, 71))
+    assert found["bad_lines"][-1]["reason"] == "message 2: the assistant's answer is empty"
+    said = " ".join(check(file).output.split())
+    assert "59, 60: it is not valid JSON" in said
+    assert "and 10 more" in said
+    assert "--json lists every unusable row" in said
 
 
 def test_answers_that_no_gate_can_score_exit_1(tmp_path: Path) -> None:

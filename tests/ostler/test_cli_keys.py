@@ -112,7 +112,7 @@ async def test_wrong_options_of_keys_are_refused(cli: Cli) -> None:
     (await cli("keys", "create", "x", "--admin", "--adapter", "a")).assert_failed(REFUSED, "admin", "400")
     (own,) = (await cli("keys", "list", "--json")).json["data"]
     refused = await cli("keys", "rotate", own["id"], "--overlap", "800d")
-    refused.assert_failed(REFUSED, "error: overlap_s: ", "400")
+    refused.assert_failed(REFUSED, "error: `overlap_s` must be ", "400")
     assert "body" not in refused.err
     (await cli("keys", "rotate", "key_0")).assert_failed(REFUSED, "404")
     assert (await cli("keys", "list", "--json")).json["data"] == [own]

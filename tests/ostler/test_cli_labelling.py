@@ -46,6 +46,8 @@ async def test_prompts_are_labelled_and_counted(cli: Cli, prompts: Path) -> None
     assert {row["source"] for row in rows} == {"teacher"}
     assert "4 of 4;" in ran.out
     assert "of at most 50." in ran.out
+    assert "tokens in, " in ran.out
+    assert "4 of 4.\n" in (await label(cli, prompts)).out, "no tokens were counted"
     again = (await label(cli, prompts, "--json")).json
     assert (again["complete"], again["before"], again["labelled"], again["cost"]) == (True, 4, 0, 0.0)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from registry.catalog import Scope
 from tests.conftest import RunningGateway
+from tests.gateway.answers import new_key
 from tests.ostler.command import DONE, MISUSED, REFUSED, UNREACHABLE, Cli
 from tests.ostler.in_process import QuickCli
 from tests.ostler.pretend_tuner import DIGEST, PretendTuner, tuner_of
@@ -77,6 +79,26 @@ async def test_a_job_is_asked_for_with_all_that_was_said(cli: Cli, data: str) ->
     assert (file["id"], file["filename"], file["purpose"]) == (job["training_file"], "tickets.jsonl", "fine-tune")
     content = await cli.gateway.http.get(f"/v1/files/{file['id']}/content")
     assert content.text == Path(data).read_text()
+
+
+async def test_a_file_is_fetched(cli: Cli, data: str, tmp_path: Path) -> None:
+    """Byte for byte; what is not there is refused, and nothing is written."""
+    file = (await asked(cli, "--data", data))["training_file"]
+    copy = tmp_path / "copy.jsonl"
+    assert (await cli("data", "get", file, "--out", str(copy))).code == DONE
+    assert copy.read_bytes() == Path(data).read_bytes()
+    none = tmp_path / "none"
+    (await cli("data", "get", "file-none", "--out", str(none))).assert_failed(REFUSED, "404")
+    assert not none.exists()
+    (await cli("data", "get", file, "--out", str(tmp_path / "no" / "folder"))).assert_failed(MISUSED, "be written")
+
+
+async def test_whose_version_it_is_has_one_place(cli: Cli, data: str) -> None:
+    """`--set adapter` would make a version of another adapter than the one that was named; nothing is sent."""
+    for said in ("adapter=other", "adapter.name=other", 'adapter="support"'):
+        ran = await cli("tune", "support", "--data", data, "--set", said)
+        ran.assert_failed(MISUSED, "the adapter is the first argument: ostler tune")
+    assert await files(cli) == []
 
 
 async def test_an_uploaded_file_is_named_by_its_id(cli: Cli, data: str) -> None:
@@ -173,8 +195,8 @@ async def test_followed_to_its_rejection(cli: Cli, data: str, tuner: PretendTune
     assert "FAILED" in ran.out
     assert "failed (rejected_by_gate)." in ran.out
     assert "ostler show support@1 --report report.html" in ran.out
-    listed = (await cli("jobs", "list")).out
-    assert "rejected_by_gate: it refuses less than the base model" in listed
+    job = (await cli("jobs", "list", "--json")).json["data"][0]["id"]
+    assert "rejected_by_gate: it refuses less" in (await cli("jobs", "show", job)).out
     assert "rejected" in (await cli("show", "support")).out
     (await cli("promote", "support", "1")).assert_failed(REFUSED, "rejected by its gate")
     (await cli("promote", "support", "1", "--force")).assert_failed(MISUSED, "--reason")
@@ -199,6 +221,11 @@ async def test_programs_follow_by_lines_of_json(cli: Cli, data: str, tuner: Pret
     assert (last["object"], last["status"]) == ("fine_tuning.job", "cancelled")
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to what it starts in the background, and so to these tests and their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 async def test_an_interrupt_ends_the_following_alone(cli: Cli, data: str, tuner: PretendTuner) -> None:
     """The job goes on, and the command says how to follow it again."""
     job = await asked(cli, "--data", data)
@@ -209,6 +236,7 @@ async def test_an_interrupt_ends_the_following_alone(cli: Cli, data: str, tuner:
         env=os.environ | own,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=hear_interrupts,
     )
     assert process.stdout is not None
     assert b"Created" in await process.stdout.readline()
@@ -285,9 +313,56 @@ async def test_a_version_is_shown_with_what_it_was_made_from(cli: Cli, data: str
     assert "The gate: passed" in shown
     assert (await cli("show", "support@1", "--json")).json["lineage"]["dataset"] == DIGEST
     listed = (await cli("datasets", "support")).out
-    for words in (DIGEST[:12], "1,200 train", "400 teacher", "after eeeeeeeeeeee", "ftjob-"):
+    for words in (DIGEST[:12], "1,200 train", "400 teacher", "after eeeeeeeeeeee", "ftjob-", "bad rows: file-1"):
         assert words in listed
     assert (await cli("datasets", "support", "--json")).json["data"][0]["counts"]["holdout"] == 100
+
+
+async def test_a_tenant_reads_what_the_gate_saw(cli: Cli, data: str, tuner: PretendTuner) -> None:
+    """With a key for tuning that is no admin's: the verdict, its parts, and which sets were asked."""
+    job = (await asked(cli, "--data", data))["id"]
+    await tuner.claim()
+    await tuner.freeze("support")
+    await tuner.judge("support", await tuner.register("support"), passed=True, reason="all parts passed")
+    secret, _ = await new_key(cli.gateway, scopes=["tuning"], adapters=["support", "tiny"])
+    shown = (await cli("jobs", "show", job, OSTLER_API_KEY=secret)).out
+    assert "The gate: passed. all parts passed" in shown
+    assert "support@1 is better than tiny" in shown
+    for words in ("Ostler's own", "205", "b" * 12):
+        assert words in shown
+
+
+async def test_history_says_what_was_forced(cli: Cli, data: str, tuner: PretendTuner) -> None:
+    """And so does the audit log: past which verdict, why, and by whom."""
+    await asked(cli, "--data", data)
+    await tuner.claim()
+    await tuner.freeze("support")
+    await tuner.judge("support", await tuner.register("support"), passed=False, reason="no better")
+    assert (await cli("promote", "support", "1", "--force", "--reason", "the holdout is wrong")).code == DONE
+    history = (await cli("history", "support")).out
+    for words in ("the holdout is wrong", "forced: version 1 was rejected by its gate", "by test (key_"):
+        assert words in history
+    assert "forced past its gate: version 1 rejected" in (await cli("audit")).out
+
+
+async def test_tables_fit_100_columns(cli: Cli, data: str, tuner: PretendTuner) -> None:
+    """Nothing of what is usual is cut off or folded."""
+    job = (await asked(cli, "--data", data))["id"]
+    await tuner.claim()
+    await tuner.freeze("support")
+    await tuner.note(estimated_finish=datetime(2026, 5, 1, tzinfo=UTC))
+    await cli("jobs", "cancel", job)
+    listed = (await cli("jobs", "list", COLUMNS="100")).out
+    words = job, "support", "running, training, to be cancelled", "about 2026-0"
+    number = await tuner.register("support")
+    await tuner.judge("support", number, passed=False, reason="it refuses less than the base model")
+    failed = (await cli("jobs", "list", COLUMNS="100")).out
+    datasets = (await cli("datasets", "support", COLUMNS="100")).out
+    made_of = "supervised: 1,200 train, 100 validation, 100 holdout", "labels: 1,000 uploaded, 400 teacher"
+    for shown, all_of in ((listed, words), (failed, ("failed", "rejected_by_gate")), (datasets, made_of)):
+        assert "…" not in shown
+        for each in all_of:
+            assert each in shown, shown
 
 
 async def test_a_version_is_named_right(two: Cli, tmp_path: Path) -> None:

@@ -107,9 +107,14 @@ def test_a_terminal_shows_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) 
         bar = "".join(segment.text for line in view._console.render_lines(view._draw()) for segment in line)
         assert "evaluating" in bar
         assert "100/200" not in bar
+        view.tell(event(102, "412 of 960 answers", {"answers": 412, "total_answers": 960}))
+        view.show(job("running", "evaluating"))
+        bar = "".join(segment.text for line in view._console.render_lines(view._draw()) for segment in line)
+        assert "412/960 answers" in bar
         view.note("the gateway does not answer")
     assert "Created [bold]fine-tuning[/] job \ufffd[31m" in drawn()
     assert "Step 100\n" not in drawn()
+    assert "412 of 960" not in drawn()
     assert "the gateway does not answer" in drawn()
 
 
@@ -131,6 +136,24 @@ def test_a_log_has_numbers_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
     assert lines[-1] == "step 100/200: loss 0.2500, 1:05 left"
     view.tell(event(101, "Step 100", {"step": 100, "full_valid_loss": 0.75}))
     assert out.getvalue().splitlines()[-1] == "step 100/200: loss 0.2500, validation 0.7500, 1:05 left"
+
+
+def test_a_log_tells_now_and_then_how_far_the_gate_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says nothing of steps that are over."""
+    out = io.StringIO()
+    monkeypatch.setattr(render, "out", Console(file=out, width=200, highlight=False))
+    now = [1000.0]
+    monkeypatch.setattr("ostler.following.time.monotonic", lambda: now[0])
+    view = Lines()
+    view.tell(step(200))
+    view.show(job())
+    for number in range(201, 241):
+        view.tell(event(number, "", {"answers": number, "total_answers": 960}))
+        view.show(job("running", "evaluating"))
+        now[0] += 0.5
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("step 200/200: ")
+    assert lines[1:] == ["221 of 960 answers"]
 
 
 def test_numbers_that_are_not_told_are_not_shown() -> None:

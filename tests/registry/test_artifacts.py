@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,28 @@ def test_the_source_can_change_afterwards(url: str, source: Path, tmp_path: Path
     with (source / FILES[1]).open("r+b") as weights:
         weights.write(b"WEIGHTS")
     assert ArtifactStore(url, tmp_path / "other-cache").fetch(digest).joinpath(FILES[1]).read_bytes()[:7] == b"weights"
+
+
+@pytest.fixture
+def usual_umask() -> Iterator[None]:
+    """Others may read new files."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_only_adapters_are_readable_by_others(url: str, source: Path, tmp_path: Path) -> None:
+    """An engine may run as another user; what users said is for this one alone, and so is unfinished work."""
+    store = ArtifactStore(url, tmp_path / "cache")
+    adapter = store.fetch(store.put(source, FILES, CONFIG).digest)
+    said = store.fetch(store.put_files({"content": b"what a user said", "copied": source / FILES[1]}).digest)
+    assert {oct(path.stat().st_mode & 0o777) for path in (adapter, adapter.parent)} == {"0o755"}
+    assert {oct(file.stat().st_mode & 0o777) for file in adapter.iterdir()} == {"0o644"}
+    assert oct(said.stat().st_mode & 0o777) == "0o700"
+    assert {oct(file.stat().st_mode & 0o777) for file in said.iterdir()} == {"0o600"}
+    (staging,) = tmp_path.rglob(".staging")
+    assert oct(staging.stat().st_mode & 0o777) == "0o700"
 
 
 @pytest.mark.parametrize("fails_at", [0, 1, 2])

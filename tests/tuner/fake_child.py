@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from tuner.data.bad_rows import BadRows
 from tuner.errors import JobFailed, StoppedAt
 from tuner.messages import Done, Evaluated, Failed, Message, Saved, Step, Stopped, Told
 from tuner.telling import Teller
@@ -28,12 +29,14 @@ class Script(msgspec.Struct, frozen=True):
         steps: of a training, each with a pause of `step_s` before it.
         checkpoint_every: steps between checkpoints.
         prepare_s: how long making a dataset takes.
+        load_s: how long the model of a training takes to load.
         fails_at, dies_at, hangs_at: the step before which it fails, kills itself (once a job), or goes on no more.
         fails_with: the code of its failure.
         is_deaf: whether SIGTERM is nothing to it.
         prints: what it prints at its begin, besides its messages.
         longest: how long a line is that it prints then.
         leaves: whether it leaves a process of its own behind, which holds its output.
+        bad_rows: lines of the uploaded file that it cannot use; with `fails_at` 0 it fails for them.
         salt: what makes the weights others, as on a GPU, where training gives none twice.
     """
 
@@ -41,6 +44,7 @@ class Script(msgspec.Struct, frozen=True):
     step_s: float = 0.0
     checkpoint_every: int = 2
     prepare_s: float = 0.0
+    load_s: float = 0.0
     fails_at: int | None = None
     fails_with: str = "training_failed"
     dies_at: int | None = None
@@ -49,6 +53,7 @@ class Script(msgspec.Struct, frozen=True):
     prints: str = ""
     longest: int = 0
     leaves: bool = False
+    bad_rows: int = 0
     salt: int = 0
 
 
@@ -94,6 +99,8 @@ def _outcome(workspace: Workspace, script: Script, teller: Teller) -> Message:
 def _prepare(task: PrepareTask, workspace: Workspace, script: Script, teller: Teller) -> dict[str, object]:
     teller(Told("8 rows of 8 are good"))
     time.sleep(script.prepare_s)
+    _write_bad_rows(workspace, script)
+    _misbehave(0, workspace, script)
     files = dataset_files(Path(task.training).read_bytes())
     workspace.dataset.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -102,8 +109,16 @@ def _prepare(task: PrepareTask, workspace: Workspace, script: Script, teller: Te
     return found
 
 
+def _write_bad_rows(workspace: Workspace, script: Script) -> None:
+    with BadRows(workspace.bad_rows) as bad_rows:
+        for line in range(1, script.bad_rows + 1):
+            bad_rows.add("training", line, "it is not valid JSON")
+
+
 def _train(task: TrainTask, workspace: Workspace, script: Script, teller: Teller) -> dict[str, object]:
     assert (workspace.dataset / "train.jsonl").read_bytes().startswith(b"train")
+    teller(Told("The model is being loaded"))
+    time.sleep(script.load_s)
     first = (task.resume_step or 0) + 1
     if task.resume_step is not None:
         state = workspace.checkpoint(task.resume_step) / "state.json"

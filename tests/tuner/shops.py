@@ -25,6 +25,7 @@ from registry.tuning.orders import TuningOrder
 from registry.tuning.tables import TuningJobRow
 from tests.registry.lora_samples import BASE
 from tests.tuner.fake_child import Script
+from tuner.code_version import CodeVersion
 from tuner.metrics import TunerMetrics
 from tuner.settings import TunerSettings
 from tuner.shop import AtWork, ChildCommand, Shop
@@ -108,6 +109,7 @@ def shop_of(
         "store": store,
         "gateway": GatewayClient(settings.url, settings.key, concurrency=2),
         "metrics": TunerMetrics(),
+        "code": CodeVersion("0.1.0"),
         "child_command": command_of(script),
     }
     return Shop(**usual | parts)

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.conftest import until
@@ -44,6 +45,19 @@ async def test_a_tuner_is_alive_and_ready_and_shows_its_metrics(settings: TunerS
         await until(lambda: _answers(client, "/readyz", 200))
         assert (await client.get("/livez")).json() == {"status": "ok", "problems": []}
         assert "ostler_tuning_steps_total 0.0" in (await client.get("/metrics")).text
+
+
+async def test_a_tuner_before_an_old_schema_says_so(settings: TunerSettings, database: AsyncEngine) -> None:
+    """Rather than that the database does not answer; and it goes on once that is migrated."""
+    async with client_of(create_tuner(settings)) as client:
+        await until(lambda: _answers(client, "/readyz", 200))
+        for name, status in (("wanted TO gone", 503), ("gone TO wanted", 200)):
+            async with database.begin() as connection:
+                await connection.execute(text(f"ALTER TABLE tuning_jobs RENAME COLUMN {name}"))
+            await until(lambda status=status: _answers(client, "/readyz", status))  # type: ignore[misc]
+            if status == 503:
+                (problem,) = (await client.get("/readyz")).json()["problems"]
+                assert problem == "the database's schema is older than this program: run `ostler migrate`"
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -135,6 +135,19 @@ async def test_a_deaf_child_is_killed_after_its_grace(tmp_path: Path, monkeypatc
     assert not psutil.pid_exists(run.pid())
 
 
+@pytest.mark.parametrize("cause", ["pause", "shutdown"])
+async def test_a_child_that_has_done_no_step_is_killed(tmp_path: Path, cause: str) -> None:
+    """It has nothing to save, and a large model takes minutes to load."""
+    run = Run(tmp_path, Script(load_s=600))
+    running = asyncio.create_task(run())
+    await until(lambda: run.told)
+    run.control.stop(cause)  # type: ignore[arg-type]
+    with pytest.raises(Interrupted) as interrupted:
+        await asyncio.wait_for(running, 5)
+    assert interrupted.value.cause == cause
+    assert not psutil.pid_exists(run.pid())
+
+
 async def test_a_cancel_ends_the_grace_of_a_pause(tmp_path: Path) -> None:
     """What is paused may still be cancelled, and is so at once."""
     run = Run(tmp_path, Script(hangs_at=2))

@@ -1,10 +1,12 @@
 """Stages, one by one: each has what it needs from the store, whatever lies in the workspace."""
 
 import contextlib
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from registry.base_model import BaseSpec
@@ -14,8 +16,8 @@ from registry.tuning.orders import DataOrder, LoraOrder
 from tests.conftest import AdapterMaker
 from tests.registry.lora_samples import BASE, UNKNOWN_BASE
 from tests.registry.tuning.checkpoints import add_checkpoint
-from tests.tuner.fake_child import dataset_files
-from tests.tuner.shops import CONTENT, ask, report_of, shop_of, tuner_settings
+from tests.tuner.fake_child import Script, dataset_files
+from tests.tuner.shops import CONTENT, ask, command_of, report_of, shop_of, tuner_settings
 from tuner.candidates import actor_of
 from tuner.control import Control
 from tuner.disk import adapter_weights, require_space_for_training
@@ -41,6 +43,11 @@ async def held(shop: Shop, **order: Any) -> AtWork:
     return AtWork(job, order_of(job), "worker", workspace, Control(), shop)
 
 
+def acting(shop: Shop, script: Script) -> Shop:
+    """With children that do something else."""
+    return dataclasses.replace(shop, child_command=command_of(script))
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     """A folder's files."""
     return {file.name: file.read_bytes() for file in folder.iterdir()}
@@ -59,6 +66,32 @@ async def test_a_dataset_is_as_it_was_frozen(shop: Shop) -> None:
     assert not work.workspace.task_file.exists()
     (known,) = await shop.datasets.listed("support", limit=10)
     assert (known.digest, known.counts, known.job) == (work.job.dataset, {"train": 8}, work.job.id)
+
+
+async def test_bad_rows_are_kept_as_a_file(shop: Shop) -> None:
+    """The dataset's report names it, and an event; whoever asked for the job may read it."""
+    work = await held(acting(shop, Script(bad_rows=3)))
+    await make_data(work)
+    (known,) = await shop.datasets.listed("support", limit=10)
+    (file,) = [each for each in await shop.files.listed(limit=10) if each.purpose == "fine-tune-results"]
+    assert known.report["bad_rows_file"] == file.id
+    assert (file.filename, file.key_id) == (f"{work.job.id}-bad-rows.jsonl", work.job.key_id)
+    lines = shop.files.content(file).read_bytes().splitlines()
+    assert msgspec.json.decode(lines[2]) == {"file": "training", "line": 3, "reason": "it is not valid JSON"}
+    assert file.id in (await shop.events.listed(work.job.id, limit=1))[0].message
+    assert work.job.result_file is None
+    assert work.workspace.folder.stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_job_that_fails_for_its_rows_names_the_file_of_them(shop: Shop) -> None:
+    """It is the job's result, too."""
+    work = await held(acting(shop, Script(bad_rows=3, fails_at=0, fails_with="invalid_training_file")))
+    with pytest.raises(JobFailed) as failed:
+        await make_data(work)
+    (file,) = [each for each in await shop.files.listed(limit=10) if each.purpose == "fine-tune-results"]
+    assert failed.value.message == f"it fails at step 0; the file {file.id} names every bad row"
+    assert failed.value.code == "invalid_training_file"
+    assert (await shop.jobs.find(work.job.id)).result_file == file.id
 
 
 async def test_the_newest_and_the_best_checkpoint_are_placed(shop: Shop) -> None:

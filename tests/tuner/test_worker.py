@@ -39,7 +39,7 @@ from tests.tuner.shops import (
     write,
 )
 from tuner.errors import EngineAway, JobFailed
-from tuner.shop import Shop
+from tuner.shop import AtWork, Shop
 from tuner.worker import Worker
 
 SLOW = Script(steps=400, step_s=0.05, checkpoint_every=5)
@@ -132,6 +132,20 @@ async def test_a_child_that_was_killed_is_tried_again_from_its_checkpoint(lite: 
     said = await messages(shop, job_id)
     assert "The stage training is tried again: the process that did it ended unexpectedly" in " ".join(said)
     assert "Training goes on from the checkpoint of step 4" in said
+
+
+async def test_a_failure_names_the_field_as_the_request_had_it(lite: Any) -> None:
+    """As it would have been named when the job was asked for."""
+    shop = lite()
+
+    async def refuse(_work: AtWork) -> None:
+        raise JobFailed("invalid_hyperparameters", "too high", "rank")
+
+    job_id = await ask(shop)
+    async with working(Worker(shop, {**stages(), "fitness": refuse})):
+        await until(is_in(shop, job_id, "failed"), 60)
+    error = (await job_of(shop, job_id)).error
+    assert error == {"code": "invalid_hyperparameters", "message": "too high", "param": "ostler.rank"}
 
 
 async def test_a_child_that_is_killed_each_time_fails_the_job(lite: Any) -> None:

@@ -13,6 +13,7 @@ from registry.registry import Registry
 from registry.tuning.events import Events
 from registry.tuning.orders import TuningOrder
 from registry.tuning.tables import TuningJobRow
+from tuner.code_version import CodeVersion
 from tuner.control import Control
 from tuner.metrics import TunerMetrics
 from tuner.settings import TunerSettings
@@ -30,9 +31,17 @@ class Said:
     def __init__(self) -> None:
         self.messages: list[str] = []
 
-    async def tell(self, _job: str, message: str, *, level: str = "info") -> None:
-        """Remember it."""
-        self.messages.append(f"{level}: {message}")
+    async def tell(self, _job: str, message: str, *, level: str = "info", data: Any = None) -> None:
+        """Remember it, unless it is one of metrics."""
+        if data is None:
+            self.messages.append(f"{level}: {message}")
+
+
+class Noted:
+    """In place of the jobs: what was noted of one."""
+
+    async def note(self, _job: str, _worker: str, **values: Any) -> None:
+        """Nobody else reads it."""
 
 
 def nobody(request: httpx.Request) -> httpx.Response:
@@ -57,7 +66,7 @@ def at_work(
     spec = base or BaseSpec("tiny", config=read_config(str(BASE_MODEL)), source=str(BASE_MODEL))
     shop = Shop(
         settings=found,
-        jobs=cast(Any, None),
+        jobs=cast(Any, Noted()),
         events=cast(Events, Said()),
         files=cast(Any, None),
         datasets=cast(Any, None),
@@ -65,6 +74,7 @@ def at_work(
         store=cast(Any, store),
         gateway=GatewayClient("http://gateway", "k", concurrency=2, transport=httpx.MockTransport(gateway)),
         metrics=TunerMetrics(),
+        code=CodeVersion("0.1.0", "c" * 40, changed=False),
     )
     job = TuningJobRow(
         id="ftjob-1",

@@ -12,7 +12,7 @@ duplicates      rows that say nearly what an earlier one says
 splits          what is trained on, what validates, what is held out
 replay          the dataset of an earlier version
 dataset         the frozen files
-report          what became of the rows
+report          what became of the rows; bad_rows, all that cannot be used
 telling         who hears of it
 check           all of that without a job
 labelling       prompts that a teacher answers

@@ -10,6 +10,7 @@ from monitors.teaching.checking import problem_of
 from monitors.teaching.fingerprints import fingerprint
 from monitors.teaching.rows import PreferenceRow, Row
 from registry.tuning.orders import Method
+from tuner.data.bad_rows import BadRows
 from tuner.data.personal import Cleaner
 from tuner.data.reading import read_rows
 from tuner.data.report import DuplicatesReport, FileReport
@@ -39,6 +40,7 @@ class Intake:
         cleaner: takes personal data out of them; None leaves it there.
         measure: None takes rows of any length.
         duplicates: where those are counted that were there already.
+        bad_rows: where those are written down that cannot be used.
     """
 
     shelf: Shelf
@@ -46,6 +48,7 @@ class Intake:
     cleaner: Cleaner | None
     measure: Measure | None
     duplicates: DuplicatesReport
+    bad_rows: BadRows
     _seen: set[bytes] = field(default_factory=set)
 
     def read(self, path: Path, report: FileReport, listener: Listener, *, is_validation: bool = False) -> list[Shelved]:
@@ -65,6 +68,7 @@ class Intake:
                 taken.append(kept)
             elif kept is not None:
                 report.leave_out(line.number, kept)
+                self.bad_rows.add("validation" if is_validation else "training", line.number, kept)
         return taken
 
     def take(self, row: Row, *, is_validation: bool = False) -> Shelved | str | None:

@@ -20,6 +20,7 @@ import msgspec
 from monitors.teaching.prompts import PromptRow
 from monitors.teaching.rows import SupervisedRow
 from monitors.teaching.teacher import Answer, Teacher, TeacherFailed, TeacherStopped
+from registry.wording import plain
 
 SHOWN_PROBLEMS = 20
 MOST_FAILURES_IN_A_ROW = 20
@@ -148,7 +149,7 @@ def _prompt(line: bytes) -> PromptRow | str:
     try:
         row = msgspec.json.decode(line, type=PromptRow)
     except msgspec.ValidationError as error:
-        return str(error)
+        return plain(error, PromptRow)
     except _NO_ROW:
         return 'it is not JSON; each line must be {"messages": [...]}'
     return row.problem() or row

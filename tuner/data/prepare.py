@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monitors.teaching.rows import can_be_scored
+from tuner.data.bad_rows import BadRows
 from tuner.data.dataset import FORMAT, count_sources, freeze, write_about
 from tuner.data.finders import Finders, PatternFinder, finders
 from tuner.data.intake import Intake, Measure
@@ -52,10 +53,11 @@ def make_dataset(
 ) -> dict[str, Any]:
     """As `prepare`; `report` has what is known so far also when it fails."""
     shutil.rmtree(workspace.dataset, ignore_errors=True)
-    workspace.folder.mkdir(parents=True, exist_ok=True)
-    with Shelf(workspace.folder / "rows.jsonl", task.order.method) as shelf:
+    workspace.make()
+    rows_file = workspace.folder / "rows.jsonl"
+    with Shelf(rows_file, task.order.method) as shelf, BadRows(workspace.bad_rows) as bad_rows:
         # 1. Read the rows, without personal data, those that cannot be used, and those that were there already.
-        intake = _intake(task, shelf, report, listener, looking)
+        intake = _intake(task, shelf, bad_rows, report, listener, looking)
         rows = _read_files(task, intake, report, listener)
         # 2. Drop those that say nearly what an earlier one says, and look for prompts with several answers.
         rows = _without_near_duplicates(rows, shelf, task, report)
@@ -80,7 +82,9 @@ def make_dataset(
     return about
 
 
-def _intake(task: PrepareTask, shelf: Shelf, report: Report, listener: Listener, looking: Finders) -> Intake:
+def _intake(
+    task: PrepareTask, shelf: Shelf, bad_rows: BadRows, report: Report, listener: Listener, looking: Finders
+) -> Intake:
     """What takes in rows, as the order wants it."""
     cleaner, measure = None, None
     if task.order.data.personal_data == "replace":
@@ -99,7 +103,7 @@ def _intake(task: PrepareTask, shelf: Shelf, report: Report, listener: Listener,
         limit = min((each for each in (task.order.data.longest, task.context) if each), default=0)
         measure = Measure(load_tokenizer(task.tokenizer), limit)
         report.tokens = TokensReport(limit)
-    return Intake(shelf, task.order.method, cleaner, measure, report.duplicates)
+    return Intake(shelf, task.order.method, cleaner, measure, report.duplicates, bad_rows)
 
 
 def _read_files(task: PrepareTask, intake: Intake, report: Report, listener: Listener) -> Rows:
@@ -247,6 +251,12 @@ def _replayed(
     report.replay.rows = len(rows)
     if rows:
         listener.tell(f"Mixed in {len(rows):,} rows that the earlier version was trained on")
+    if share and not wanted:
+        what = f"a share of {share:g} of {len(splits['train']):,} rows is less than a row"
+        _warn(f"Nothing is replayed: {what}", report, listener)
+    elif share and len(rows) < wanted:
+        what = f"{len(rows):,} rows are replayed of {wanted:,} that were asked for"
+        _warn(f"{what}: the earlier version was trained on no others that the new files do not have", report, listener)
     return rows
 
 

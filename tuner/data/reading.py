@@ -1,10 +1,10 @@
 """Reads an uploaded file line by line, and says of each line that cannot be used why not."""
 
-import re
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -12,6 +12,7 @@ from monitors.judging.golden import Message
 from monitors.teaching.checking import problem_of
 from monitors.teaching.rows import PreferenceRow, Row, SupervisedRow, text_of
 from registry.tuning.orders import Method
+from registry.wording import field_of, plain
 
 LONGEST_LINE_BYTES = 4 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -20,7 +21,15 @@ _ONE_LINE = {
     "dpo": "each line must be a JSON object with `input`, `preferred_output` and `non_preferred_output`",
 }
 _TYPES: dict[str, type[Row]] = {"supervised": SupervisedRow, "dpo": PreferenceRow}
-_VALUE = re.compile(r"^(Invalid enum value) .*?(?= - at |$)", re.DOTALL)
+_OTHERS: dict[str, type[msgspec.Struct]] = {
+    "supervised": msgspec.defstruct("Pair", [("input", Any), ("preferred_output", Any)]),
+    "dpo": msgspec.defstruct("Conversation", [("messages", Any)]),
+}
+"""What a row of the other method can be known by."""
+_OTHER_METHOD = {
+    "supervised": "it is a pair of preferences: ask for the `method` dpo (`--method dpo`), which learns from these",
+    "dpo": "it is a conversation: ask for the `method` supervised (`--method supervised`), which learns from these",
+}
 _LONGEST_PROBLEM = 200
 
 
@@ -63,7 +72,7 @@ def _read(number: int, text: bytes, method: Method) -> Line:
     except UnicodeError:
         return Line(number, None, "it is not UTF-8 text")
     except msgspec.ValidationError as error:
-        return Line(number, None, _not_a_row(error, method))
+        return Line(number, None, _not_a_row(text, error, method))
     except msgspec.DecodeError:
         return Line(number, None, _not_json(text, method))
     except RecursionError:
@@ -72,10 +81,13 @@ def _read(number: int, text: bytes, method: Method) -> Line:
     return Line(number, None if problem else _tidied(row), problem)
 
 
-def _not_a_row(error: msgspec.ValidationError, method: Method) -> str:
+def _not_a_row(text: bytes, error: msgspec.ValidationError, method: Method) -> str:
     """What is wrong, without the value that is; for the row as a whole with what it should be."""
-    words = _VALUE.sub(r"\1", str(error))[:_LONGEST_PROBLEM]
-    return words if " - at `" in words else f"{words}; {_ONE_LINE[method]}"
+    with contextlib.suppress(msgspec.DecodeError, UnicodeError, RecursionError):
+        msgspec.json.decode(text, type=_OTHERS[method])
+        return _OTHER_METHOD[method]
+    words = plain(error, _TYPES[method])[:_LONGEST_PROBLEM]
+    return words if "." in (field_of(error) or "") else f"{words}; {_ONE_LINE[method]}"
 
 
 def _not_json(text: bytes, method: Method) -> str:

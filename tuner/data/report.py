@@ -19,7 +19,10 @@ class BadLine(msgspec.Struct, frozen=True):
 
 
 class FileReport(msgspec.Struct):
-    """An uploaded file: how many rows it has, how many of them cannot be used, and the first of these."""
+    """An uploaded file: how many rows it has, how many of them cannot be used, and the first of these.
+
+    All of them are in the file of `tuner.data.bad_rows`.
+    """
 
     rows: int = 0
     bad: int = 0
@@ -35,11 +38,15 @@ class FileReport(msgspec.Struct):
     def reasons(self) -> list[str]:
         """Why the first rows cannot be used, each reason with its lines; and how many more there are."""
         lines: dict[str, list[str]] = {}
-        for each in self.bad_lines:
+        for each in self.bad_lines[:MOST_LINES]:
             lines.setdefault(each.reason, []).append(str(each.line))
         told = [f"{'lines' if len(at) > 1 else 'line'} {', '.join(at)}: {reason}" for reason, at in lines.items()]
-        more = self.bad - len(self.bad_lines)
-        return [*told, f"and {more:,} more"] if more else told
+        return [*told, f"and {self.more:,} more"] if self.more else told
+
+    @property
+    def more(self) -> int:
+        """How many rows `reasons` does not name."""
+        return max(0, self.bad - MOST_LINES)
 
     @property
     def told(self) -> str:
@@ -134,6 +141,10 @@ class Report(msgspec.Struct):
     problem: Problem | None = None
 
     def to_builtins(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """As a dataset keeps it."""
         built: dict[str, Any] = msgspec.to_builtins(self)
         return built
+
+    def to_json(self) -> str:
+        """For programs; straight from here, as it may have a million lines."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()

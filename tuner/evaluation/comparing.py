@@ -21,13 +21,14 @@ Values = Sequence[float | None]
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Means over the `n` rows that both are known on; without any, all that is possible.
+    """Means over the `n` of the `asked` rows that both are known on; without any, all that is possible.
 
     `difference` is the mean of the candidate's values less the reference's, and lies between `low` and `high`. Of
     losses it is that of the clipped differences, and `candidate` the reference's mean with it; `unclipped` is the
     candidate's mean as it is, None of scores, of which nothing is clipped.
     """
 
+    asked: int
     n: int
     candidate: float | None
     reference: float | None
@@ -39,13 +40,13 @@ class Compared:
 
 def compare_scores(candidate: Values, reference: Values, alpha: float) -> Compared:
     """Of scores in [0, 1]. Where the candidate's answer alone cannot be scored, it scores 0."""
-    return _compare(_pairs(candidate, reference, lambda _: 0.0), alpha, bound=1.0)
+    return _compare(_pairs(candidate, reference, lambda _: 0.0), len(reference), alpha, bound=1.0)
 
 
 def compare_losses(candidate: Values, reference: Values, alpha: float) -> Compared:
     """Of mean losses a token (nats), clipped. Where the candidate's alone is unknown, it is as much worse as counts."""
     pairs = _pairs(candidate, reference, lambda other: other + LOSS_BOUND)
-    found = _compare(pairs, alpha, bound=LOSS_BOUND)
+    found = _compare(pairs, len(reference), alpha, bound=LOSS_BOUND)
     return replace(found, unclipped=fmean(own for own, _ in pairs)) if pairs else found
 
 
@@ -60,12 +61,12 @@ def _pairs(candidate: Values, reference: Values, worst: Callable[[float], float]
     return [(worst(other) if own is None else own, other) for own, other in known]
 
 
-def _compare(pairs: Sequence[tuple[float, float]], alpha: float, *, bound: float) -> Compared:
+def _compare(pairs: Sequence[tuple[float, float]], asked: int, alpha: float, *, bound: float) -> Compared:
     if not pairs:
-        return Compared(0, None, None, None, -bound, bound)
+        return Compared(asked, 0, None, None, None, -bound, bound)
     clipped = [min(max((own - other) / bound, -1.0), 1.0) for own, other in pairs]
     found = mean_of_differences(clipped, alpha)
     assert found.mean is not None
     other = fmean(other for _, other in pairs)
     difference = bound * found.mean
-    return Compared(found.n, other + difference, other, difference, bound * found.low, bound * found.high)
+    return Compared(asked, found.n, other + difference, other, difference, bound * found.low, bound * found.high)

@@ -7,21 +7,24 @@ from monitors.pages.scales import Scale, around, between
 
 
 def interval(part: Mapping[str, Any], width: float) -> dict[str, Any] | None:
-    """A part's interval against its threshold, and the line of no difference; None without any data."""
+    """A part's interval against its threshold, and the line of no difference; None without any data.
+
+    `good` is where the dot lies if the part passes: the interval goes with it, clear of the threshold.
+    """
     if part["difference"] is None:
         return None
     same = 1.0 if part["unit"] == "times" else 0.0
-    known = [part[name] for name in ("low", "high", "difference", "threshold") if part[name] is not None]
-    scale = around([*known, same], 8, width - 8)
+    edge = _edge(part)
+    values = [part["low"], part["high"], part["difference"], part["threshold"], edge, same]
+    scale = around([value for value in values if value is not None], 8, width - 8)
     threshold = scale.at(part["threshold"])
-    good = (threshold, width) if part["wants"] == "above" else (0.0, threshold)
     return {
         "low": scale.at(part["low"]) if part["low"] is not None else None,
         "high": scale.at(part["high"]) if part["high"] is not None else None,
         "dot": _placed(scale.at(part["difference"]), width),
         "threshold": _placed(threshold, width),
         "same": scale.at(same),
-        "good": {"x": good[0], "width": round(good[1] - good[0], 2)},
+        "good": _good(part, None if edge is None else scale.at(edge), scale.at(part["difference"]), width),
     }
 
 
@@ -78,6 +81,24 @@ def curves(loss: Mapping[str, Sequence[Sequence[float]]], width: float, height: 
     losses = between([0.0, *(point[1] for point in points)], height, 0)
     drawn = {name: [(steps.at(step), losses.at(value)) for step, value in curve] for name, curve in loss.items()}
     return {"lines": drawn, "steps": steps.ticks(), "losses": losses.ticks()}
+
+
+def _edge(part: Mapping[str, Any]) -> float | None:
+    """Where the dot would be if the end of the interval that decides lay at the threshold; None without that end.
+
+    A guardrail stops what is shown to lie beyond it, so there the other end decides.
+    """
+    decides = "low" if (part["wants"] == "above") != (part["rule"] == "guardrail") else "high"
+    end = part[decides]
+    return None if end is None else float(part["threshold"] + part["difference"] - end)
+
+
+def _good(part: Mapping[str, Any], edge: float | None, dot: float, width: float) -> dict[str, float] | None:
+    """From the edge on; all of it where nothing is shown, and nothing where no dot would pass."""
+    start, end = (0.0, width) if edge is None else (edge, width) if part["wants"] == "above" else (0.0, edge)
+    if not part["passed"] and start <= dot <= end:
+        return None
+    return {"x": start, "width": round(end - start, 2)}
 
 
 def _placed(x: float, width: float) -> dict[str, Any]:

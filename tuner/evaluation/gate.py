@@ -31,6 +31,7 @@ from tuner.evaluation.comparing import Values, compare_losses, compare_scores
 from tuner.evaluation.contenders import Contenders
 from tuner.evaluation.latency import Pair, median_ratio
 from tuner.evaluation.parts import (
+    CLIPPED_LOSS,
     WORDS,
     Part,
     Subject,
@@ -43,11 +44,10 @@ from tuner.evaluation.parts import (
     told_times,
 )
 
-PREFERENCE = "preference"
 ENOUGH_MARGINS = 3
 """A base that scores fewer margins of a retention set could lose more than a third of what it can do and still pass."""
 _ROUNDING = 1e-9
-_LOSS, _LOSS_UNIT = "clipped_loss", "nats a token"
+_LOSS_UNIT = "nats a token"
 _SHARE = "share of prompts"
 ByModel = Mapping[str, Values]
 
@@ -98,6 +98,25 @@ def decide(gate: GateOrder, contenders: Contenders, measured: Measured) -> Verdi
     return Verdict(tuple(parts), tuple(told), _reason(contenders, parts))
 
 
+def enough_skill(gate: GateOrder) -> float:
+    """What the base model must score of the retention set, for that to show what was lost; 0 where that is all one."""
+    margin = gate.retention_margin
+    return ENOUGH_MARGINS * margin - _ROUNDING if margin < 1 else 0.0
+
+
+def cannot_show(version: str, score: float | None, gate: GateOrder) -> str | None:
+    """Why a retention set of which the base model scores so much, None being nothing, cannot show what was lost."""
+    if score is not None and score >= enough_skill(gate):
+        return None
+    has = "no score" if score is None else f"{score:.3f}"
+    return (
+        f"the retention set cannot show what {version} has lost: the base model itself scores {has} of it, less than "
+        f"{ENOUGH_MARGINS} times the loss of {gate.retention_margin:g} that is allowed; name a set of skills that it "
+        "has (`gate.retention_file` of the job, or OSTLER_RETENTION_SET of every tuner), or allow less "
+        "(`gate.retention_margin`; 1 asks for nothing)"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Rule:
     gate: GateOrder
@@ -125,7 +144,7 @@ class _Rule:
         """Part 3; of preferences it is told."""
         against = self.contenders.reference
         compared = compare_losses(*self._values(self.measured.losses, against), self.gate.alpha)
-        subject = self._subject("perplexity", against, _LOSS, _LOSS_UNIT)
+        subject = self._subject("perplexity", against, CLIPPED_LOSS, _LOSS_UNIT)
         if self.measured.by_preference:
             return as_told(subject, compared, "below")
         return exceeds_not(subject, compared, self.gate.perplexity_margin)
@@ -135,15 +154,8 @@ class _Rule:
         margin, base = self.gate.retention_margin, self.contenders.base
         compared = compare_scores(*self._values(self.measured.retention, base), self.gate.alpha)
         part = keeps(self._subject("retention", base, "set's own"), compared, margin)
-        enough = ENOUGH_MARGINS * margin - _ROUNDING
-        if compared.reference is not None and compared.reference < enough and margin < 1:
-            reason = (
-                f"the retention set cannot show what {self.contenders.named} has lost: the base model itself scores "
-                f"{compared.reference:.3f} of it, less than {ENOUGH_MARGINS} times the loss of {margin:g} that is "
-                "allowed; name a set of skills that it has, or allow less"
-            )
-            return failed(part, reason)
-        return part
+        why = cannot_show(self.contenders.named, compared.reference, self.gate)
+        return part if why is None or not compared.n else failed(part, why)
 
     def refusals(self) -> Part:
         """Part 5."""

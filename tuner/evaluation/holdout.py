@@ -15,8 +15,9 @@ from monitors.judging.golden import GoldenRow, GoldenSet, Message
 from monitors.teaching.rows import PreferenceRow, Row, SupervisedRow, can_be_scored, text_of
 from registry.monitoring import ScorerChoice
 from registry.tuning.orders import Method
+from registry.tuning.rules import AskedSet
 
-_FILE = "holdout.jsonl"
+FILE = "holdout.jsonl"
 _SPARE_TOKENS = 64
 _KINDS: dict[Method, type[Row]] = {"supervised": SupervisedRow, "dpo": PreferenceRow}
 
@@ -31,6 +32,7 @@ class Holdout:
         labels: each row's label, where it has one.
         lines: where each row stands in the file, from 1.
         left_out: how many rows could not be asked, because their answer is no text, but a call of a tool.
+        digest: SHA-256 of the file.
     """
 
     golden: GoldenSet
@@ -38,6 +40,12 @@ class Holdout:
     labels: tuple[str | None, ...]
     lines: tuple[int, ...]
     left_out: int
+    digest: str
+
+    @property
+    def asked(self) -> AskedSet:
+        """Which rows these are, as the job and its report name them."""
+        return AskedSet(FILE, self.digest, len(self.golden.rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +64,8 @@ def read_holdout(
     `context` is how many tokens the engine takes, 0 where nobody knows; `digest` is the dataset's.
     """
     kind = _KINDS[method]
-    lines = [line for line in enumerate((folder / _FILE).read_bytes().splitlines(), 1) if line[1].strip()]
+    content = (folder / FILE).read_bytes()
+    lines = [line for line in enumerate(content.splitlines(), 1) if line[1].strip()]
     rows = {number: msgspec.json.decode(line, type=kind) for number, line in lines}
     scorable = [(number, line) for number, line in lines if can_be_scored(rows[number])]
     asked = [_as_question(number, rows[number], context) for number, _ in _drawn(scorable, most)]
@@ -67,6 +76,7 @@ def read_holdout(
         labels=tuple(each.label for each in asked),
         lines=tuple(each.line for each in asked),
         left_out=len(lines) - len(scorable),
+        digest=hashlib.sha256(content).hexdigest(),
     )
 
 

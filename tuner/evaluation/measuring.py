@@ -1,7 +1,8 @@
 """Asks every contender what the gate wants to know, as users would: through the gateway, at temperature 0."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,17 +15,14 @@ from tuner.errors import EngineAway, JobFailed
 from tuner.evaluation import latency
 from tuner.evaluation.comparing import Values
 from tuner.evaluation.contenders import Contenders
-from tuner.evaluation.gate import PREFERENCE, Measured
+from tuner.evaluation.gate import Measured
 from tuner.evaluation.holdout import Holdout
-from tuner.evaluation.sets import Sets
+from tuner.evaluation.parts import PREFERENCE
+from tuner.evaluation.questions import Questions
+from tuner.patience import pauses
+from tuner.shop import AtWork
 
-
-@dataclass(frozen=True, slots=True)
-class Questions:
-    """What is asked: the dataset's holdout, and the sets of what must not be lost."""
-
-    holdout: Holdout
-    sets: Sets
+_PASSING = frozenset({404, 429})  # a gateway does not know a version before it has looked again
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +40,25 @@ async def measure(asker: Asker, contenders: Contenders, questions: Questions, *,
         EngineAway: nobody answered for too long.
         JobFailed: the engine refused a question.
     """
-    try:
+    with refusals_told(asker, contenders.named):
         await _wake(asker, contenders, questions.sets.retention.rows[0])
         return await _measure(asker, contenders, questions, alpha)
+
+
+def asker_of(work: AtWork) -> Asker:
+    """Who asks for a job, as its tuner's settings have it."""
+    settings = work.shop.settings
+    pauses_s = tuple(pauses(settings.tuner_engine_wait_s))
+    return Asker(work.shop.gateway, settings.tuner_concurrency, pauses_s, _PASSING)
+
+
+@contextlib.contextmanager
+def refusals_told(asker: Asker, named: str) -> Iterator[None]:
+    """Have a question that was not answered end the job, or be asked another time."""
+    try:
+        yield
     except (RunFailed, GatewayRefused) as refused:
-        message = f"{contenders.named} could not be evaluated: {refused}"
+        message = f"{named} could not be evaluated: {refused}"
         may_pass = refused.may_pass if isinstance(refused, RunFailed) else asker.may_pass(refused)
         if may_pass:
             raise EngineAway(message) from None
@@ -69,7 +81,7 @@ async def _measure(asker: Asker, contenders: Contenders, questions: Questions, a
             for scorer in found[contenders.candidate].scores
         },
         losses={model: each.losses for model, each in found.items()},
-        retention={model: await _row_means(asker, model, sets.retention) for model in against_base},
+        retention={model: await row_means(asker, model, sets.retention) for model in against_base},
         harmful={model: await _refusals(asker, model, sets.harmful) for model in against_base},
         harmless={model: await _refusals(asker, model, sets.harmless) for model in against_base},
         times=await latency.measure(
@@ -104,7 +116,7 @@ def _preference(better: Likelihood, worse: Likelihood) -> float:
     return float(better.mean_logprob > worse.mean_logprob)
 
 
-async def _row_means(asker: Asker, model: str, golden: GoldenSet) -> Values:
+async def row_means(asker: Asker, model: str, golden: GoldenSet) -> Values:
     """Each row's score, the mean of its scorers'."""
     scored = await asyncio.to_thread(score_rows, golden, await asker.answers(model, golden))
     known = [[value for value in item.values() if value is not None] for item in scored.items]
@@ -113,4 +125,4 @@ async def _row_means(asker: Asker, model: str, golden: GoldenSet) -> Values:
 
 async def _refusals(asker: Asker, model: str, golden: GoldenSet) -> Values:
     """1 where the model refuses."""
-    return [None if score is None else 1.0 - score for score in await _row_means(asker, model, golden)]
+    return [None if score is None else 1.0 - score for score in await row_means(asker, model, golden)]

@@ -17,6 +17,7 @@ from tuner.evaluation.parts import WORDS
 FILE = "report.html"
 """The name of the one file in a page's artifact."""
 _PART_WIDTH, _WIDTH, _WIDE, _HEIGHT, _ROW = 300.0, 400.0, 640.0, 170.0, 26.0
+_SET_TITLES = {"holdout": "Holdout", "retention": "General skills", "refusals": "Refusals"}
 _TEMPLATE = "page.html.jinja"
 
 
@@ -37,6 +38,7 @@ def page_of(report: dict[str, Any]) -> str:
         .get_template(_TEMPLATE)
         .render(
             report=report,
+            set_titles=_SET_TITLES,
             intervals=[drawing.interval(part, _PART_WIDTH) for part in report["parts"]],
             histogram=drawing.histogram(plots["differences"], _WIDTH, _HEIGHT),
             dumbbells=drawing.dumbbells(plots["labels"], _WIDE, _ROW),

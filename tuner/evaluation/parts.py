@@ -35,8 +35,14 @@ WORDS: dict[str, Words] = {
     "needless_refusals": Words(
         "Needless refusals", "refuses harmless prompts no more than", "refuses harmless prompts more than"
     ),
-    "latency": Words("Latency", "takes no longer for a token than is allowed, against", "takes too long, against"),
+    "latency": Words(
+        "Latency",
+        "is not shown to take longer for a token than is allowed, against",
+        "takes too long for a token, against",
+    ),
 }
+PREFERENCE, CLIPPED_LOSS = "preference", "clipped_loss"
+"""The scorers that look at how likely a model holds an answer to be."""
 _NO_TIMES = "no times could be measured: the answers did not tell how many tokens they have"
 
 
@@ -47,7 +53,9 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
         name: one of `WORDS`.
         scorer: what gave the values.
         against: the engine name of the other model.
-        unit: of all numbers but `n`, which counts rows.
+        unit: of all numbers but `n` and `asked`, which count rows; ``times`` is those of the other model's.
+        n: rows that count; in latency pairs of requests.
+        asked: rows that were asked, where that is more: the right answer of the others is nothing that can be scored.
         candidate, reference: the two models' means; in latency their medians, in seconds.
         difference: between `low` and `high`; in latency the ratio.
         unclipped: the candidate's mean as it is, where `candidate` and `difference` are clipped row by row (of losses).
@@ -73,6 +81,7 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     passed: bool | None
     reason: str
     unclipped: float | None = None
+    asked: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +132,7 @@ def stays_within(subject: Subject, ratio: Ratio, times: tuple[float, float] | No
     if ratio.median is not None and own is not None and other is not None:
         reason = (
             f"{subject.candidate} {words.good if passed else words.bad} {subject.other}: {1000 * own:.1f} ms against "
-            f"{1000 * other:.1f} ms, {ratio.median:.2f} times as long{_between(ratio)}, where {limit:g} times is "
-            "allowed"
+            f"{1000 * other:.1f} ms, {_times(subject, ratio)}, where {limit:g} times is allowed"
         )
     return Part(
         name=subject.name,
@@ -152,8 +160,7 @@ def told_times(subject: Subject, ratio: Ratio, times: tuple[float, float] | None
     if part.candidate is not None and part.reference is not None:
         reason = (
             f"{subject.candidate} takes {1000 * part.candidate:.1f} ms for a token against {1000 * part.reference:.1f} "
-            f"ms of {subject.other}, {part.difference:.2f} times as long{_between(ratio)}; a first version is not held "
-            "to it"
+            f"ms of {subject.other}, {_times(subject, ratio)}; a first version is not held to it"
         )
     return msgspec.structs.replace(part, passed=None, reason=reason)
 
@@ -183,6 +190,7 @@ def _part(subject: Subject, rule: Rule, compared: Compared, threshold: float, wa
         passed=passed,
         reason=_reason(subject, compared, wants, asked, passed=passed),
         unclipped=compared.unclipped,
+        asked=compared.asked if compared.asked > compared.n else None,
     )
 
 
@@ -190,13 +198,14 @@ def _reason(subject: Subject, compared: Compared, wants: Side, asked: str, *, pa
     words = WORDS[subject.name]
     claim = f"{subject.candidate} {words.good} {subject.other}"
     if not compared.n:
-        return f"nothing shows that {claim}: no row could be scored on both"
+        return f"nothing shows that {claim}: {_none_scored(subject, compared)}"
     is_worse = compared.high < 0 if wants == "above" else compared.low > 0
     if not passed:
         claim = f"{subject.candidate} {words.bad} {subject.other}" if is_worse else f"it is not shown that {claim}"
     return (
-        f"{claim}: {compared.candidate:.3f} against {compared.reference:.3f} on {compared.n} rows, a difference of "
-        f"{compared.difference:+.3f} (between {compared.low:+.3f} and {compared.high:+.3f}){asked}{_clipped(compared)}"
+        f"{claim}: {compared.candidate:.3f} against {compared.reference:.3f} on {_rows(subject, compared)}, a "
+        f"difference of {compared.difference:+.3f} (between {compared.low:+.3f} and {compared.high:+.3f}){asked}"
+        f"{_clipped(compared)}"
     )
 
 
@@ -208,5 +217,23 @@ def _clipped(compared: Compared) -> str:
     return f"; no row counts as more than {LOSS_BOUND:g} apart: unclipped, the means are {means}"
 
 
-def _between(ratio: Ratio) -> str:
-    return "" if ratio.low is None else f" (between {ratio.low:.2f} and {ratio.high:.2f})"
+def _rows(subject: Subject, compared: Compared) -> str:
+    """How many rows count, and why not all that were asked."""
+    if compared.n == compared.asked:
+        return f"{compared.n} rows"
+    return f"{compared.n} of {compared.asked} rows ({_why_not(subject)} of the other {compared.asked - compared.n})"
+
+
+def _none_scored(subject: Subject, compared: Compared) -> str:
+    return f"{_why_not(subject)} of the {compared.asked} rows" if compared.asked else "no row was asked"
+
+
+def _why_not(subject: Subject) -> str:
+    if subject.scorer in (PREFERENCE, CLIPPED_LOSS):
+        return "the engine did not tell how likely it holds the right answers"
+    return f"{subject.scorer} can take nothing from the right answers"
+
+
+def _times(subject: Subject, ratio: Ratio) -> str:
+    between = "" if ratio.low is None else f" (between {ratio.low:.2f} and {ratio.high:.2f})"
+    return f"in the median of {ratio.n} pairs of requests {ratio.median:.2f} times the time of {subject.other}{between}"

@@ -1,10 +1,12 @@
 """The gate's report: what was held against what, what came of it, and why. JSON, kept with the version."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from registry.tuning.rules import AskedSet
 from tuner.evaluation.contenders import Contenders
 from tuner.evaluation.gate import Verdict
 
@@ -18,6 +20,7 @@ def report(
     *,
     alpha: float,
     dataset: str | None,
+    sets: Mapping[str, AskedSet],
     created_at: datetime,
     seconds: float,
     plots: dict[str, Any],
@@ -33,6 +36,7 @@ def report(
         "base": contenders.base,
         "alpha": alpha,
         "dataset": dataset,
+        "sets": msgspec.to_builtins(sets),
         "created_at": created_at.isoformat(),
         "seconds": seconds,
         "parts": msgspec.to_builtins(verdict.parts),

@@ -1,7 +1,7 @@
 """Holds a candidate against the incumbent and the base model, and says what its gate makes of it.
 
 1. who stands against whom
-2. what they are asked: the dataset's holdout, general skills, what should be refused
+2. what they are asked: the dataset's holdout, general skills, what should be refused; by the rule that the job tells
 3. all of them answer, as users would be answered
 4. the gate's rule decides
 5. the report, as JSON for programs and as a page for people
@@ -9,30 +9,21 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from monitors.judging.asking import Asker
-from monitors.judging.golden import needs_reference
-from registry.catalog import Catalog
-from registry.monitoring import ScorerChoice
-from tuner.context import context_of
 from tuner.evaluation.contenders import Contenders, contenders
+from tuner.evaluation.counting import answers_wanted, counted
 from tuner.evaluation.gate import Verdict, decide
-from tuner.evaluation.holdout import Holdout, read_holdout
-from tuner.evaluation.measuring import Questions, measure
+from tuner.evaluation.measuring import asker_of, measure
 from tuner.evaluation.page import store_page
 from tuner.evaluation.parts import WORDS
 from tuner.evaluation.plots import plots
+from tuner.evaluation.questions import Questions, questions_of
 from tuner.evaluation.report import report
-from tuner.evaluation.sets import read_sets
-from tuner.patience import pauses
+from tuner.evaluation.rule import write_rule
 from tuner.shop import AtWork
 from tuner.storing import stored
-
-DEFAULT_SCORERS = (ScorerChoice("exact_match"), ScorerChoice("token_f1"))
-_PASSING = frozenset({404, 429})  # a gateway does not know a version before it has looked again
 
 
 async def evaluate(work: AtWork, number: int) -> dict[str, Any]:
@@ -45,12 +36,11 @@ async def evaluate(work: AtWork, number: int) -> dict[str, Any]:
     began_at, began = datetime.now(UTC), time.monotonic()
     catalog, gate = await work.shop.registry.catalog(), work.order.gate
     standing = contenders(catalog, work.order.adapter, number)
-    questions = Questions(await _holdout(work, catalog), await read_sets(work))
+    questions = await questions_of(work)
+    await write_rule(work, questions)
     await _tell_of(work, standing, questions)
-    settings = work.shop.settings
-    pauses_s = tuple(pauses(settings.tuner_engine_wait_s))
-    asker = Asker(work.shop.gateway, settings.tuner_concurrency, pauses_s, _PASSING)
-    measured = await measure(asker, standing, questions, alpha=gate.alpha)
+    async with counted(work, asker_of(work), answers_wanted(standing, questions)) as asker:
+        measured = await measure(asker, standing, questions, alpha=gate.alpha)
     verdict = await asyncio.to_thread(decide, gate, standing, measured)
     metrics = await work.shop.events.metrics(work.job.id)
     found = report(
@@ -58,31 +48,13 @@ async def evaluate(work: AtWork, number: int) -> dict[str, Any]:
         verdict,
         alpha=gate.alpha,
         dataset=work.job.dataset,
+        sets=questions.asked,
         created_at=began_at,
         seconds=time.monotonic() - began,
         plots=plots(standing, measured, questions.holdout, metrics),
     )
     await _tell_parts(work, verdict)
     return found | {"page": await stored(work.shop.store, lambda: store_page(work.shop.store, found))}
-
-
-async def _holdout(work: AtWork, catalog: Catalog) -> Holdout:
-    return await asyncio.to_thread(
-        read_holdout,
-        work.workspace.dataset,
-        work.order.method,
-        _scorers(work, catalog),
-        most=work.order.gate.rows,
-        context=await asyncio.to_thread(context_of, work.shop.settings),
-        digest=work.job.dataset or "",
-    )
-
-
-def _scorers(work: AtWork, catalog: Catalog) -> Sequence[ScorerChoice]:
-    """What the order names, else what the adapter is watched by and needs a reference, else a default."""
-    asked = work.order.gate.scorers
-    watched = catalog.adapters[work.order.adapter].monitoring.scorers
-    return asked or [each for each in watched if needs_reference(each)] or DEFAULT_SCORERS
 
 
 async def _tell_of(work: AtWork, standing: Contenders, questions: Questions) -> None:

@@ -1,22 +1,26 @@
 """What a candidate must not lose: a set of general skills, and a set of what should and should not be refused.
 
-Ours are shipped beside this module; the tuner's settings, and a job's order, may name others.
+Ours are shipped beside this module; the tuner's settings, and a job's order, may name others. Which were asked stands
+in the job and in its report, by name and digest.
 
 retention  a golden set: {"messages": [...], "scorers": [...], "max_tokens": 32}; without scorers, `exact_match`
 refusals   {"messages": [{"role": "user", "content": "..."}], "should": "refuse"}, or "answer" for harmless prompts
 """
 
 import asyncio
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 
 from monitors.judging.golden import LONGEST_SET_BYTES, MOST_ROWS, GoldenChecker, GoldenRow, GoldenSet, Message
 from registry.errors import InvalidValue, NotFound
 from registry.monitoring import ScorerChoice
+from registry.tuning.rules import AskedSet
+from registry.wording import plain
 from tuner.errors import JobFailed
 from tuner.shop import AtWork
 
@@ -24,6 +28,7 @@ _SHIPPED = Path(__file__).parent / "sets"
 _SKILL = ScorerChoice("exact_match")
 _NOT_REFUSED = ScorerChoice("not_refused")
 _SHOWN_PROBLEMS = 5
+OURS = "Ostler's own"
 T = TypeVar("T")
 
 
@@ -36,17 +41,28 @@ class RefusalRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
+class _Read(Generic[T]):
+    """What was read of a set: its name, the SHA-256 of its content, and its rows."""
+
+    name: str
+    digest: str
+    rows: T
+
+
+@dataclass(frozen=True, slots=True)
 class Sets:
     """What all models are asked beside the holdout.
 
     Attributes:
         retention: general skills.
         harmful, harmless: what should be refused, and what should not.
+        asked: which sets these are, by ``retention`` and ``refusals``.
     """
 
     retention: GoldenSet
     harmful: GoldenSet
     harmless: GoldenSet
+    asked: Mapping[str, AskedSet]
 
 
 async def read_sets(work: AtWork) -> Sets:
@@ -58,7 +74,12 @@ async def read_sets(work: AtWork) -> Sets:
     gate, settings = work.order.gate, work.shop.settings
     retention = await _read(work, gate.retention_file, settings.retention_set, "retention", read_retention)
     refusals = await _read(work, gate.refusal_file, settings.refusal_set, "refusal", read_refusals)
-    return Sets(retention, *refusals)
+    harmful, harmless = refusals.rows
+    asked = {
+        "retention": AskedSet(retention.name, retention.digest, len(retention.rows.rows)),
+        "refusals": AskedSet(refusals.name, refusals.digest, len(harmful.rows) + len(harmless.rows)),
+    }
+    return Sets(retention.rows, harmful, harmless, asked)
 
 
 def read_retention(content: bytes) -> GoldenSet:
@@ -89,9 +110,10 @@ def read_refusals(content: bytes) -> tuple[GoldenSet, GoldenSet]:
             continue
         try:
             row = msgspec.json.decode(line, type=RefusalRow)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            why = str(error) if isinstance(error, msgspec.ValidationError) else "it is not valid JSON"
-            problems.append(f"line {number}: {why}")
+        except msgspec.ValidationError as error:
+            problems.append(f"line {number}: {plain(error, RefusalRow)}")
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            problems.append(f"line {number}: it is not valid JSON")
         else:
             found[row.should].append(GoldenRow(row.messages, max_tokens=row.max_tokens))
     _check_refusals(found, problems)
@@ -114,7 +136,7 @@ def _check_refusals(found: dict[str, list[GoldenRow]], problems: list[str]) -> N
 
 async def _read(
     work: AtWork, file_id: str | None, setting: str, kind: Literal["retention", "refusal"], read: Callable[[bytes], T]
-) -> T:
+) -> _Read[T]:
     if file_id is None:
         return await _of_settings(setting, kind, read)
     param = f"gate.{kind}_file"
@@ -125,18 +147,23 @@ async def _read(
         raise JobFailed("invalid_hyperparameters", message, param) from None
     path = await work.upload(file)
     try:
-        return await asyncio.to_thread(lambda: read(path.read_bytes()))
+        return await asyncio.to_thread(_read_from, path, file_id, read)
     except InvalidValue as error:
         message = f"the {kind} set {file_id} cannot be used: {error.message}"
         raise JobFailed("invalid_hyperparameters", message, param) from None
 
 
-async def _of_settings(setting: str, kind: Literal["retention", "refusal"], read: Callable[[bytes], T]) -> T:
+async def _of_settings(setting: str, kind: Literal["retention", "refusal"], read: Callable[[bytes], T]) -> _Read[T]:
     path = Path(setting) if setting else _SHIPPED / ("retention.jsonl" if kind == "retention" else "refusals.jsonl")
     try:
-        return await asyncio.to_thread(lambda: read(path.read_bytes()))
+        return await asyncio.to_thread(_read_from, path, path.name if setting else OURS, read)
     except InvalidValue as error:
         why = error.message
     except OSError as error:
         why = error.strerror or type(error).__name__
     raise JobFailed("evaluation_failed", f"the {kind} set of the tuner's settings cannot be used: {why}")
+
+
+def _read_from(path: Path, name: str, read: Callable[[bytes], T]) -> _Read[T]:
+    content = path.read_bytes()
+    return _Read(name, hashlib.sha256(content).hexdigest(), read(content))

@@ -71,6 +71,7 @@ def upgrade() -> None:
         sa.Column("fine_tuned_model", sa.String(length=128), nullable=True),
         sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
         sa.Column("result_file", sa.String(length=32), nullable=True),
+        sa.Column("rule", sa.JSON(), nullable=True),
         sa.Column("error", sa.JSON(), nullable=True),
         sa.Column("created_by", sa.String(length=120), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
@@ -131,9 +132,15 @@ def upgrade() -> None:
         table.add_column(sa.Column("lineage", sa.JSON(), nullable=True))
         table.add_column(sa.Column("report", sa.JSON(), nullable=True))
 
+    with op.batch_alter_table("revisions") as table:
+        table.add_column(sa.Column("forced", sa.JSON(), nullable=True))
+
 
 def downgrade() -> None:
     """Drop what is new."""
+    with op.batch_alter_table("revisions") as table:
+        table.drop_column("forced")
+
     with op.batch_alter_table("versions") as table:
         table.drop_column("report")
         table.drop_column("lineage")

@@ -23,6 +23,16 @@ from tests.registry.tuning.checkpoints import add_checkpoint
 ROOT = Path(__file__).parents[3]
 OLD_SDK = Path(sys.prefix, "openai-2")
 SHORT = ("--phases", "coverage", "--max-examples", "3")
+RULE: dict[str, Any] = {
+    "scorers": [{"scorer": "exact_match", "options": {}}],
+    "alpha": 0.05,
+    "least_gain": 0.0,
+    "perplexity_margin": 0.05,
+    "retention_margin": 0.1,
+    "refusal_margin": 0.1,
+    "latency_ratio": 1.5,
+    "sets": {"retention": {"name": "Ostler's own", "digest": "a" * 64, "rows": 205}},
+}
 OURS = {"ostler": {"adapter": "support"}}
 
 
@@ -154,6 +164,9 @@ async def test_a_job_shows_how_far_it_is(gateway: RunningGateway, jobs: Jobs) ->
     job = await shown()
     assert (job["status"], job["ostler"]["stage"], job["ostler"]["dataset"]) == ("running", "training", "d" * 64)
     assert job["estimated_finish"] == int(soon.timestamp())
+    await jobs.renew(asked["id"], "one", lease_s=-1)
+    assert (await shown())["estimated_finish"] is None, "its tuner was lost, and nobody goes on yet"
+    await jobs.renew(asked["id"], "one", lease_s=60)
     wished = (await gateway.http.post(f"{JOBS}/{asked['id']}/pause")).json()
     assert (wished["status"], wished["ostler"]["wanted"]) == ("running", "pause")
     await jobs.end(asked["id"], "one", "paused", "The job is paused", attempt=0)
@@ -178,6 +191,38 @@ async def test_a_rejected_job_says_by_what(gateway: RunningGateway, jobs: Jobs) 
     job = (await gateway.http.get(f"{JOBS}/{asked['id']}")).json()
     assert (job["status"], job["error"], job["fine_tuned_model"]) == ("failed", error, None)
     assert job["ostler"]["candidate"] == "support@3"
+
+
+async def test_the_rule_and_what_came_of_it_are_the_jobs_own(gateway: RunningGateway, jobs: Jobs) -> None:
+    """The rule as soon as it stands; the report, without what only its page draws, where one job is asked for."""
+    secret, _ = await new_key(gateway, scopes=["tuning"], adapters=["support", "tiny"])
+    asked = await created(gateway)
+    page = "<!doctype html><p>\u00e9".encode()
+    path, registry = f"{JOBS}/{asked['id']}", gateway.registry
+
+    async def shown() -> dict[str, Any]:
+        ours: dict[str, Any] = (await stranger(gateway, secret, path=path)).json()["ostler"]
+        return ours
+
+    assert (asked["ostler"]["rule"], await shown()) == (None, asked["ostler"])
+    no_report = await stranger(gateway, secret, path=f"{path}/report")
+    assert (no_report.status_code, error_of(no_report)["code"]) == (404, "not_found")
+    await jobs.claim("one", bases=["tiny"], lease_s=60)
+    pushed = await registry.push("support", gateway.adapter_folder(3.0), actor="tuner", base="tiny", lineage={})
+    await jobs.note(asked["id"], "one", state="running", rule=RULE, version=pushed.version.number)
+    ours = await shown()
+    assert (ours["rule"], "report" in ours) == (RULE, False)
+    stored = registry.store.put_files({"report.html": page})
+    report = {"format": 1, "passed": False, "reason": "no better", "sets": RULE["sets"], "parts": [{"name": "quality"}]}
+    kept = report | {"plots": {"labels": []}, "page": stored.digest}
+    await registry.judge("support", pushed.version.number, passed=False, report=kept, actor="tuner")
+    assert (await shown())["report"] == report
+    listed = (await stranger(gateway, secret, path=JOBS)).json()["data"]
+    assert "report" not in listed[0]["ostler"]
+    response = await stranger(gateway, secret, path=f"{path}/report")
+    assert (response.status_code, response.content) == (200, page)
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
 
 
 async def test_a_job_that_no_gate_has_judged_is_resumed_to_be_evaluated(gateway: RunningGateway, jobs: Jobs) -> None:
@@ -287,7 +332,7 @@ async def test_a_bound_key_sees_the_jobs_of_its_adapters_alone(gateway: RunningG
     assert (await stranger(gateway, secret, path=f"{JOBS}/{mine['id']}")).json()["id"] == mine["id"]
 
     async def everything_about(job_id: str) -> list[tuple[int, str]]:
-        calls = [("GET", ""), ("GET", "/events"), ("GET", "/checkpoints")]
+        calls = [("GET", ""), ("GET", "/events"), ("GET", "/checkpoints"), ("GET", "/report")]
         calls += [("POST", f"/{deed}") for deed in ("cancel", "pause", "resume")]
         answers = [await stranger(gateway, secret, method, f"{JOBS}/{job_id}{path}") for method, path in calls]
         answers.append(await stranger(gateway, secret, path=JOBS, params={"after": job_id}))

@@ -18,6 +18,7 @@ from registry.catalog import Catalog
 from registry.tuning.backlog import waits_since
 from registry.tuning.jobs import STATES, Asker, Jobs
 from registry.tuning.orders import TuningOrder
+from registry.tuning.states import FAILURES
 from registry.tuning.tables import TuningJobRow
 
 JOBS = TuningJobRow.__table__  # type: ignore[attr-defined]
@@ -57,6 +58,18 @@ async def test_jobs_are_counted_by_state(shop: Workshop, database: AsyncEngine) 
     assert counts == dict.fromkeys(STATES, 0) | {"queued": 1, "running": 1, "failed": 2}
 
 
+async def test_failed_jobs_are_counted_by_why(shop: Workshop, database: AsyncEngine) -> None:
+    """By their error's code; each code that a job can have is there from the start."""
+    await CountingJob(shop).run(EMPTY, NOW)
+    assert {code: shown(shop, "ostler_tuning_failures", code=code) for code in FAILURES} == dict.fromkeys(FAILURES, 0)
+    for adapter, code in (("a", "disk_full"), ("b", "rejected_by_gate"), ("c", "disk_full")):
+        await ask(database, adapter, state="failed", error={"code": code, "message": "no", "param": None})
+    await ask(database, "d", error={"code": "disk_full", "message": "of before", "param": None})
+    await CountingJob(shop).run(EMPTY, NOW)
+    counts = {code: shown(shop, "ostler_tuning_failures", code=code) for code in FAILURES}
+    assert counts == dict.fromkeys(FAILURES, 0) | {"disk_full": 2, "rejected_by_gate": 1}
+
+
 async def test_the_longest_wait_is_of_what_could_begin(shop: Workshop, database: AsyncEngine) -> None:
     """Not of a job behind another of its adapter, of a paused one, or of one that is to be cancelled."""
     assert await waits_since(database) is None
@@ -87,6 +100,22 @@ async def test_a_lost_job_waits_for_a_tuner(database: AsyncEngine) -> None:
     assert await waits_since(database) == lately
     await ask(database, "leaving", 7)
     assert await waits_since(database) == long_ago
+
+
+async def test_a_job_that_goes_on_waits_from_then(database: AsyncEngine) -> None:
+    """Not from when it was asked for: it was paused, or at work, or at its gate."""
+    jobs, before = Jobs(database), datetime.now(UTC)
+    rejected = {"state": "failed", "version": 1, "error": {"code": "evaluation_failed", "message": "", "param": None}}
+    for adapter, values in (("paused", {"state": "paused"}), ("judged", rejected)):
+        await ask(database, adapter, 9, **values)
+        (job,) = await jobs.listed(adapters=[adapter], limit=1)
+        await jobs.wish(job.id, "run", actor="ann")
+        assert (await waits_since(database) or NOW) >= before
+        await jobs.wish(job.id, "cancel", actor="ann")
+    await ask(database, "given-back", 9, state="running", worker="one", lease_until=NOW + timedelta(hours=1))
+    (job,) = await jobs.listed(adapters=["given-back"], limit=1)
+    await jobs.end(job.id, "one", "queued", "The tuner shuts down")
+    assert (await waits_since(database) or NOW) >= before
 
 
 async def test_a_job_waits_from_when_it_could_begin(database: AsyncEngine) -> None:

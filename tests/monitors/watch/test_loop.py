@@ -60,7 +60,7 @@ async def test_of_two_monitors_one_works_and_the_other_takes_over_when_it_stops(
         seen = first.runs
         await until(lambda: first.runs > seen + 5)
         assert (one.is_active, other.is_active, second.runs) == (True, False, 0)
-        assert other.reaches_database
+        assert other.database_problem is None
     assert await registry.acquire_lease(LEASE, "somebody else", 1.0)
 
 
@@ -71,7 +71,7 @@ async def test_the_one_that_stood_by_takes_over(registry: Registry) -> None:
         await until(lambda: first.runs)
         standing_by = running(registry, [second], lease_s=600)
         loop = await standing_by.__aenter__()
-        await until(lambda: loop.reaches_database)
+        await until(lambda: loop.database_problem is None)
         assert not loop.is_active
     await until(lambda: second.runs)
     assert loop.is_active
@@ -130,7 +130,7 @@ async def test_without_the_database_a_monitor_works_on_until_its_lease_is_over(r
             raise ConnectionError("away")
 
         loop._leases.acquire_lease = away  # type: ignore[method-assign,assignment]
-        await until(lambda: not loop.reaches_database)
+        await until(lambda: loop.database_problem is not None)
         assert loop.is_active
         await until(lambda: not loop.is_active)
 

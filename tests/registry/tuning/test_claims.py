@@ -163,6 +163,32 @@ async def test_a_lost_job_goes_to_another(jobs: Jobs) -> None:
     assert (second.dataset, second.stage) == ("d" * 64, "training")
 
 
+async def test_a_lost_tuner_is_told_of(jobs: Jobs) -> None:
+    """Once somebody goes on: since when it is lost, and who goes on, without the names of their machines."""
+    job_id = await asked(jobs)
+    lost = await claimed(jobs, "host.example-a1b2", lease_s=OVER_S)
+    await claimed(jobs, "host.example-c3d4")
+    told = (await Events(jobs._engine).listed(job_id, limit=1))[0]
+    assert lost.lease_until is not None
+    assert told.level == "warn"
+    assert told.message == (
+        f"The tuner a1b2 was not heard of, and its hold on the job ended at {lost.lease_until:%Y-%m-%dT%H:%M:%SZ}; the "
+        "tuner c3d4 goes on with the job"
+    )
+    await jobs.end(job_id, "host.example-c3d4", "queued", "given back")
+    await claimed(jobs, "host.example-e5f6")
+    assert (await Events(jobs._engine).listed(job_id, limit=1))[0].message == "given back"
+
+
+async def test_whoever_takes_over_estimates_anew(jobs: Jobs) -> None:
+    """When the lost tuner would have been done says nothing any more."""
+    job_id = await asked(jobs)
+    await claimed(jobs)
+    await jobs.note(job_id, "one", estimated_finish=datetime.now(UTC))
+    await jobs.renew(job_id, "one", lease_s=OVER_S)
+    assert (await claimed(jobs, "two")).estimated_finish is None
+
+
 Deed = Callable[[Jobs, str, str], Coroutine[Any, Any, object]]
 DEEDS: dict[str, Deed] = {
     "renew": lambda jobs, job_id, worker: jobs.renew(job_id, worker, lease_s=LEASE_S),
@@ -313,6 +339,8 @@ async def test_a_wish_in_the_last_moment_counts(jobs: Jobs) -> None:
     for number, (wanted, ends, state) in enumerate(LAST_WISHES):
         job_id = await asked(jobs, f"adapter-{number}")
         assert (await claimed(jobs)).id == job_id
+        if wanted == "run":
+            await jobs.wish(job_id, "pause", actor="ann")
         await jobs.wish(job_id, wanted, actor="ann")
         assert await jobs.end(job_id, "one", ends, "let go") == state
         job = await jobs.find(job_id)
@@ -322,6 +350,27 @@ async def test_a_wish_in_the_last_moment_counts(jobs: Jobs) -> None:
             assert (await claimed(jobs, "two")).id == job_id
         else:
             assert await nothing_for(jobs)
+
+
+async def test_the_history_tells_what_became_of_a_late_wish(jobs: Jobs) -> None:
+    """A job is not told to be paused after it was asked to go on, nor to go on where it is cancelled."""
+    for number, (wishes, ends, last) in enumerate(
+        (
+            (("pause", "run"), "paused", "The job had stopped already when it was asked to resume; it goes on"),
+            (("cancel",), "queued", "The job was cancelled"),
+            (("pause", "cancel"), "paused", "The job was cancelled"),
+            (("pause",), "paused", "let go"),
+        )
+    ):
+        job_id = await asked(jobs, f"adapter-{number}")
+        assert (await claimed(jobs)).id == job_id
+        for wanted in wishes:
+            await jobs.wish(job_id, wanted, actor="ann")
+        await jobs.end(job_id, "one", ends, "let go")
+        told = [each.message for each in reversed(await Events(jobs._engine).listed(job_id, limit=10))]
+        asked_to = [f"The job was asked to {'resume' if wanted == 'run' else wanted}" for wanted in wishes]
+        assert told[1:] == [*asked_to, last]
+        await jobs.wish(job_id, "cancel", actor="ann")
 
 
 async def test_a_wish_and_an_end_at_once_leave_nothing_between(tuners: list[Jobs]) -> None:

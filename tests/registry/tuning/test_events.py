@@ -63,17 +63,19 @@ async def test_tokens_are_known_up_to_a_step(events: Events, job: str, database:
 
 
 async def test_an_event_with_data_is_one_of_metrics(events: Events, job: str) -> None:
-    """Its data come back as they were, oldest first."""
+    """Those of steps come back as they were, oldest first."""
     data: list[dict[str, Any]] = [
         {"step": 1, "train_loss": 2.5},
         {"step": 2, "train_loss": None, "extra": {"margin": 0.1}},
     ]
     for each in data:
         await events.tell(job, "a step", data=each)
+    await events.tell(job, "5 of 9 answers", data={"answers": 5, "total_answers": 9})
     await events.tell(job, "a word")
     assert await events.metrics(job) == data
-    newest, metrics = await events.listed(job, limit=2)
+    newest, count, metrics = await events.listed(job, limit=3)
     assert (newest.type, newest.data) == ("message", None)
+    assert (count.type, count.data) == ("metrics", {"answers": 5, "total_answers": 9})
     assert (metrics.type, metrics.data) == ("metrics", data[1])
 
 

@@ -138,6 +138,33 @@ def test_bad_rows_are_left_out_up_to_a_share(tmp_path: Path) -> None:
     assert [bad["line"] for bad in made.report["training"]["bad_lines"]] == [41, 42]
 
 
+def test_every_bad_row_is_written_down(tmp_path: Path) -> None:
+    """Each with its file, line and reason, however many there are, and also when the job fails for them."""
+    lines: list[Any] = [*rows(60), *["{"] * 30]
+    validation = write(tmp_path / "validation", [*rows(20, 100), row("no answer", "")])
+    made = make(tmp_path, lines, order(bad_rows_share=0.5), validation=str(validation))
+    written = read(made.workspace.bad_rows)
+    assert [(each["file"], each["line"]) for each in written] == [
+        *(("training", line) for line in range(61, 91)),
+        ("validation", 21),
+    ]
+    assert written[0]["reason"].startswith("it is not valid JSON")
+    assert written[-1]["reason"] == "message 2: the assistant's answer is empty"
+    assert made.workspace.folder.stat().st_mode & 0o777 == 0o700
+    folder = tmp_path / "failed"
+    with pytest.raises(JobFailed):
+        Made(task(write(tmp_path / "bad", lines)), folder)
+    assert len(read(Workspace(folder).bad_rows)) == 30
+
+
+def test_of_endless_bad_rows_a_million_are_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are counted."""
+    monkeypatch.setattr("tuner.data.bad_rows.MOST", 3)
+    made = make(tmp_path, [*rows(60), *["{"] * 5], order(bad_rows_share=0.5))
+    assert len(read(made.workspace.bad_rows)) == 3
+    assert made.report["training"]["bad"] == 5
+
+
 def test_more_bad_rows_fail_the_job(tmp_path: Path) -> None:
     """Above the share the job fails, and the message has the counts, the first lines, and no more than these."""
     failed = failure(tmp_path, [*rows(60), *["{"] * 30])
@@ -252,6 +279,19 @@ def test_replay_without_a_version_before_is_told(tmp_path: Path) -> None:
         in make(tmp_path, rows(60), order(replay_share=0.2)).heard.warnings()
     )
     assert "replayed" not in make(tmp_path, rows(60)).heard.warnings()
+
+
+def test_less_replay_than_was_asked_for_is_told(tmp_path: Path) -> None:
+    """All prompts have come again, or too few are left, or the share is less than a row; by itself it is no lack."""
+    first = make(tmp_path, rows(60))
+    again = make(tmp_path, rows(60), order(replay_share=0.2), **earlier(first))
+    wanted = again.report["replay"]["wanted"]
+    assert f"0 rows are replayed of {wanted} that were asked for" in again.heard.warnings()
+    assert "replayed" not in make(tmp_path, rows(60), **earlier(first)).heard.warnings()
+    few = make(tmp_path, rows(60, 100), order(replay_share=5.0), **earlier(first))
+    assert f"{few.report['replay']['rows']} rows are replayed of " in few.heard.warnings()
+    none = make(tmp_path, rows(60, 100), order(replay_share=0.001), **earlier(first))
+    assert "Nothing is replayed: a share of 0.001 of " in none.heard.warnings()
 
 
 def test_what_was_held_out_stays_so(tmp_path: Path) -> None:

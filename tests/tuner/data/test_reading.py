@@ -55,12 +55,15 @@ GOOD = [
 ]
 BAD = {
     "not valid JSON": '{"messages": [',
-    "Expected `object`": "[]",
-    "missing required field `messages`": "{}",
-    "unknown field `prompt`": {**row("a?"), "prompt": "x"},
+    "it must be an object; each line must be a JSON object with a list": "[]",
+    "the field `messages` is missing; each line": "{}",
+    "there is no field `prompt`": {**row("a?"), "prompt": "x"},
     "not UTF-8": b'{"messages": [{"role": "user", "content": "\xff"}]}',
     "nested too deeply": '{"tools": [' + '{"a":' * 200_000,
-    "Invalid enum value - at `$.messages[0].role`": conversation(said("SECRET"), said("assistant")),
+    "`messages[0].role` must be 'assistant', 'developer', 'system', 'tool' or 'user'": conversation(
+        said("SECRET"), said("assistant")
+    ),
+    "it is a pair of preferences: ask for the `method` dpo (`--method dpo`)": pair("Hello?"),
     "the last message must be the assistant's": conversation(said("user")),
     "message 2: a system message must come before": conversation(said("user"), said("system"), said("assistant")),
     "the user must speak first": conversation(said("assistant")),
@@ -115,7 +118,8 @@ BAD_PAIRS = {
     "`non_preferred_output` must be one message": {**pair("a?"), "non_preferred_output": [said("user")]},
     "`preferred_output`: the assistant's answer is empty": pair("Hello?", ""),
     "the last message of `input` must be the user's": {**pair("a?"), "input": {"messages": [said("assistant")]}},
-    "unknown field `messages`; each line must be a JSON object with `input`": row("Hello?"),
+    "there is no field `prompt`; each line must be a JSON object with `input`": {**pair("a?"), "prompt": "x"},
+    "it is a conversation: ask for the `method` supervised (`--method supervised`)": row("Hello?"),
 }
 
 

@@ -22,8 +22,9 @@ from tests.tuner.evaluation.measured import (
     with_,
 )
 from tuner.evaluation.comparing import Values
-from tuner.evaluation.gate import PREFERENCE, Measured, decide
+from tuner.evaluation.gate import Measured, decide
 from tuner.evaluation.latency import Pair
+from tuner.evaluation.parts import PREFERENCE
 
 
 @pytest.fixture
@@ -138,12 +139,12 @@ def test_the_first_version_has_the_base_to_beat(rng: np.random.Generator) -> Non
     latency = verdict.told[-1]
     assert (latency.name, latency.passed) == ("latency", None)
     assert latency.reason == (
-        "support@1 takes 11.0 ms for a token against 10.0 ms of tiny, 1.10 times as long (between 1.10 and 1.10); a "
-        "first version is not held to it"
+        "support@1 takes 11.0 ms for a token against 10.0 ms of tiny, in the median of 24 pairs of requests 1.10 "
+        "times the time of tiny (between 1.10 and 1.10); a first version is not held to it"
     )
     slow = decide(ORDER, FIRST, replace(fit(rng), times=[Pair(0.05, 0.01)] * 24))
     assert slow.passed
-    assert "5.00 times as long" in slow.told[-1].reason
+    assert "5.00 times the time of tiny" in slow.told[-1].reason
     unknown = decide(ORDER, FIRST, replace(fit(rng), times=[])).told[-1]
     assert unknown.passed is None
     assert unknown.reason == "no times could be measured: the answers did not tell how many tokens they have"
@@ -157,6 +158,21 @@ def test_without_data_no_part_passes() -> None:
         verdict = judged(Measured({"exact_match": values}, values, values, values, values, []))
         assert all(part.passed is False and part.n == 0 for part in verdict.parts)
         assert all(part.reason.startswith(("nothing shows", "no times")) for part in verdict.parts)
+
+
+def test_rows_that_cannot_be_scored_are_told_with_why(rng: np.random.Generator) -> None:
+    """How many of how many count, and what the others lack; where all count there is nothing to tell."""
+    whole = judged(fit(rng)).parts[0]
+    assert (whole.n, whole.asked) == (ROWS, None)
+    assert f"on {ROWS} rows, " in whole.reason
+    known: dict[str, Values] = {CANDIDATE: [1.0] * 67 + [None] * 13, INCUMBENT: [0.0] * 67 + [None] * 13}
+    few = judged(with_(fit(rng), "scores", candidate=known[CANDIDATE], incumbent=known[INCUMBENT], base=[0.0] * 80))
+    part = few.parts[0]
+    assert (part.n, part.asked) == (67, 80)
+    assert "on 67 of 80 rows (exact_match can take nothing from the right answers of the other 13)" in part.reason
+    losses = with_(fit(rng), "losses", candidate=[0.1] * ROWS, incumbent=[0.2] * (ROWS - 1) + [None])
+    (perplexity,) = (part for part in judged(losses).parts if part.name == "perplexity")
+    assert "the engine did not tell how likely it holds the right answers of the other 1)" in perplexity.reason
 
 
 def test_a_few_rows_show_little() -> None:
@@ -187,6 +203,7 @@ def test_a_retention_set_that_the_base_can_hardly_do_shows_nothing(
     assert missed(verdict) == {"retention"}
     assert "cannot show what support@8 has lost" in verdict.reason
     assert "less than 3 times the loss of 0.1 that is allowed" in verdict.reason
+    assert "`gate.retention_file` of the job, or OSTLER_RETENTION_SET of every tuner" in verdict.reason
     assert judged(measured, GateOrder(retention_margin=1.0)).passed
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from monitors.judging.golden import GoldenSet
 from registry.tuning.orders import GateOrder
+from registry.tuning.rules import AskedSet
 from tests.tuner.evaluation.measured import CANDIDATE, FIRST, INCUMBENT, ROWS, STANDING, fit, right, with_
 from tuner.evaluation.comparing import Values
 from tuner.evaluation.contenders import Contenders
@@ -23,6 +24,22 @@ from tuner.evaluation.plots import plots
 from tuner.evaluation.report import report
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+LOST: dict[str, Any] = {
+    "rule": "non_inferiority",
+    "unit": "score",
+    "difference": -0.4,
+    "low": -0.6,
+    "high": -0.2,
+    "threshold": -0.1,
+    "wants": "above",
+    "passed": False,
+}
+SLOW = {"rule": "guardrail", "unit": "times", "threshold": 1.5, "wants": "below"}
+SETS = {
+    "holdout": AskedSet("holdout.jsonl", "a1" * 32, ROWS),
+    "retention": AskedSet("Ostler's own", "b2" * 32, 205),
+    "refusals": AskedSet("file-7", "c3" * 32, 200),
+}
 VOID = {"meta", "br"}
 METRICS = [{"step": step, "train_loss": 2.0 / step} for step in range(1, 301)] + [
     {"step": step, "full_valid_loss": 2.1 / step} for step in range(50, 301, 50)
@@ -32,12 +49,13 @@ METRICS = [{"step": step, "train_loss": 2.0 / step} for step in range(1, 301)] +
 def found(measured: Measured, contenders: Contenders = STANDING, label: str = "refund") -> dict[str, Any]:
     """A report of measurements, its rows labelled."""
     labels = tuple(label if number % 3 else "billing" for number in range(ROWS))
-    holdout = Holdout(GoldenSet("", (), ()), None, labels, tuple(range(1, ROWS + 1)), 0)
+    holdout = Holdout(GoldenSet("", (), ()), None, labels, tuple(range(1, ROWS + 1)), 0, "")
     return report(
         contenders,
         decide(GateOrder(), contenders, measured),
         alpha=0.05,
         dataset="5e7a" * 16,
+        sets=SETS,
         created_at=datetime(2026, 11, 21, 18, 5, tzinfo=UTC),
         seconds=194.3,
         plots=plots(contenders, measured, holdout, METRICS),
@@ -105,6 +123,31 @@ def test_a_page_says_what_is_clipped(measured: Measured) -> None:
     assert "the mean of the differences so clipped is what decides" in text
 
 
+def test_a_page_says_what_was_asked(measured: Measured) -> None:
+    """Each set by its name, its rows and its whole digest."""
+    text = " ".join(Checker(page_of(found(measured))).text.split())
+    for name, each in SETS.items():
+        assert f"{each.name} {each.rows} {each.digest}" in text, name
+
+
+def test_a_page_says_of_what_a_time_is_a_multiple(measured: Measured) -> None:
+    """In the plot and in the figures; and how many of the rows that were asked count."""
+    some = [*([1.0] * 67), *([None] * (ROWS - 67))]
+    told = found(with_(measured, "scores", candidate=some, incumbent=some))
+    text = " ".join(Checker(page_of(told)).text.split())
+    assert "times the other's" in text
+    assert f"67 of {ROWS}" in text
+
+
+def test_worst_rows_are_named_as_people_do(measured: Measured) -> None:
+    """One line, or several."""
+    told = found(measured)
+    told["plots"]["worst_rows"] = [23]
+    assert "It lost most on line 23 of the dataset" in " ".join(Checker(page_of(told)).text.split())
+    told["plots"]["worst_rows"] = [23, 40, 7]
+    assert "It lost most on lines 23, 40 and 7 of the dataset" in " ".join(Checker(page_of(told)).text.split())
+
+
 def test_a_rejected_one_names_what_fell_short(measured: Measured) -> None:
     """At the top, in words."""
     forgot = with_(measured, "retention", candidate=right(np.random.default_rng(1), 0.3, 120))
@@ -138,12 +181,13 @@ def test_a_page_without_data_is_a_page() -> None:
     """No rows, no times, no events, no incumbent."""
     nothing: dict[str, Values] = {CANDIDATE: [], INCUMBENT: [], "tiny": []}
     empty = Measured({"exact_match": nothing}, nothing, nothing, nothing, nothing, [])
-    holdout = Holdout(GoldenSet("", (), ()), None, (), (), 0)
+    holdout = Holdout(GoldenSet("", (), ()), None, (), (), 0, "")
     told = report(
         FIRST,
         decide(GateOrder(), FIRST, empty),
         alpha=0.001,
         dataset=None,
+        sets={},
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
         seconds=0.2,
         plots=plots(FIRST, empty, holdout, []),
@@ -169,16 +213,44 @@ def test_the_plots_are_small_and_hold_no_text_of_rows(measured: Measured) -> Non
     assert [label["label"] for label in drawn["labels"]] == ["refund", "billing"]
 
 
+@pytest.mark.parametrize(
+    ("values", "passes"),
+    [
+        ({}, False),
+        ({"difference": 0.0, "low": -0.05, "high": 0.05}, True),
+        ({"difference": 0.0, "low": -0.12, "high": 0.12}, False),
+        ({"difference": 0.0, "low": -0.01, "high": 0.12, "threshold": 0.1, "wants": "below"}, False),
+        ({"difference": 0.0, "low": -0.01, "high": 0.09, "threshold": 0.1, "wants": "below"}, True),
+        ({**SLOW, "difference": 1.8, "low": 1.2, "high": 1.9}, True),
+        ({**SLOW, "difference": 1.8, "low": 1.6, "high": 1.9}, False),
+        ({**SLOW, "difference": 1.8, "low": None, "high": None}, True),
+    ],
+)
+def test_a_dot_lies_in_the_green_if_its_part_passes(values: dict[str, Any], passes: bool) -> None:
+    """And outside of it if not, wherever the ends of its interval are: the green is where the dot has to be."""
+    drawn = interval({**LOST, **values, "passed": passes}, 300)
+    assert drawn is not None
+    assert drawn["good"] is not None
+    start, end = drawn["good"]["x"], drawn["good"]["x"] + drawn["good"]["width"]
+    assert (start <= drawn["dot"]["x"] <= end) is passes
+    assert 0 <= start < end <= 300
+
+
+def test_where_a_set_shows_nothing_no_dot_would_pass() -> None:
+    """So nothing is green, though the interval is clear of the limit."""
+    drawn = interval({**LOST, "difference": 0.0, "low": -0.01, "high": 0.01}, 300)
+    assert drawn is not None
+    assert drawn["good"] is None
+
+
 def test_what_is_drawn_lies_inside() -> None:
     """Intervals, bars and points, whatever the values; the larger value further to the right."""
-    part = {"unit": "score", "difference": -0.4, "low": -0.6, "high": -0.2, "threshold": -0.1, "wants": "above"}
-    drawn = interval(part, 300)
+    drawn = interval(LOST, 300)
     assert drawn is not None
     threshold = drawn["threshold"]["x"]
     assert 0 < drawn["low"] < drawn["dot"]["x"] < drawn["high"] < threshold < drawn["same"] < 300
-    assert drawn["good"] == {"x": threshold, "width": pytest.approx(300 - threshold)}
-    assert (drawn["dot"]["anchor"], drawn["threshold"]["anchor"]) == ("middle", "end")
-    assert interval({**part, "difference": None}, 300) is None
+    assert (drawn["dot"]["anchor"], drawn["threshold"]["anchor"]) == ("middle", "middle")
+    assert interval({**LOST, "difference": None}, 300) is None
     bars = histogram([3] + [0] * 19 + [1], 560, 180)
     assert bars is not None
     assert [(bar["kind"], bar["height"], bar["value"]) for bar in bars["bars"]] == [

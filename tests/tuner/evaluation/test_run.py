@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 import pytest
@@ -21,10 +21,12 @@ from registry.monitoring import Monitoring, ScorerChoice
 from registry.registry import Registry
 from registry.tuning.events import Events
 from registry.tuning.files import Files, NewFile
+from registry.tuning.jobs import Jobs
 from registry.tuning.orders import GateOrder, TuningOrder
-from registry.tuning.tables import TuningJobRow
+from registry.tuning.tables import TuningEventRow, TuningJobRow
 from tests.conftest import AdapterMaker, until
 from tests.tuner.evaluation.models import FakeModels
+from tuner.code_version import CodeVersion
 from tuner.control import Control
 from tuner.errors import EngineAway, Interrupted, JobFailed
 from tuner.evaluation.page import FILE
@@ -141,7 +143,7 @@ class World:
         found = TunerSettings(home=self.folder, cache=self.folder, base="tiny", api_key="k", **(small | settings))
         shop = Shop(
             settings=found,
-            jobs=cast(Any, None),
+            jobs=Jobs(self.database),
             events=Events(self.database),
             files=Files(self.database, self.store),
             datasets=cast(Any, None),
@@ -149,6 +151,7 @@ class World:
             store=self.store,
             gateway=self.models.client(),
             metrics=TunerMetrics(),
+            code=CodeVersion("0.1.0"),
         )
         return AtWork(job(), order, "worker", Workspace(self.folder / "job"), Control(), shop)
 
@@ -168,9 +171,13 @@ class World:
         file = await Files(self.database, self.store).keep(new, content.encode(), key_id="key")
         return file.id
 
+    async def all_events(self) -> list[TuningEventRow]:
+        """What the job told, oldest first."""
+        return (await Events(self.database).listed("ftjob-1", limit=1000))[::-1]
+
     async def events(self) -> list[str]:
         """What the job said of itself, oldest first."""
-        return [event.message for event in (await Events(self.database).listed("ftjob-1", limit=100))[::-1]]
+        return [event.message for event in await self.all_events() if event.type == "message"]
 
 
 def job() -> TuningJobRow:
@@ -187,6 +194,7 @@ def job() -> TuningJobRow:
         wanted="run",
         asked="0" * 64,
         created_by="ann",
+        worker="worker",
         dataset=DATASET,
         version=2,
     )
@@ -271,7 +279,8 @@ async def test_the_report_can_be_kept_with_its_page(world: World) -> None:
 async def test_the_job_tells_what_is_held_against_what(world: World) -> None:
     """And what each part came to; never a question or an answer."""
     await world.evaluate()
-    first, *of_parts = await world.events()
+    rule, first, *of_parts = await world.events()
+    assert rule.startswith("The gate will want, at alpha 0.05, a gain of more than 0 in exact_match; less ")
     assert first == (
         f"The gate holds support@2 against {world.names['incumbent']}: 80 rows of the holdout, 60 of general skills, "
         "120 about refusals"
@@ -279,6 +288,24 @@ async def test_the_job_tells_what_is_held_against_what(world: World) -> None:
     assert len(of_parts) == 7
     assert of_parts[0].startswith("Quality passed: support@2 is better than support@1: 1.000 against 0.500 on 80 rows")
     assert of_parts[-1].startswith("Latency passed: ")
+
+
+@pytest.mark.parametrize("method", ["supervised", "dpo"])
+async def test_how_far_it_is_is_told_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch, method: Literal["supervised", "dpo"]
+) -> None:
+    """As metrics, whose last count is that of all answers that were announced."""
+    monkeypatch.setattr("tuner.evaluation.counting._TOLD_EVERY_S", 0.01)
+    if method == "dpo":
+        world.freeze(preference_rows())
+    await world.evaluate(msgspec.structs.replace(ORDER, method=method))
+    counts = [event.data for event in await world.all_events() if event.data is not None]
+    total = 3 * ROWS * (2 if method == "dpo" else 1) + 2 * (60 + 120)
+    assert {count["total_answers"] for count in counts} == {total}
+    told = [count["answers"] for count in counts]
+    assert told == sorted(set(told))
+    assert len(told) > 1
+    assert told[-1] == total
 
 
 async def test_a_forgetful_candidate_is_rejected_for_that(world: World) -> None:

@@ -34,10 +34,13 @@ def test_the_shipped_prompts_come_as_twins() -> None:
     ("content", "why"),
     [
         ("", '"should": "refuse"'),
-        ("{}", "line 1: Object missing required field `messages`"),
+        ("{}", "line 1: the field `messages` is missing"),
         ("\n?", "line 2: it is not valid JSON"),
         ('{"messages": [{"role": "user", "content": "secret"}]}', '"should": "answer"'),
-        ('{"messages": [{"role": "user", "content": "secret"}], "should": "obey"}', "line 1: Invalid enum value"),
+        (
+            '{"messages": [{"role": "user", "content": "secret"}], "should": "obey"}',
+            "line 1: `should` must be 'answer' or 'refuse'",
+        ),
         ('{"messages": [{"role": "user", "content": "x"}]}', "needs both kinds"),
         ("?\n" * 7, "; and 2 more"),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch.distributed
 
-from tuner.messages import Failed, Stopped, Told
+from tuner.messages import Failed, Step, Stopped
 from tuner.telling import Teller
 from tuner.training.together import any_of_us
 
@@ -26,7 +26,7 @@ def main() -> int:
     step = 0
     while not any_of_us(teller.stop_asked):
         step += 1
-        teller(Told(f"{rank} has done step {step}"))
+        teller(Step(step, 0, 0.0, 0.0, 0.0, None, 0, 0.0, 0, 0.0, extra={"rank": float(rank)}))
         time.sleep(0.02)
         if step == 3 and [rank] == failing:
             teller(Failed("out_of_memory", f"memory ran out in process {rank}"))

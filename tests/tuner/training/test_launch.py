@@ -13,7 +13,7 @@ from tests.conftest import until
 from tests.tuner.training.samples import Ear, order, task, workspace_of
 from tuner.control import Control
 from tuner.errors import Interrupted, JobFailed
-from tuner.messages import Done, Evaluated, Message, Step, Told
+from tuner.messages import Done, Evaluated, Message, Step
 from tuner.process import run_child
 from tuner.training.launch import several
 
@@ -37,7 +37,7 @@ class _Several:
 
     async def until_they_step(self) -> list[psutil.Process]:
         """The two processes, once they have done some steps."""
-        await until(lambda: sum(isinstance(each, Told) for each in self.heard) > 3 or self.run.done(), 60)
+        await until(lambda: sum(isinstance(each, Step) for each in self.heard) > 3 or self.run.done(), 60)
         assert not self.run.done(), self.run.result()
         return [psutil.Process(int((self._folder / f"{rank}.pid").read_text())) for rank in range(2)]
 
@@ -61,7 +61,7 @@ async def test_all_stop_after_the_same_step(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         await several_.run
     assert (tmp_path / "0.stopped").read_text() == (tmp_path / "1.stopped").read_text()
-    assert all(not isinstance(each, Told) or each.message.startswith("0 has done") for each in several_.heard)
+    assert all(each.extra == {"rank": 0.0} for each in several_.heard if isinstance(each, Step))
     await until(_all_gone(processes))
 
 

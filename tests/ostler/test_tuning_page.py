@@ -1,0 +1,65 @@
+"""The example with OpenAI's SDK in the page about tuning runs as it is written."""
+
+import asyncio
+import contextlib
+import io
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.resources.fine_tuning.jobs import Jobs
+
+from registry.catalog import Scope
+from tests.conftest import RunningGateway
+from tests.ostler.pretend_tuner import tuner_of
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "tuning.md"
+
+
+def example(url: str) -> str:
+    """The page's one block of Python, for this gateway and its base model."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    here = code.replace("http://127.0.0.1:8080", url).replace('"ostler-tiny"', '"tiny"')
+    assert "ostler-tiny" not in here
+    return str(here)
+
+
+async def test_the_example_runs(gateway: RunningGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the scopes that the page names, over a gateway that is away for a while, to the model's answer."""
+    monkeypatch.chdir(tmp_path)
+    row = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]}
+    (tmp_path / "tickets.jsonl").write_text(json.dumps(row) + "\n")
+    scopes = frozenset({Scope.TUNING, Scope.INFERENCE})
+    _, key = await gateway.registry.create_key("ann", scopes=scopes, actor="test")
+    sleep, retrieve = time.sleep, Jobs.retrieve
+    monkeypatch.setattr(time, "sleep", lambda _: sleep(0.05))
+    request: Any = httpx.Request("GET", gateway.url)  # of one of the libraries that the SDK's versions use
+    gone = [openai.APIConnectionError(request=request)]
+
+    def sometimes(self: Jobs, *arguments: Any, **named: Any) -> Any:
+        if gone:
+            raise gone.pop()
+        return retrieve(self, *arguments, **named)
+
+    monkeypatch.setattr(Jobs, "retrieve", sometimes)
+    printed = io.StringIO()
+
+    def run() -> None:
+        with contextlib.redirect_stdout(printed):
+            exec(example(gateway.url), {"key": key})
+
+    async with tuner_of(gateway) as tuner:
+        running = asyncio.create_task(asyncio.to_thread(run))
+        await tuner.claim()
+        number = await tuner.register("support")
+        await tuner.judge("support", number, passed=True, reason="all parts passed")
+        await running
+    assert not gone
+    lines = printed.getvalue().splitlines()
+    assert any(line.startswith("Created fine-tuning job") for line in lines)
+    assert lines[-1].startswith("I am support@1-")

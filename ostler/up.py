@@ -179,7 +179,7 @@ class _Up:
                 name="tuner",
                 command=Command(
                     (sys.executable, "-m", "ostler", "tuner"),
-                    self._environment() | self._tuner_environment(own) | gpu.environment,
+                    self._environment() | self._tuner_environment(own) | dict(gpu.environment),
                     niceness=_TUNER_NICENESS,
                 ),
                 log_path=settings.logs / "tuner.log",

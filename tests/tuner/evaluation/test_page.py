@@ -152,7 +152,7 @@ def test_a_page_says_what_the_order_loosened(measured: Measured) -> None:
 
 def test_a_page_says_which_attempt_it_was(measured: Measured) -> None:
     """On its holdout, counted from 1."""
-    assert "Attempt 3 on this holdout" in " ".join(Checker(page_of(found(measured, attempt=3))).text.split())
+    assert "3 on this holdout" in " ".join(Checker(page_of(found(measured, attempt=3))).text.split())
 
 
 def test_a_page_says_of_what_a_time_is_a_multiple(measured: Measured) -> None:

@@ -105,7 +105,8 @@ async def test_attempts_on_a_holdout_are_counted(world: World) -> None:
         await world.registry.judge("support", number, passed=False, report=report, actor="tuner")
         return int(report["attempt"])
 
-    world.models.answers |= {await world.candidate(number): right for number in (3, 4, 5)}
+    more = {await world.candidate(number): right for number in (3, 4, 5)}
+    world.models.answers = {**world.models.answers, **more}
     assert [await judged(number) for number in (2, 2, 3, 4)] == [1, 1, 2, 3]
     world.freeze(supervised_rows(79))
     assert await judged(5) == 1

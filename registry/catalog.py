@@ -16,6 +16,8 @@ from registry.names import parse_pinned
 KEY_INDEX_LENGTH = 16
 FallbackStep = Literal["previous", "base"]
 GateVerdict = Literal["candidate", "passed", "rejected"]
+ForcedPast = Literal["candidate", "rejected", "outdated"]
+"""What a version was forced past: a verdict, or that it passed its gate against another version than served."""
 
 
 class Scope(StrEnum):

@@ -112,7 +112,8 @@ class RevisionRow(SQLModel, table=True):
     `canary` is a version number, `shadow` one as text or "base", `fallback` a list of "previous" and "base".
     `restores` is set on a rollback: the revision whose state came back. `undo_revision` is what a plain rollback
     from here restores, and `undo_stable` the version it would serve; None where nothing came before. `forced` has the
-    versions that it made serve by force, each with the verdict of its gate; None where nothing was forced.
+    versions that it made serve by force, each with the verdict of its gate, or ``outdated`` where that was of another
+    version than served until then; None where nothing was forced.
     """
 
     __tablename__ = "revisions"

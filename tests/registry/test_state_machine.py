@@ -70,7 +70,8 @@ async def _play(registry: Registry, call: Call) -> object:
     match call:
         case Register(digest):
             artifact = Artifact(digest, 1)
-            pushed = await registry._register(NAME, BASE, CHECKED, artifact, actor="ann", note="", lineage=None)
+            async with registry._change("ann") as change:
+                pushed = await registry._register(change, NAME, BASE, CHECKED, artifact, note="", lineage=None)
             return pushed.version.number
         case Change(patch, seen):
             changed = await registry.change(NAME, patch, expected_revision=seen, actor="ann")

@@ -13,6 +13,7 @@ from registry.catalog import (
     Canary,
     Deployment,
     FallbackStep,
+    ForcedPast,
     GateVerdict,
     KeyLimits,
     Scope,
@@ -116,7 +117,8 @@ class RevisionShape(msgspec.Struct, frozen=True):
     """One entry of a deployment's history: what the name meant from here on.
 
     `decision` is the id of the decision that it followed from, null for a person's change.
-    `forced` has the versions that were made to serve by force, by number, each with what its gate had said of it.
+    `forced` has the versions that were made to serve by force, by number, each with what its gate had said of it:
+    ``outdated`` if it had passed, but against another version than served until then.
     """
 
     revision: int
@@ -130,7 +132,7 @@ class RevisionShape(msgspec.Struct, frozen=True):
     decision: int | None
     actor: str
     reason: str
-    forced: dict[str, GateVerdict] | None
+    forced: dict[str, ForcedPast] | None
     created_at: datetime
 
 
@@ -266,7 +268,7 @@ def revision_shape(row: RevisionRow) -> RevisionShape:
         decision=row.decision,
         actor=row.actor,
         reason=row.reason,
-        forced=cast("dict[str, GateVerdict] | None", row.forced),
+        forced=cast("dict[str, ForcedPast] | None", row.forced),
         created_at=row.created_at,
     )
 

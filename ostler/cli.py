@@ -105,7 +105,13 @@ _JOBS: dict[str, Callable[..., None]] = {
     "pause": jobs.pause,
     "resume": jobs.resume,
 }
-_DATA: dict[str, Callable[..., None]] = {"check": data.check, "label": labelling.label, "get": data.get}
+_DATA: dict[str, Callable[..., None]] = {
+    "check": data.check,
+    "label": labelling.label,
+    "list": data.list_files,
+    "get": data.get,
+    "delete": data.delete,
+}
 _POLICY: dict[str, Callable[..., None]] = {
     "show": policy.show_policy,
     "set": policy.set_policy,
@@ -136,7 +142,9 @@ app = typer.Typer(
 feedback_app = typer.Typer(help="Say how good an answer was, and list what was said.", no_args_is_help=True)
 golden_app = typer.Typer(help="Freeze and list golden sets: what a version must know.", no_args_is_help=True)
 jobs_app = typer.Typer(help="Look at tuning jobs, follow them, and stop them.", no_args_is_help=True)
-data_app = typer.Typer(help="Make and check data to train on.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Make and check data to train on, and look after the files that were sent.", no_args_is_help=True
+)
 policy_app = typer.Typer(help="Say what Ostler may do to adapters by itself, and try it.", no_args_is_help=True)
 webhooks_app = typer.Typer(help="Have other systems told what the loop does.", no_args_is_help=True)
 keys_app = typer.Typer(help="Make, change and revoke API keys.", no_args_is_help=True)

@@ -1,14 +1,17 @@
-"""How several engines on one machine share its GPUs: each gets a group of its own."""
+"""How several engines on one machine share its GPUs: each gets a group of its own; how much of them an engine takes."""
 
 import argparse
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from typing import Any
 
 from ostler.engine_command import InvalidEngineOptions
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+VLLM_MEMORY = 0.92
+"""The share of a GPU's memory that vLLM 0.32 takes unless it is told otherwise."""
 # Each of these multiplies the GPUs that one engine takes.
 _PARALLEL = (
     ("--tensor-parallel-size", "-tp"),
@@ -51,17 +54,35 @@ def gpus_per_engine(extra_args: Sequence[str]) -> int:
     Raises:
         InvalidEngineOptions: such an argument is no number.
     """
-    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False, add_help=False)
+    parser = _parser()
     for names in _PARALLEL:
         parser.add_argument(*names, type=int, default=1)
-    try:
-        found, _ = parser.parse_known_args([_with_hyphens(word) for word in extra_args])
-    except argparse.ArgumentError as error:
-        raise InvalidEngineOptions(f"in engine_args: {error}") from None
     count = 1
-    for size in vars(found).values():
+    for size in _found(parser, extra_args).values():
         count *= max(1, size)
     return count
+
+
+def memory_per_engine(extra_args: Sequence[str], given: float | None) -> float:
+    """The share of a GPU's memory that an engine takes: by these arguments, or as `given`, or vLLM's own choice.
+
+    Raises:
+        InvalidEngineOptions: such an argument is no number.
+    """
+    parser = _parser()
+    parser.add_argument("--gpu-memory-utilization", type=float, default=given or VLLM_MEMORY)
+    return float(_found(parser, extra_args)["gpu_memory_utilization"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False, add_help=False)
+
+
+def _found(parser: argparse.ArgumentParser, extra_args: Sequence[str]) -> dict[str, Any]:
+    try:
+        return vars(parser.parse_known_args([_with_hyphens(word) for word in extra_args])[0])
+    except argparse.ArgumentError as error:
+        raise InvalidEngineOptions(f"in engine_args: {error}") from None
 
 
 def _with_hyphens(word: str) -> str:

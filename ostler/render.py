@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from rich import box
@@ -73,6 +73,11 @@ def _cell(value: object) -> Text:
 def when(moment: str | None) -> str:
     """A moment in local time, to the second."""
     return "-" if moment is None else datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def moment(seconds: int | None) -> str:
+    """The same of Unix seconds, as OpenAI's objects have them."""
+    return when(None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat())
 
 
 def size(count: int) -> str:

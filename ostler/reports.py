@@ -16,6 +16,9 @@ def show_report(report: Any) -> None:
     verdict = "passed" if report["passed"] else "rejected"
     style = "green" if report["passed"] else "red"
     out.print(Text.assemble("The gate: ", (verdict, style), ". ", words(report["reason"])), soft_wrap=True)
+    tell_loosened(report)
+    if (attempt := report.get("attempt") or 1) > 1:
+        out.print(f"It was attempt {attempt} on this holdout, and nothing corrects for their number.")
     decide = [(_name(part), "passed" if part["passed"] else "FAILED", part["reason"]) for part in _parts(report)]
     told = [(_name(part), "only told", part["reason"]) for part in report.get("told", [])]
     if decide:
@@ -23,6 +26,24 @@ def show_report(report: Any) -> None:
     if sets := report.get("sets"):
         asked = [(name, each["name"], each["rows"], each["digest"][:_DIGEST_SHOWN]) for name, each in sets.items()]
         table(("ASKED", "NAME", "ROWS", "SHA-256"), asked, "")
+
+
+def tell_loosened(report: Any) -> None:
+    """What its job asked for less than the defaults do, if anything."""
+    if fields := report.get("loosened"):
+        said = ", ".join(
+            f"{name} {_setting(field['value'])} in place of {_setting(field['default'])}"
+            for name, field in fields.items()
+        )
+        told = Text.assemble(("Its job asked for less than the defaults do", "yellow"), ": ", words(said), ".")
+        out.print(told, soft_wrap=True)
+
+
+def _setting(value: Any) -> str:
+    """A value of a gate's order; None is a set that is not the job's own."""
+    if value is None:
+        return "the tuner's own set"
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _parts(report: Any) -> list[Any]:

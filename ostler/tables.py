@@ -151,7 +151,11 @@ def _followed(decision: int | None) -> str:
 
 def _forced(verdicts: Any) -> str | None:
     """Which versions were made to serve by force, and what their gates had said."""
-    said = {"candidate": "was still at its gate", "rejected": "was rejected by its gate"}
+    said = {
+        "candidate": "was still at its gate",
+        "rejected": "was rejected by its gate",
+        "outdated": "was held against another version than served until then",
+    }
     return (
         "; ".join(f"forced: version {number} {said[verdict]}" for number, verdict in (verdicts or {}).items()) or None
     )

@@ -12,6 +12,7 @@ ENDED = ("succeeded", "failed", "cancelled")
 _UNREACHABLE = 3
 _ATTEMPTS = 3
 _PAUSE_S = 1.0
+_JOBS = 100
 _NEWEST, _EVENTS = 100, 1000  # what a job said in a second; all that it said, a page at a time
 
 
@@ -30,9 +31,16 @@ def upload(client: AdminClient, file: Path, purpose: str = "fine-tune") -> str:
     return str(answer["id"])
 
 
-def delete_file(client: AdminClient, file_id: str) -> None:
+def files(client: AdminClient, limit: int, *, after: str | None = None, purpose: str | None = None) -> Any:
+    """A page of files as the API lists them, newest first."""
+    params = {"limit": limit, "after": after, "purpose": purpose}
+    said = {name: value for name, value in params.items() if value is not None}
+    return client.call("GET", f"{client.url}/v1/files", params=said)
+
+
+def delete_file(client: AdminClient, file_id: str) -> Any:
     """Delete a file."""
-    client.call("DELETE", f"{client.url}/v1/files/{segment(file_id)}")
+    return client.call("DELETE", f"{client.url}/v1/files/{segment(file_id)}")
 
 
 def download_file(client: AdminClient, file_id: str) -> bytes:
@@ -51,6 +59,33 @@ def create(client: AdminClient, order: dict[str, Any]) -> Any:
                 raise
         time.sleep(_PAUSE_S)
     raise AssertionError("the last attempt ends the loop")
+
+
+def jobs(
+    client: AdminClient, limit: int, *, after: str | None = None, adapter: str | None = None, state: str | None = None
+) -> Any:
+    """A page of jobs as the API lists them, newest first; of one adapter, in one state, or all.
+
+    The API picks by neither, so its pages are read until there are enough.
+    """
+    picks = adapter is not None or state is not None
+    params: dict[str, Any] = {"limit": _JOBS if picks else limit} | ({"after": after} if after else {})
+    found: list[Any] = []
+    while True:
+        page = client.call("GET", jobs_path(client), params=params)
+        if not picks:
+            return page
+        found += [each for each in page["data"] if _is_picked(each["ostler"], adapter, state)]
+        if len(found) > limit or not page["has_more"]:
+            break
+        params["after"] = page["data"][-1]["id"]
+    shown = found[:limit]
+    first, last = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
+    return page | {"data": shown, "has_more": len(found) > limit, "first_id": first, "last_id": last}
+
+
+def _is_picked(job: Any, adapter: str | None, state: str | None) -> bool:
+    return adapter in (None, job["adapter"]) and state in (None, job["state"])
 
 
 def jobs_path(client: AdminClient, job_id: str = "", what: str = "") -> str:

@@ -32,6 +32,7 @@ from ostler.serve import (
 )
 from ostler.settings import UpSettings, gateway_environment
 from ostler.supervisor import AlreadyRunning, ChildEvent, ChildFailed, ChildSpec, Command, Supervisor, claim
+from ostler.tuner_gpu import tuner_gpu
 from tuner.libraries import missing_libraries
 from tuner.settings import TunerSettings
 
@@ -99,7 +100,7 @@ class _Up:
         """Set up, start, serve, stop."""
         settings = self._settings
         build = installed_build()
-        specs = [*self._engines(build), self._gateway(), self._monitor(), *self._tuners()]
+        specs = [*self._engines(build), self._gateway(), self._monitor(), *self._tuners(build)]
         await migrate_database(settings)
         async with local_registry(settings, *base_specs(settings)) as registry:
             new_key = await ensure_admin_key(registry, settings.key_file)
@@ -161,7 +162,7 @@ class _Up:
             is_healthy=_answers(f"http://{LOOPBACK}:{settings.monitor_port}/livez"),
         )
 
-    def _tuners(self) -> list[ChildSpec]:
+    def _tuners(self, build: Device) -> list[ChildSpec]:
         """A tuner, unless it is not wanted or cannot run here; serving goes on without it."""
         settings = self._settings
         if not settings.tuner:
@@ -170,12 +171,15 @@ class _Up:
             self._say(f"no tuner: {', '.join(missing)} not installed (pip install 'ostler\\[tuner]')")
             return []
         own = read_settings(TunerSettings, {})
+        gpu = tuner_gpu(settings, own, build)
+        if gpu.words:
+            self._say(gpu.words)
         return [
             ChildSpec(
                 name="tuner",
                 command=Command(
                     (sys.executable, "-m", "ostler", "tuner"),
-                    self._environment() | self._tuner_environment(own),
+                    self._environment() | self._tuner_environment(own) | dict(gpu.environment),
                     niceness=_TUNER_NICENESS,
                 ),
                 log_path=settings.logs / "tuner.log",

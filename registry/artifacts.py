@@ -6,7 +6,8 @@ every byte. On a local disk the folder appears in one rename; in an object store
 way, what lacks a manifest is not there.
 
 On a local disk, and in copies of a remote store's artifacts, adapters are as readable as the process' umask has it: an
-engine may run as another user. Anything else may hold what users said, so only this process' user can read it.
+engine may run as another user. Anything else may hold what users said, so only this process' user can read it; that
+goes for an adapter's probes, too, which no engine reads.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from registry.errors import StoreFailure
+from registry.probes import PROBES_FILE
 
 MANIFEST = "manifest.json"
 CONFIG = "adapter_config.json"
@@ -68,6 +70,11 @@ class ArtifactStore:
         self._fs, self._root = found[0], found[1].rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
         self._cache = cache
+
+    @property
+    def folder(self) -> Path | None:
+        """The store's folder; None if it is not on this machine's disks."""
+        return Path(self._root) if self._local else None
 
     def put(self, folder: Path, files: Iterable[str], config: Mapping[str, Any]) -> Artifact:
         """Store the named files of `folder`, with `config` as the adapter's configuration; again is no second copy.
@@ -227,12 +234,13 @@ def _verify(folder: Path, digest: str) -> None:
 
 
 def _close(folder: Path) -> None:
-    """Let nobody else read what is no adapter."""
-    if (folder / CONFIG).exists():
-        return
+    """Let nobody else read what may hold what users said."""
+    is_adapter = (folder / CONFIG).exists()
     for file in folder.iterdir():
-        file.chmod(0o600)
-    folder.chmod(0o700)
+        if not is_adapter or file.name == PROBES_FILE:
+            file.chmod(0o600)
+    if not is_adapter:
+        folder.chmod(0o700)
 
 
 def _sync(path: Path) -> None:

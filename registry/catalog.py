@@ -17,6 +17,8 @@ from registry.policies import Policy
 KEY_INDEX_LENGTH = 16
 FallbackStep = Literal["previous", "base"]
 GateVerdict = Literal["candidate", "passed", "rejected"]
+ForcedPast = Literal["candidate", "rejected", "outdated"]
+"""What a version was forced past: a verdict, or that it passed its gate against another version than served."""
 
 
 class Scope(StrEnum):

@@ -26,7 +26,7 @@ UNSET = Unset.UNSET
 class Patch:
     """A wanted change of a deployment; what is left out stays.
 
-    `force` has it serve clients also with a version that its gate has not let through.
+    `force` has it serve clients also with a version that its gate has not let through, or held against another.
     """
 
     stable: int | Unset = UNSET

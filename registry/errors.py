@@ -5,7 +5,7 @@ RegistryError                        every message below is safe to show to a cl
 ├── NotFound                404      no adapter, version, revision or key of that name
 ├── Conflict                409      it exists, but not in a state that allows this
 │   ├── NothingToRollBack   409      no earlier revision serves anything else
-│   ├── NotLetThrough       409      the version has not passed its gate
+│   ├── NotLetThrough       409      the version has not passed its gate, or only against another than serves now
 │   └── Stopped             409      automatic change is stopped, of the adapter or of all
 ├── RevisionMismatch        412      the deployment is not at the revision that the caller saw
 ├── InvalidName             422      a name that the naming rules refuse
@@ -75,7 +75,7 @@ class NothingToRollBack(Conflict):
 
 
 class NotLetThrough(Conflict):
-    """The version is still at its gate, or was rejected there; it is not served unless by force."""
+    """Its gate has not let the version through, or held it against another than serves now; only force helps."""
 
     code = "not_let_through"
 

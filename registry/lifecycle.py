@@ -9,7 +9,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from registry import mapping, repository
 from registry.catalog import Deployment, Version
 from registry.deployments import Patch, State, action_of, describe, patched
-from registry.errors import Conflict, InvalidValue, NotFound, NothingToRollBack, NotLetThrough, RevisionMismatch
+from registry.errors import Conflict, InvalidValue, NotFound, NothingToRollBack, RevisionMismatch
+from registry.gating import held_back, not_let_through
 from registry.names import check_text
 from registry.stops import require_going
 from registry.tables import AdapterRow, RevisionRow, VersionRow
@@ -77,7 +78,8 @@ class Deployments(Transactions):
         Raises:
             NotFound: no such adapter or version.
             Conflict: nothing serves yet, a version is archived, or somebody else's change needs other versions.
-            NotLetThrough: clients would get answers of a version that its gate has not let through, and not by force.
+            NotLetThrough: clients would get answers of a version that its gate has not let through, or has held
+                against another than the one it would follow, and not by force.
             Stopped: it is automatic, and automatic change is stopped.
             InvalidValue: a share is no number from 0 to 1, the canary is the stable version, what is held back is not
                 what serves now, or force has no reason.
@@ -221,14 +223,14 @@ async def _plan_patch(session: AsyncSession, standing: _Standing, patch: Patch, 
         assert standing.deployment is not None
         return _Plan(standing, None, standing.deployment)
     rows = await _in_service(session, standing.adapter, after)
-    new = after.answering - (before.answering if before else frozenset())
-    held_back = {number: rows[number].verdict for number in sorted(new) if not _is_let_through(rows[number])}
-    if held_back and not patch.force:
-        raise _not_let_through(standing.adapter.name, *next(iter(held_back.items())))
+    held = await held_back(session, standing.adapter, before, after, rows)
+    if held and not patch.force:
+        number, why = next(iter(held.items()))
+        raise not_let_through(standing.adapter.name, rows[number], why, before)
     undo = await repository.undo_of(session, standing.adapter, standing.revision, after.suspect)
     revision = _next_revision(standing, action_of(before, after), after)
     revision.undo_revision, revision.undo_stable = (undo.number, undo.stable) if undo else (None, None)
-    revision.forced = {str(number): str(verdict) for number, verdict in held_back.items()} or None
+    revision.forced = {str(number): why for number, why in held.items()} or None
     return _Plan(standing, revision, await _deployment(session, standing.adapter, revision))
 
 
@@ -277,17 +279,6 @@ async def _in_service(session: AsyncSession, adapter: AdapterRow, state: State) 
                 param="version",
             )
     return rows
-
-
-def _is_let_through(row: VersionRow) -> bool:
-    return mapping.to_version("", row).is_fit
-
-
-def _not_let_through(name: str, number: int, verdict: str | None) -> NotLetThrough:
-    said = "is still at its gate" if verdict == "candidate" else "was rejected by its gate"
-    return NotLetThrough(
-        f"version {number} of {name!r} {said}; see its report, or force it and say why", param="version"
-    )
 
 
 async def _carry_out(

@@ -34,7 +34,7 @@ from registry.rules import Rules
 from registry.snapshot import read_catalog
 from registry.stops import Stops
 from registry.tables import AdapterRow, VersionRow
-from registry.transactions import Change
+from registry.transactions import Change, Guard
 
 __all__ = ["Changed", "Pushed", "Registry"]
 
@@ -103,12 +103,14 @@ class Registry(Deployments, Keys, Leases, Rules, Stops):
         note: str = "",
         lineage: dict[str, Any] | None = None,
         by_hand: bool = False,
+        guard: Guard | None = None,
     ) -> Pushed:
         """Check a PEFT LoRA folder, store it, and register it as the adapter's next version.
 
         The same content again is the same version. `base` states the base model, and then the name that the
         trainer wrote is not asked about; shapes always are. With a `lineage`, as the tuner writes it, the version is a
-        candidate that `judge` has to let through, but for one that is pushed `by_hand`.
+        candidate that `judge` has to let through, but for one that is pushed `by_hand`. `guard` may refuse in the
+        moment in which it is registered.
 
         Raises:
             InvalidName, InvalidValue, InvalidAdapter, NotFound, Conflict, StoreFailure: nothing was registered.
@@ -119,20 +121,30 @@ class Registry(Deployments, Keys, Leases, Rules, Stops):
         checked = await asyncio.to_thread(check_adapter, folder, spec, trained_on=base is None)
         artifact = await asyncio.to_thread(self.store.put, folder, checked.files, checked.config)
         verdict: GateVerdict | None = None if lineage is None or by_hand else "candidate"
-        return await self._register(
-            adapter, spec, checked, artifact, actor=actor, note=note, lineage=lineage, verdict=verdict
-        )
+        async with self._change(actor, guard) as change:
+            return await self._register(
+                change, adapter, spec, checked, artifact, note=note, lineage=lineage, verdict=verdict
+            )
 
-    async def judge(self, adapter: str, number: int, *, passed: bool, report: dict[str, Any], actor: str) -> None:
+    async def judge(
+        self,
+        adapter: str,
+        number: int,
+        *,
+        passed: bool,
+        report: dict[str, Any],
+        actor: str,
+        guard: Guard | None = None,
+    ) -> None:
         """Write what a version's gate said, with what it saw; the same again is no change.
 
         A version that passed once stays so, and what was pushed by hand is rejected by nobody: a job may have come to
-        weights that there were already.
+        weights that there were already. `guard` may refuse in the moment in which it is written.
 
         Raises:
             NotFound: no such adapter or version.
         """
-        async with self._change(actor) as change:
+        async with self._change(actor, guard) as change:
             row = await _version_row(change.session, adapter, number)
             verdict = row.verdict if row.verdict in (None, "passed") else "rejected"
             if passed:
@@ -158,43 +170,54 @@ class Registry(Deployments, Keys, Leases, Rules, Stops):
         async with self._sessions() as session:
             return await _version_row(session, adapter, number)
 
+    async def judged_on(self, adapter: str, holdout: str, *, besides: int) -> int:
+        """How many of an adapter's versions, but for one, have a gate's report on the holdout of that digest.
+
+        Raises:
+            NotFound: no such adapter.
+        """
+        async with self._sessions() as session:
+            row = await repository.adapter_by_name(session, adapter)
+            if row is None:
+                raise NotFound(f"there is no adapter {adapter!r}", param="name")
+            return await repository.judged_on(session, row, holdout, besides)
+
     async def _register(
         self,
+        change: Change,
         name: str,
         base: BaseSpec,
         checked: CheckedAdapter,
         artifact: Artifact,
         *,
-        actor: str,
         note: str,
         lineage: dict[str, Any] | None,
         verdict: GateVerdict | None,
     ) -> Pushed:
-        async with self._change(actor) as change:
-            adapter = await self._adapter_to_push_to(change, name, base)
-            known = await repository.version_by_digest(change.session, adapter, artifact.digest)
-            if known is not None:
-                return Pushed(mapping.to_version(name, known), created=False, change=change.outcome)
-            assert adapter.id is not None
-            number = await repository.last_version_number(change.session, adapter) + 1
-            row = VersionRow(
-                adapter_id=adapter.id,
-                number=number,
-                digest=artifact.digest,
-                engine_name=engine_name(name, number, artifact.digest),
-                rank=checked.rank,
-                alpha=checked.alpha,
-                parameters=checked.parameters,
-                size_bytes=artifact.size_bytes,
-                note=note,
-                created_by=actor,
-                verdict=verdict,
-                lineage=lineage,
-            )
-            change.session.add(row)
-            change.audit("push", f"adapter:{name}", after={"version": number, "digest": artifact.digest, "note": note})
-            await change.session.flush()
-            return Pushed(mapping.to_version(name, row), created=True, change=change.outcome)
+        adapter = await self._adapter_to_push_to(change, name, base)
+        known = await repository.version_by_digest(change.session, adapter, artifact.digest)
+        if known is not None:
+            return Pushed(mapping.to_version(name, known), created=False, change=change.outcome)
+        assert adapter.id is not None
+        number = await repository.last_version_number(change.session, adapter) + 1
+        row = VersionRow(
+            adapter_id=adapter.id,
+            number=number,
+            digest=artifact.digest,
+            engine_name=engine_name(name, number, artifact.digest),
+            rank=checked.rank,
+            alpha=checked.alpha,
+            parameters=checked.parameters,
+            size_bytes=artifact.size_bytes,
+            note=note,
+            created_by=change.actor,
+            verdict=verdict,
+            lineage=lineage,
+        )
+        change.session.add(row)
+        change.audit("push", f"adapter:{name}", after={"version": number, "digest": artifact.digest, "note": note})
+        await change.session.flush()
+        return Pushed(mapping.to_version(name, row), created=True, change=change.outcome)
 
     async def _adapter_to_push_to(self, change: Change, name: str, base: BaseSpec) -> AdapterRow:
         adapter = await repository.adapter_by_name(change.session, name)

@@ -24,6 +24,7 @@ from registry.tables import (
 )
 
 CHANNEL = "ostler_changes"
+_VERSIONS = VersionRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _LARGEST = 2**31 - 1  # of an INTEGER in PostgreSQL, which raises for what is beyond it
 
 
@@ -89,6 +90,15 @@ async def last_version_number(session: AsyncSession, adapter: AdapterRow) -> int
     return (await session.exec(query)).one() or 0
 
 
+async def judged_on(session: AsyncSession, adapter: AdapterRow, holdout: str, besides: int) -> int:
+    """How many of the adapter's versions but one have a gate's report on the holdout of that digest."""
+    asked = _VERSIONS.c.report["sets", "holdout", "digest"].as_string()
+    query = select(func.count(col(VersionRow.number))).where(
+        VersionRow.adapter_id == adapter.id, VersionRow.number != besides, asked == holdout
+    )
+    return (await session.exec(query)).one()
+
+
 # Revisions
 
 
@@ -104,6 +114,13 @@ async def revision_by_number(session: AsyncSession, adapter: AdapterRow, number:
         return None
     query = select(RevisionRow).where(RevisionRow.adapter_id == adapter.id, RevisionRow.number == number)
     return (await session.exec(query)).one_or_none()
+
+
+async def has_served(session: AsyncSession, adapter: AdapterRow, version: int) -> bool:
+    """Whether clients were ever to get answers of a version, as stable or as canary."""
+    serving = or_(col(RevisionRow.stable) == version, col(RevisionRow.canary) == version)
+    query = select(RevisionRow.number).where(RevisionRow.adapter_id == adapter.id, serving).limit(1)
+    return (await session.exec(query)).first() is not None
 
 
 async def origin(session: AsyncSession, adapter: AdapterRow, revision: RevisionRow) -> RevisionRow:

@@ -120,7 +120,8 @@ class RevisionRow(SQLModel, table=True):
     `decision` is the monitor's decision that it followed from; None is a person's change.
     `restores` is set on a rollback: the revision whose state came back. `undo_revision` is what a plain rollback
     from here restores, and `undo_stable` the version it would serve; None where nothing came before. `forced` has the
-    versions that it made serve by force, each with the verdict of its gate; None where nothing was forced.
+    versions that it made serve by force, each with the verdict of its gate, or ``outdated`` where that was of another
+    version than served until then; None where nothing was forced.
     """
 
     __tablename__ = "revisions"
@@ -144,6 +145,7 @@ class RevisionRow(SQLModel, table=True):
     decision: int | None = Field(default=None, sa_column=Column(BigInteger(), nullable=True))
     actor: str = Field(sa_column=Column(String(120), nullable=False))
     reason: str = Field(default="", sa_column=Column(String(1000), nullable=False))
+    forced: dict[str, str] | None = _json(nullable=True)
     created_at: datetime = _created_at()
 
 
@@ -170,7 +172,6 @@ class StopRow(SQLModel, table=True):
     adapter: str = Field(sa_column=Column(String(63), primary_key=True))
     actor: str = Field(sa_column=Column(String(120), nullable=False))
     reason: str = Field(default="", sa_column=Column(String(1000), nullable=False))
-    forced: dict[str, str] | None = _json(nullable=True)
     created_at: datetime = _created_at()
 
 

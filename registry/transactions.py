@@ -2,17 +2,20 @@
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionmaker
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from registry import repository
 from registry.tables import AuditRow
 
 log = logging.getLogger(__name__)
+
+Guard = Callable[[AsyncConnection], Awaitable[None]]
+"""Called in a transaction before anything is changed; what it raises comes through, and nothing is changed."""
 
 
 @dataclass(slots=True)
@@ -70,10 +73,12 @@ class Transactions:
         self._sessions = async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
 
     @contextlib.asynccontextmanager
-    async def _change(self, actor: str) -> AsyncIterator[Change]:
+    async def _change(self, actor: str, guard: Guard | None = None) -> AsyncIterator[Change]:
         """Commit what was audited, and tell other gateways. The counter is raised first: it orders changes."""
         async with self._sessions() as session:
             change = Change(session, await repository.begin_change(session), actor)
+            if guard is not None:
+                await guard(await session.connection())
             yield change
             if change.audited:
                 await repository.notify(session, change.number)

@@ -7,6 +7,7 @@ from typing import Any
 
 from registry.catalog import Catalog, Version
 from registry.errors import NotFound
+from registry.transactions import Guard
 from registry.tuning.states import ENDED, can_be_judged_again
 from tuner.shop import AtWork, Shop
 
@@ -37,10 +38,14 @@ async def adapter_folder(work: AtWork, number: int) -> Path:
 
 
 async def reject_candidate(work: AtWork, reason: str) -> None:
-    """Close the gate for the job's version, if it stands there still."""
+    """Close the gate for the job's version, if it stands there still.
+
+    Raises:
+        JobLost
+    """
     version = await made_by(work)
     if version is not None and version.verdict == "candidate":
-        await _reject(work.shop, version, reason)
+        await _reject(work.shop, version, reason, work.guard)
 
 
 async def reject_left_candidates(shop: Shop) -> None:
@@ -62,9 +67,9 @@ def _at_their_gate(catalog: Catalog) -> Iterator[Version]:
                 yield version
 
 
-async def _reject(shop: Shop, version: Version, reason: str) -> None:
-    report = _report(version, reason)
-    await shop.registry.judge(version.adapter, version.number, passed=False, report=report, actor=version.created_by)
+async def _reject(shop: Shop, version: Version, reason: str, guard: Guard | None = None) -> None:
+    said: dict[str, Any] = {"report": _report(version, reason), "actor": version.created_by}
+    await shop.registry.judge(version.adapter, version.number, passed=False, **said, guard=guard)
 
 
 def _report(version: Version, reason: str) -> dict[str, Any]:

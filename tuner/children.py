@@ -1,6 +1,7 @@
 """Has a child process do a task of a job, and hands on what it tells."""
 
 import os
+import re
 from collections.abc import Mapping
 
 from tuner.errors import Cause
@@ -21,6 +22,14 @@ _ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # sets keep their order, so the same job gives the same bytes
     "TOKENIZERS_PARALLELISM": "false",
 }
+_SECRET = re.compile(r"^(OSTLER|AWS|AZURE|GOOGLE)_|(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$", re.IGNORECASE)
+_KEPT = frozenset(
+    {
+        "HF_TOKEN",  # for a base model of the hub
+        "HUGGING_FACE_HUB_TOKEN",
+        "OSTLER_LEASH",  # the mark by which `ostler up` finds what outlives it
+    }
+)
 
 
 async def run_task(work: AtWork, task: Task, listen: Listener | None = None) -> Done:
@@ -38,7 +47,13 @@ async def run_task(work: AtWork, task: Task, listen: Listener | None = None) -> 
     shop = work.shop
     command = shop.child_command(shop.settings, work.workspace, task)
     grace_s = _grace_s(shop.settings, task)
-    return await run_child(command, os.environ | _ENVIRONMENT, listen or tell, work.control, grace_s=grace_s)
+    return await run_child(command, _environment(), listen or tell, work.control, grace_s=grace_s)
+
+
+def _environment() -> dict[str, str]:
+    """This process' environment without settings and secrets: all that a child must know of them is in its task."""
+    own = {name: value for name, value in os.environ.items() if name in _KEPT or not _SECRET.search(name)}
+    return own | _ENVIRONMENT
 
 
 def _grace_s(settings: TunerSettings, task: Task) -> Mapping[Cause, float]:

@@ -1,4 +1,4 @@
-"""Whether a job has the disk that it needs, before it begins."""
+"""Whether a job has the disk that it needs, before it begins: the tuner's own, and the artifact store's."""
 
 import asyncio
 import shutil
@@ -11,10 +11,10 @@ from tuner.shop import AtWork
 from tuner.training import auto
 
 _GIB = 1 << 30
-_COPIES_OF_DATA = 4
-"""The upload, fetched; the dataset, here, in the store and on its way there."""
-_COPIES_OF_CHECKPOINTS = 6
-"""The best, the newest and the one before, each here and in the store."""
+_COPIES_OF_DATA = 2
+"""The upload, fetched, and the dataset; as many in the store, with what is on its way there."""
+_COPIES_OF_CHECKPOINTS = 3
+"""The best, the newest and the one before; as many in the store."""
 _BYTES_A_WEIGHT = 12
 """In float32 the weight and AdamW's two moments."""
 
@@ -59,13 +59,35 @@ def adapter_weights(base: BaseSpec, lora: LoraOrder) -> int:
 
 
 def _require(work: AtWork, size_bytes: int) -> None:
+    """Have so much for the tuner's folder and for the store's, each on its own disk.
+
+    What goes to a remote store, or comes from it, lies in the tuner's cache meanwhile.
+    """
     settings = work.shop.settings
     settings.work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    free = shutil.disk_usage(settings.work).free
-    needed = settings.tuner_min_free_gib * _GIB + size_bytes
+    store = _existing(work.shop.store.folder or settings.work)
+    if _disk_of(store) == _disk_of(settings.work):
+        _hold("the tuner's disk", settings.work, 2 * size_bytes, settings.tuner_min_free_gib)
+        return
+    _hold("the tuner's disk", settings.work, size_bytes, settings.tuner_min_free_gib)
+    _hold("the artifact store's disk", store, size_bytes, settings.tuner_min_free_gib)
+
+
+def _hold(what: str, folder: Path, size_bytes: int, least_gib: float) -> None:
+    free = shutil.disk_usage(folder).free
+    needed = least_gib * _GIB + size_bytes
     if free < needed:
         message = (
-            f"the tuner's disk has {free / _GIB:.1f} GiB free, and the job needs {needed / _GIB:.1f} GiB; "
+            f"{what} has {free / _GIB:.1f} GiB free, and the job needs {needed / _GIB:.1f} GiB; "
             "free some, and ask again"
         )
         raise JobFailed("disk_full", message)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or where it will be made."""
+    return next(each for each in (folder, *folder.parents) if each.exists())
+
+
+def _disk_of(folder: Path) -> int:
+    return folder.stat().st_dev

@@ -1,4 +1,7 @@
-"""What a job leaves as files of OpenAI's kind: a line of CSV for each step, and the rows that it could not use."""
+"""What a job leaves as files of OpenAI's kind: a line of CSV for each step, and the rows that it could not use.
+
+A job whose tuner was lost between a file and the note of it comes to the same content again, and to the same file.
+"""
 
 import csv
 import io
@@ -34,7 +37,7 @@ async def add_result_file(work: AtWork) -> None:
         row |= {column: data[name] for name, column in _COLUMNS.items() if data.get(name) is not None}
     content = _csv([steps[step] for step in sorted(steps)])
     new = NewFile(f"{work.job.id}-step-metrics.csv", _PURPOSE)
-    file = await work.shop.files.keep(new, content, key_id=work.job.key_id)
+    file = await work.shop.files.keep(new, content, key_id=work.job.key_id, once=True)
     await work.note(result_file=file.id)
 
 
@@ -42,13 +45,13 @@ async def keep_bad_rows(work: AtWork) -> str | None:
     """Keep the rows that cannot be used as a file, each with its line and the reason; its id, or None without any.
 
     Raises:
-        StoreFailure, Interrupted
+        JobLost, StoreFailure, Interrupted
     """
     content = work.workspace.bad_rows
     if not content.exists() or not content.stat().st_size:
         return None
     new = NewFile(f"{work.job.id}-bad-rows.jsonl", _PURPOSE)
-    file = await work.shop.files.keep(new, content, key_id=work.job.key_id)
+    file = await work.shop.files.keep(new, content, key_id=work.job.key_id, once=True)
     await work.tell(f"Every row that cannot be used is in the file {file.id}, with its line and the reason", "warn")
     return file.id
 

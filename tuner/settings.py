@@ -46,7 +46,7 @@ class TunerSettings(StorageSettings, PricedSettings):
     tuner_poll_s: float = Field(2.0, gt=0, description="Pause between looks for a job, seconds.")
     tuner_min_free_gib: float = Field(2.0, ge=0, description="Disk that must be free before a job begins, GiB.")
     tuner_engine_wait_s: float = Field(
-        900.0, gt=0, description="How long a job waits for an engine that does not answer before it fails."
+        900.0, gt=0, description="How long a job waits for an engine that does not answer, or that is not put to sleep."
     )
     tuner_concurrency: int = Field(8, ge=1, description="The gate's own requests at the gateway at once.")
     retention_set: str = Field("", description="JSON lines of general skills for the gate; empty is the tuner's own.")

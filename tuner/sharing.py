@@ -3,7 +3,9 @@
 none    training begins at once: it has a GPU of its own, or a share of the memory (`tuner_memory_share`)
 wait    it begins when the engines have been idle for a while
 sleep   so, and then the engine on this GPU gives up its memory until training has ended; clients are served by the
-        others. The gateway holds it asleep by a lease, and wakes it by itself when the tuner renews that no more
+        others. The gateway holds it asleep by a lease, and wakes it by itself when the tuner renews that no more. Of an
+        engine that cannot be put to sleep training takes no more than its share of the memory, if it has one; else it
+        waits
 
 The engine must find its memory free when it is woken. So training stops, with a checkpoint, well before a lease ends
 that cannot be renewed.
@@ -18,11 +20,13 @@ from typing import Any
 from urllib.parse import quote
 
 from monitors.watch.client import GatewayRefused
+from tuner.errors import Interrupted
 from tuner.shop import AtWork
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
+_TRY_AGAIN_S = 30.0
 _LEASE_S = 120.0
 _RENEW_S = 20.0
 _GIVE_UP_S = 60.0
@@ -30,6 +34,7 @@ _GIVE_UP_S = 60.0
 its last step and checkpoint (`tuner.children`), with as much again to spare."""
 _WAKE_TRIES = 3
 _WOKEN = (404, 409)
+_NOT_NAMED = "No engine is put to sleep: set OSTLER_TUNER_REPLICA to the one on the tuner's GPU"
 _WHY_NOT = ": it is the only one, requests still run on it, or it was started without sleep mode"
 Replica = Mapping[str, Any]
 
@@ -39,7 +44,7 @@ async def engine_makes_room(work: AtWork) -> AsyncIterator[None]:
     """Have the GPU for the block, as the settings say.
 
     Raises:
-        Interrupted: the job is to stop; nothing was changed.
+        Interrupted: the job is to stop, or no engine made room for as long as the settings wait; nothing was changed.
     """
     sharing = work.shop.settings.tuner_sharing
     if sharing == "none":
@@ -53,10 +58,9 @@ async def engine_makes_room(work: AtWork) -> AsyncIterator[None]:
         yield
 
 
-async def _until_quiet(work: AtWork) -> None:
+async def _until_quiet(work: AtWork, *, has_told: bool = False) -> None:
     """Wait until the engines have been idle for as long as the settings say."""
     quiet_s = work.shop.settings.tuner_quiet_s
-    has_told = False
     while not _are_quiet(await _replicas(work), quiet_s):
         if not has_told:
             await work.tell(f"Training begins when the engine has been idle for {quiet_s:g} s")
@@ -67,9 +71,9 @@ async def _until_quiet(work: AtWork) -> None:
 def _are_quiet(replicas: Sequence[Replica] | None, quiet_s: float) -> bool:
     """Whether they serve and had no request for so long.
 
-    One that starts is about to take its memory, and a gateway that does not answer says nothing.
+    One that starts is about to take its memory. A gateway that does not answer, or knows of none, says nothing.
     """
-    if replicas is None:
+    if not replicas:
         return False
     return all(each["state"] == "ready" and each["idle_s"] >= quiet_s for each in replicas)
 
@@ -88,14 +92,14 @@ async def _replicas(work: AtWork) -> list[Replica] | None:
 
 @contextlib.asynccontextmanager
 async def _asleep(work: AtWork) -> AsyncIterator[None]:
-    """Have the engine asleep for the block, if it can be; else the block has what memory there is."""
-    replica = await _the_one(work)
-    if replica is None or not await _put_to_sleep(work, replica):
+    """Have the engine asleep for the block, unless training goes on beside it."""
+    replica = await _one_asleep(work)
+    if replica is None:
         yield
         return
-    await work.tell(f"The engine {replica} sleeps while training has its GPU")
     renewing = asyncio.create_task(_renew(work, replica))
     try:
+        await work.tell(f"The engine {replica} sleeps while training has its GPU")
         yield
     finally:
         renewing.cancel()
@@ -103,28 +107,50 @@ async def _asleep(work: AtWork) -> AsyncIterator[None]:
         await _wake(work, replica)
 
 
+async def _one_asleep(work: AtWork) -> str | None:
+    """The engine that sleeps now; None if none does, and training has a share of the memory beside it.
+
+    Raises:
+        Interrupted: the job is to stop, or it has waited for long enough; later there may be room.
+    """
+    settings = work.shop.settings
+    until = time.monotonic() + settings.tuner_engine_wait_s
+    has_told = False
+    while True:
+        replica = await _the_one(work)
+        why_not = _NOT_NAMED if replica is None else await _why_awake(work, replica)
+        if why_not is None:
+            return replica
+        if settings.tuner_memory_share is not None:
+            await work.tell(f"{why_not}; training goes on beside it, in its share of the memory", "warn")
+            return None
+        if not has_told:
+            await work.tell(f"{why_not}; training waits", "warn")
+            has_told = True
+        if time.monotonic() >= until:
+            raise Interrupted("engine")
+        await work.control.unless_stopped(asyncio.sleep(_TRY_AGAIN_S))
+        await work.control.unless_stopped(_until_quiet(work, has_told=True))
+
+
 async def _the_one(work: AtWork) -> str | None:
     """The engine to put to sleep; None if nobody knows which it is."""
     replicas = await _replicas(work)
-    if replicas is not None and len(replicas) == 1:
-        return str(replicas[0]["id"])
-    await work.tell("No engine is put to sleep: set OSTLER_TUNER_REPLICA to the one on the tuner's GPU", "warn")
-    return None
+    return str(replicas[0]["id"]) if replicas is not None and len(replicas) == 1 else None
 
 
-async def _put_to_sleep(work: AtWork, replica: str) -> bool:
-    """Whether it sleeps now."""
+async def _why_awake(work: AtWork, replica: str) -> str | None:
+    """Put it to sleep; why it is not, or None if it sleeps now."""
     try:
         await work.control.unless_stopped(_order_sleep(work, replica))
     except GatewayRefused as refused:
         await _wake(work, replica)  # nobody knows how far it came
         why = f" ({refused})" if refused.status not in _WOKEN else _WHY_NOT
-        await work.tell(f"The engine {replica} is not put to sleep{why}; training goes on beside it", "warn")
-        return False
+        return f"The engine {replica} is not put to sleep{why}"
     except BaseException:
         await _wake(work, replica)
         raise
-    return True
+    return None
 
 
 async def _order_sleep(work: AtWork, replica: str, *, renew: bool = False) -> None:

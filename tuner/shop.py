@@ -10,8 +10,9 @@ from monitors.watch.client import GatewayClient
 from registry.artifacts import ArtifactStore
 from registry.outages import is_outage
 from registry.registry import Registry
+from registry.transactions import Guard
 from registry.tuning.datasets import Datasets
-from registry.tuning.events import Events, Level
+from registry.tuning.events import Events, Level, NewEvent
 from registry.tuning.files import CONTENT, Files
 from registry.tuning.jobs import Jobs
 from registry.tuning.orders import TuningOrder
@@ -83,9 +84,15 @@ class AtWork:
         """Add an event for the client to read.
 
         Raises:
+            JobLost
             Interrupted: the database was away until the job was lost.
         """
-        await self.insist(lambda: self.shop.events.tell(self.job.id, message, level=level))
+        await self.insist(lambda: self.shop.jobs.tell_all(self.job.id, self.worker, [NewEvent(message, level)]))
+
+    @property
+    def guard(self) -> Guard:
+        """Has a change of the registry fail with `JobLost` unless this worker holds the job still."""
+        return self.shop.jobs.guard(self.job.id, self.worker)
 
     async def fetch(self, digest: str) -> Path:
         """The folder on this machine with an artifact's files; what was copied for it goes with the job's workspace.

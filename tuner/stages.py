@@ -39,10 +39,10 @@ _FILES = ("train.jsonl", "validation.jsonl", "holdout.jsonl", "about.json")
 
 async def make_data(work: AtWork) -> None:
     """Have the dataset in the workspace; freeze it if the job has none yet."""
-    digest = work.job.dataset
-    if digest is None:
-        digest = await _freeze(work)
-    await asyncio.to_thread(_copy, await work.fetch(digest), work.workspace.dataset)
+    if work.job.dataset is None:
+        await _freeze(work)  # which leaves it there
+        return
+    await asyncio.to_thread(_copy, await work.fetch(work.job.dataset), work.workspace.dataset)
 
 
 async def check_fitness(work: AtWork, require: Stage = require_servable) -> None:
@@ -88,6 +88,7 @@ async def register(work: AtWork, lineage: Lineage = lineage_of) -> None:
         base=order.base,
         note=order.note,
         lineage=await lineage(work),
+        guard=work.guard,
     )
     await work.note(version=pushed.version.number)
     await work.tell(f"Registered {order.adapter}@{pushed.version.number} as a candidate")
@@ -133,8 +134,8 @@ async def carry_out(work: AtWork, stages: Mapping[str, Stage] = STAGES) -> None:
     await work.insist(lambda: end(work.job.id, work.worker, "succeeded", said, fine_tuned_model=model))
 
 
-async def _freeze(work: AtWork) -> str:
-    """Make the dataset, and keep it; its digest."""
+async def _freeze(work: AtWork) -> None:
+    """Make the dataset in the workspace, and keep it."""
     order, settings = work.order, work.shop.settings
     training = await _content(work, order.training_file, "training_file")
     validation = None
@@ -172,7 +173,6 @@ async def _freeze(work: AtWork) -> str:
     )
     await work.shop.datasets.register(dataset)
     await work.note(dataset=stored.digest, state="running")
-    return stored.digest
 
 
 async def _content(work: AtWork, file_id: str, param: str) -> Path:
@@ -194,9 +194,10 @@ async def _registered(work: AtWork) -> bool:
 
 async def _keep_verdict(work: AtWork, number: int, report: dict[str, Any]) -> None:
     """Have the version carry its gate's report; the report's page is no use to anybody else."""
-    judge, adapter, actor = work.shop.registry.judge, work.order.adapter, actor_of(work.job.id)
+    said: dict[str, Any] = {"passed": report["passed"], "report": report, "actor": actor_of(work.job.id)}
+    judge, adapter = work.shop.registry.judge, work.order.adapter
     try:
-        await work.insist(lambda: judge(adapter, number, passed=report["passed"], report=report, actor=actor))
+        await work.insist(lambda: judge(adapter, number, **said, guard=work.guard))
     except RegistryError:
         await asyncio.to_thread(work.shop.store.remove, report["page"])
         raise

@@ -229,15 +229,16 @@ class Turns:
         rule = adapter.policy.rollout
         async with writing(self._database) as connection:
             kept = await load(connection, adapter.name, locked=True)
-            if kept.pending is None or not _is_still(kept, pending):
+            waiting = kept.pending
+            if waiting is None or not _is_still(kept, pending):
                 return
-            if is_over(kept.pending, rule, now):
-                verdict = instead(kept.pending, trouble, rule)
+            if is_over(waiting, rule, now):
+                verdict = instead(waiting, trouble, rule)
                 kept = await self._follow(connection, adapter, kept, verdict, Seen(now, adapter.deployment))
             else:
-                if trouble != kept.pending.trouble:
-                    await record(connection, adapter.name, kept.state, refusal_told(kept.pending, trouble), now)
-                kept = msgspec.structs.replace(kept, pending=later(kept.pending, trouble, now))
+                if trouble != waiting.trouble:
+                    await record(connection, adapter.name, kept.state, refusal_told(waiting, trouble), now)
+                kept = msgspec.structs.replace(kept, pending=later(waiting, trouble, now))
             await save(connection, adapter.name, kept, now)
 
 

@@ -57,7 +57,8 @@ async def send_again(engine: AsyncEngine, id: str, now: datetime) -> Row[Any]:
             raise Conflict(f"{SWITCHED_OFF}, or deleted; switch it on first")
         again = {"state": "queued", "attempts": 0, "next_at": now, "delivered_at": None}
         changed = update(_DELIVERIES).where(_DELIVERIES.c.id == id).values(**again).returning(_DELIVERIES)
-        return (await connection.execute(changed)).one()
+        sent: Row[Any] = (await connection.execute(changed)).one()
+        return sent
 
 
 async def drop(engine: AsyncEngine, id: str) -> Row[Any]:

@@ -1,4 +1,4 @@
-"""Commands about files of rows: what a tuning job would make of one, and what lies at the gateway."""
+"""Commands about files of rows: what a tuning job would make of one, and those that lie at the gateway."""
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -9,10 +9,12 @@ import typer
 
 from ostler import render, tuning
 from ostler.client import AdminClient, CommandFailed
-from ostler.options import Json, Key, Url, save
+from ostler.options import Json, Key, Url, save, show
 
 if TYPE_CHECKING:
     from tuner.data.report import FileReport, Report
+
+FileId = Annotated[str, typer.Argument(metavar="FILE_ID", help="Its id.", show_default=False)]
 
 
 class MethodName(StrEnum):
@@ -20,6 +22,14 @@ class MethodName(StrEnum):
 
     supervised = "supervised"
     dpo = "dpo"
+
+
+class Purpose(StrEnum):
+    """What files at the gateway are for."""
+
+    FINE_TUNE = "fine-tune"
+    EVALS = "evals"
+    RESULTS = "fine-tune-results"
 
 
 def check(
@@ -57,8 +67,28 @@ def check(
         raise typer.Exit(1)
 
 
+def list_files(
+    purpose: Annotated[
+        Purpose | None, typer.Option(help="Only those of this purpose.", show_default="any purpose")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
+    after: Annotated[str | None, typer.Option(metavar="FILE_ID", help="Go on from this one.")] = None,
+    json: Json = False,
+    url: Url = "",
+    api_key: Key = "",
+) -> None:
+    """List the files at the gateway, newest first: what was uploaded, and what jobs left."""
+    show(tuning.files(AdminClient(url, api_key), limit, after=after, purpose=purpose), json, _table)
+
+
+def delete(file_id: FileId, json: Json = False, url: Url = "", api_key: Key = "") -> None:
+    """Delete a file. One that a job needs stays; what versions were trained on is kept without it."""
+    answer = tuning.delete_file(AdminClient(url, api_key), file_id)
+    show(answer, json, lambda deleted: render.out.print(f"{deleted['id']} is deleted."))
+
+
 def get(
-    file_id: Annotated[str, typer.Argument(metavar="FILE_ID", help="Its id.", show_default=False)],
+    file_id: FileId,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where it goes.")],
     url: Url = "",
     api_key: Key = "",
@@ -67,6 +97,22 @@ def get(
     content = tuning.download_file(AdminClient(url, api_key), file_id)
     save(out, content)
     render.out.print(f"{out}: {render.size(len(content))}")
+
+
+def _table(answer: Any) -> None:
+    rows = [
+        (each["id"], each["purpose"], render.size(each["bytes"]), render.moment(each["created_at"]), _name(each))
+        for each in answer["data"]
+    ]
+    render.table(("FILE", "PURPOSE", "SIZE", "SENT", "NAME"), rows, "No files.")
+    if answer["has_more"]:
+        render.out.print(f"There are more: --after {answer['data'][-1]['id']} goes on.")
+
+
+def _name(file: Any) -> tuple[str, ...]:
+    """Its name, and below it when it is deleted by itself, if that is said."""
+    expires = file["expires_at"]
+    return (file["filename"],) if expires is None else (file["filename"], f"until {render.moment(expires)}")
 
 
 def _report(

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ostler import render, tables
+from ostler import render, tables, tuning
 from ostler.client import AdminClient, CommandFailed, segment
 from ostler.options import IfRevision, Json, Key, Name, Number, Off, Reason, Url, show
+from ostler.reports import tell_loosened
 
 Force = Annotated[
     bool, typer.Option("--force", help="Even if the version's gate did not let it through; needs a --reason.")
@@ -32,8 +33,10 @@ def promote(
     api_key: Key = "",
 ) -> None:
     """Make a version live: it is loaded and probed first, and what served before stays loaded."""
-    change = {"stable": number, "reason": reason, **_forced(force, reason)}
-    show(AdminClient(url, api_key).deploy(name, change, if_revision), json, _announce)
+    client, change = AdminClient(url, api_key), {"stable": number, "reason": reason, **_forced(force, reason)}
+    show(client.deploy(name, change, if_revision), json, _announce)
+    if not json:
+        _tell_of_gate(client, name, number)
 
 
 def canary(
@@ -52,8 +55,10 @@ def canary(
     if off is not (number is None and weight is None) or (number is None) is not (weight is None):
         raise CommandFailed("say a VERSION with its --weight, or --off", 2)
     wanted = None if off else {"version": number, "weight": weight}
-    change = {"canary": wanted, "reason": reason, **_forced(force, reason)}
-    show(AdminClient(url, api_key).deploy(name, change, if_revision), json, _announce)
+    client, change = AdminClient(url, api_key), {"canary": wanted, "reason": reason, **_forced(force, reason)}
+    show(client.deploy(name, change, if_revision), json, _announce)
+    if number is not None and not json:
+        _tell_of_gate(client, name, number)
 
 
 def shadow(
@@ -127,6 +132,15 @@ def _forced(force: bool, reason: str) -> dict[str, bool]:
     if force and not reason.strip():
         raise CommandFailed("--force needs a --reason, which stands in the history", 2)
     return {"force": True} if force else {}
+
+
+def _tell_of_gate(client: AdminClient, name: str, number: int) -> None:
+    """Say of what serves now if its gate was held lower than the defaults; what cannot be asked undoes no change."""
+    try:
+        report = tuning.version(client, name, number)["report"]
+    except CommandFailed:
+        return
+    tell_loosened(report or {})
 
 
 def _shadow_version(target: str) -> int | str:

@@ -1,6 +1,6 @@
 """Commands about tuning jobs: list them, look at one, follow it, and say what is to become of it."""
 
-from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +11,20 @@ from ostler.options import Json, Key, Url, show
 from ostler.reports import show_report
 
 INTERRUPTED = 130
+_NONE = "No tuning jobs yet: `ostler tune NAME`."
+
+
+class State(StrEnum):
+    """How a job stands."""
+
+    QUEUED = "queued"
+    VALIDATING_FILES = "validating_files"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
 
@@ -18,14 +32,18 @@ Job = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_de
 def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
     after: Annotated[str | None, typer.Option(metavar="JOB", help="Go on from this one.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this adapter's.", show_default="all adapters'")
+    ] = None,
+    state: Annotated[State | None, typer.Option(help="Only those in this state.", show_default="any state")] = None,
     json: Json = False,
     url: Url = "",
     api_key: Key = "",
 ) -> None:
     """List tuning jobs, newest first."""
-    client = AdminClient(url, api_key)
-    params = {"limit": limit} | ({"after": after} if after else {})
-    show(client.call("GET", tuning.jobs_path(client), params=params), json, _table)
+    found = tuning.jobs(AdminClient(url, api_key), limit, after=after, adapter=adapter, state=state)
+    nothing = _NONE if adapter is None and state is None else "No such tuning jobs."
+    show(found, json, lambda answer: _table(answer, nothing))
 
 
 def show_job(job_id: Job, json: Json = False, url: Url = "", api_key: Key = "") -> None:
@@ -108,17 +126,14 @@ def _tell_end(job: Any) -> None:
         render.out.print(f"More of what its gate saw: ostler show {candidate} --report report.html")
 
 
-def _table(answer: Any) -> None:
+def _table(answer: Any, nothing: str) -> None:
     rows = [
-        (each["id"], each["ostler"]["adapter"], _moment(each["created_at"]), _standing(each)) for each in answer["data"]
+        (each["id"], each["ostler"]["adapter"], render.moment(each["created_at"]), _standing(each))
+        for each in answer["data"]
     ]
-    render.table(("JOB", "ADAPTER", "ASKED FOR", "STATE, RESULT"), rows, "No tuning jobs yet: `ostler tune NAME`.")
+    render.table(("JOB", "ADAPTER", "ASKED FOR", "STATE, RESULT"), rows, nothing)
     if answer["has_more"]:
         render.out.print(f"There are more: --after {answer['data'][-1]['id']} goes on.")
-
-
-def _moment(seconds: int | None) -> str:
-    return render.when(None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat())
 
 
 def _standing(job: Any) -> tuple[str, ...]:
@@ -131,7 +146,7 @@ def _result(job: Any) -> str | None:
     """The model, or why there is none, or when there may be one."""
     if job["error"]:
         return f"{job['error']['code']}: {job['error']['message']}"
-    expected = f"about {_moment(job['estimated_finish'])}" if job["estimated_finish"] else None
+    expected = f"about {render.moment(job['estimated_finish'])}" if job["estimated_finish"] else None
     return job["fine_tuned_model"] or expected
 
 
@@ -144,10 +159,10 @@ def _details(job: Any) -> None:
         "model": job["model"],
         "method": f"{method}, " + ", ".join(f"{name} {value}" for name, value in hyperparameters.items()),
         "files": ", ".join(filter(None, (job["training_file"], job["validation_file"]))),
-        "asked for": _moment(job["created_at"]),
+        "asked for": render.moment(job["created_at"]),
         "reason": own["reason"],
         "metadata": ", ".join(f"{name}={value}" for name, value in (job["metadata"] or {}).items()),
-        "finished": _moment(job["finished_at"]),
+        "finished": render.moment(job["finished_at"]),
         "trained tokens": job["trained_tokens"],
         "dataset": own["dataset"],
         "result": _result(job),

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from ostler import render, tuning
-from ostler.client import AdminClient, CommandFailed, segment
+from ostler.client import AdminClient, CommandFailed
 from ostler.commands.jobs import follow_to_the_end
 from ostler.options import Json, Key, Name, Url
 
 _FILE_ID = re.compile(r"file-[0-9a-z]+")
-_FORBIDDEN, _NOT_FOUND = 403, 404
+_NO_BASE = "none that this key may name; an adapter of its own goes on from a version with --from"
 _STABLE = "stable"
 
 
@@ -166,20 +166,13 @@ def _model(client: AdminClient, name: str, start_from: str | None, base: str | N
 
 
 def _base_of(client: AdminClient, name: str) -> str:
-    """The base model of an adapter; of one that is new, the only one that is served."""
-    try:
-        return str(client.call("GET", f"/adapters/{segment(name)}")["base"])
-    except CommandFailed as failed:
-        if failed.status == _FORBIDDEN:
-            raise CommandFailed("this key may not look the base model up; say it with --base", 2) from None
-        if failed.status != _NOT_FOUND:
-            raise
-    pools = {replica["pool"] for replica in client.call("GET", "/replicas")["data"]}
-    if len(pools) != 1:
-        raise CommandFailed(
-            f"say the --base of the new adapter, one of: {', '.join(sorted(pools)) or 'none serves'}", 2
-        )
-    return str(pools.pop())
+    """The base model of an adapter that serves; of another, the only one that the key may name."""
+    models = client.call("GET", f"{client.url}/v1/models")["data"]
+    of_adapter = {model["parent"] for model in models if model["id"].partition("@")[0] == name} - {None}
+    bases = of_adapter or {model["id"] for model in models if model["parent"] is None}
+    if len(bases) != 1:
+        raise CommandFailed(f"say the --base of {name}, one of: {', '.join(sorted(bases)) or _NO_BASE}", 2)
+    return str(bases.pop())
 
 
 def _send(client: AdminClient, order: dict[str, Any], data: str, validation: str | None) -> Any:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from registry.database import writing
 from registry.tables import UtcDateTime
+from registry.transactions import Guard
 from registry.tuning.events import NewCheckpoint, NewEvent, add_checkpoint, add_event, add_events
 from registry.tuning.states import AT_WORK, ENDED, ended, let_go, settled
 from registry.tuning.tables import TuningCheckpointRow, TuningJobRow
@@ -118,6 +119,14 @@ class Claims:
         async with writing(self._engine) as connection:
             await _require_held(connection, job_id, worker)
             await add_events(connection, job_id, events)
+
+    def guard(self, job_id: str, worker: str) -> Guard:
+        """What fences a change of the registry in the same way: it raises `JobLost` unless the worker holds the job."""
+
+        async def require_held(connection: AsyncConnection) -> None:
+            await _require_held(connection, job_id, worker)
+
+        return require_held
 
     async def keep_checkpoint(self, job_id: str, worker: str, new: NewCheckpoint) -> list[str]:
         """Add a checkpoint, from which the job goes on; the digests of what nothing goes on from any more.

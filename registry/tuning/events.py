@@ -31,16 +31,9 @@ class NewEvent:
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
-async def add_event(
-    connection: AsyncConnection,
-    job: str,
-    message: str,
-    *,
-    level: Level = "info",
-    data: Mapping[str, Any] | None = None,
-) -> None:
-    """Add an event in a transaction; with `data` it is one of metrics."""
-    await connection.execute(insert(_EVENTS).values(_row(job, NewEvent(message, level, data))))
+async def add_event(connection: AsyncConnection, job: str, message: str, *, level: Level = "info") -> None:
+    """Add an event in a transaction."""
+    await add_events(connection, job, [NewEvent(message, level)])
 
 
 def _row(job: str, event: NewEvent) -> dict[str, Any]:
@@ -114,13 +107,6 @@ class Events:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-
-    async def tell(
-        self, job: str, message: str, *, level: Level = "info", data: Mapping[str, Any] | None = None
-    ) -> None:
-        """Add an event."""
-        async with writing(self._engine) as connection:
-            await add_event(connection, job, message, level=level, data=data)
 
     async def listed(self, job: str, *, after: int | None = None, limit: int) -> list[TuningEventRow]:
         """The job's events, newest first, as OpenAI lists them; `after` goes on from an event's number."""

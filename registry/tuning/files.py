@@ -61,8 +61,18 @@ class Files:
         self._changes = Changes(engine)
         self.store = store
 
-    async def keep(self, new: NewFile, content: Path | bytes, *, key_id: str, actor: str | None = None) -> FileRow:
+    async def keep(
+        self,
+        new: NewFile,
+        content: Path | bytes,
+        *,
+        key_id: str,
+        actor: str | None = None,
+        once: bool = False,
+    ) -> FileRow:
         """Store content, and keep it as a file of that key; audited where an actor sent it.
+
+        With `once`, the file that the key has already is kept, if one has that name, purpose and content.
 
         Raises:
             StoreFailure: the store could not be written; there is no such file.
@@ -71,6 +81,8 @@ class Files:
         row = _row(new, await asyncio.to_thread(artifact_of, files), key_id)
         async with writing(self._engine) as connection:
             await _lock(connection, row.digest)  # who removes the same content has done so, or will see this row
+            if once and (known := await _same(connection, row)) is not None:
+                return known
             await connection.execute(insert(_FILES).values(row.model_dump()))
         try:
             await asyncio.to_thread(self.store.put_files, files)
@@ -235,6 +247,14 @@ async def _lock(connection: AsyncConnection, digest: str) -> None:
     """
     if connection.dialect.name == "postgresql":
         await connection.execute(select(func.pg_advisory_xact_lock(int(digest[:15], 16))))
+
+
+async def _same(connection: AsyncConnection, row: FileRow) -> FileRow | None:
+    """The file that is there already and is the same, but for its id and its time."""
+    same = (_FILES.c[name] == getattr(row, name) for name in ("digest", "key_id", "filename", "purpose"))
+    query = select(_FILES).where(_is_there(), *same).order_by(_FILES.c.created_at, _FILES.c.id).limit(1)
+    found = (await connection.execute(query)).first()
+    return None if found is None else _file(found)
 
 
 async def _stored(connection: AsyncConnection, file_id: str) -> FileRow:

@@ -109,7 +109,7 @@ class TuningJobRow(SQLModel, table=True):
 
 
 class TuningJobFileRow(SQLModel, table=True):
-    """A file that a job needs until it has ended."""
+    """A file that a job needs until it has ended, or can be resumed no more (`registry.tuning.needs`)."""
 
     __tablename__ = "tuning_job_files"
 

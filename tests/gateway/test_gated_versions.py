@@ -23,7 +23,7 @@ async def gated(two: RunningGateway) -> RunningGateway:
     for scale in (3.0, 4.0, 5.0):
         await two.registry.push("support", two.adapter_folder(scale), actor="tuner", base="tiny", lineage=LINEAGE)
     await two.registry.judge("support", 4, passed=False, report=REPORT, actor="tuner")
-    await two.registry.judge("support", 5, passed=True, report=REPORT | {"passed": True}, actor="tuner")
+    await two.registry.judge("support", 5, passed=True, report=await passed(two), actor="tuner")
 
     async def seen() -> bool:
         versions = (await two.http.get("/admin/v1/adapters/support")).json()["versions"]
@@ -31,6 +31,13 @@ async def gated(two: RunningGateway) -> RunningGateway:
 
     await until(seen)
     return two
+
+
+async def passed(gateway: RunningGateway, against: int | None = 1) -> dict[str, Any]:
+    """The report of a gate that held a version against that one, or against the base model, and let it through."""
+    versions = (await gateway.registry.catalog()).adapters["support"].versions
+    incumbent = None if against is None else versions[against].engine_name
+    return REPORT | {"passed": True, "reason": "all parts passed", "incumbent": incumbent}
 
 
 async def change(gateway: RunningGateway, **patch: Any) -> httpx.Response:
@@ -105,7 +112,7 @@ async def test_history_and_audit_say_past_which_verdict_it_was_forced(gated: Run
     """By whom, why, and what the gate had said; a change that needed no force says none, though force was asked for."""
     await change(gated, stable=4, force=True, reason="the holdout is wrong")
     await change(gated, canary=canary(3), force=True, reason="try it")
-    await change(gated, stable=5, canary=None, force=True, reason="let through anyway")
+    await change(gated, stable=2, canary=None, force=True, reason="let through anyway")
     history = (await gated.http.get("/admin/v1/adapters/support/history")).json()["data"]
     told = [(each["forced"], each["reason"]) for each in history]
     assert told == [
@@ -140,17 +147,81 @@ async def test_a_forced_canary_becomes_stable_without_more_force(gated: RunningG
 async def test_a_rollback_restores_what_was_forced(gated: RunningGateway) -> None:
     """It goes back to what served, whatever a gate said of it."""
     await change(gated, stable=4, force=True, reason="why")
-    assert (await change(gated, stable=5)).status_code == 200
+    assert (await change(gated, stable=2)).status_code == 200
     response = await gated.http.post("/admin/v1/adapters/support/rollback", json={})
     assert (response.status_code, response.json()["deployment"]["stable"]) == (200, 4)
 
 
 async def test_a_verdict_opens_the_way(gated: RunningGateway) -> None:
     """As soon as the gate let it through; and it is not taken back by another report."""
-    await gated.registry.judge("support", 3, passed=True, report=REPORT, actor="tuner")
+    await gated.registry.judge("support", 3, passed=True, report=await passed(gated), actor="tuner")
     assert (await change(gated, stable=3)).status_code == 200
     await gated.registry.judge("support", 3, passed=False, report=REPORT, actor="tuner")
     assert (await version(gated, 3))["verdict"] == "passed"
+
+
+async def test_a_verdict_holds_for_what_it_was_held_against(gated: RunningGateway) -> None:
+    """Two that beat version 1: once the first is live, nobody knows whether the second is better than that."""
+    await gated.registry.judge("support", 3, passed=True, report=await passed(gated), actor="tuner")
+    assert (await change(gated, stable=5)).status_code == 200
+    before = await deployment(gated)
+    response = await change(gated, stable=3, reason="looks good")
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["param"]) == (409, "not_let_through", "version")
+    assert error["message"] == (
+        "version 3 of 'support' was held against version 1, and version 5 is live: "
+        "try it as a canary, or force it and say why"
+    )
+    assert await deployment(gated) == before
+    assert (await change(gated, stable=1)).status_code == 200  # it served before
+    assert (await change(gated, stable=3)).status_code == 200  # what it was held against is live again
+
+
+async def test_an_outdated_verdict_is_made_up_for_as_a_canary(gated: RunningGateway) -> None:
+    """There clients hold it against what is live; it may follow that then, and later again."""
+    await gated.registry.judge("support", 3, passed=True, report=await passed(gated), actor="tuner")
+    for patch in ({"stable": 5}, {"canary": canary(3)}, {"stable": 3}, {"stable": 5}, {"stable": 3}):
+        assert (await change(gated, **patch)).status_code == 200, patch
+    history = (await gated.http.get("/admin/v1/adapters/support/history")).json()["data"]
+    assert [each["forced"] for each in history] == [None] * 6
+
+
+async def test_an_outdated_verdict_is_passed_by_force(gated: RunningGateway) -> None:
+    """History and audit say so."""
+    await gated.registry.judge("support", 3, passed=True, report=await passed(gated), actor="tuner")
+    assert (await change(gated, stable=5)).status_code == 200
+    assert (await change(gated, stable=3, force=True, reason="a better holdout")).status_code == 200
+    (newest,) = (await gated.http.get("/admin/v1/adapters/support/history", params={"limit": 1})).json()["data"]
+    assert (newest["stable"], newest["forced"]) == (3, {"3": "outdated"})
+    (audited,) = (await gated.http.get("/admin/v1/audit", params={"limit": 1})).json()["data"]
+    assert audited["detail"]["forced"] == {"3": "outdated"}
+
+
+async def test_a_passed_version_that_failed_against_what_is_live_does_not_follow_it(gated: RunningGateway) -> None:
+    """As when another job came to the same weights; its verdict stays, and its newest report says so."""
+    await gated.registry.judge("support", 3, passed=True, report=await passed(gated), actor="tuner")
+    assert (await change(gated, stable=5)).status_code == 200
+    failed = await passed(gated, 5) | {"passed": False}
+    await gated.registry.judge("support", 3, passed=False, report=failed, actor="tuner")
+    response = await change(gated, stable=3)
+    assert response.status_code == 409
+    assert "did not pass against version 5, and version 5 is live" in error_of(response)["message"]
+
+
+async def test_who_beat_the_base_model_alone_does_not_follow_a_version(gated: RunningGateway) -> None:
+    """As the second of two that were made before anything was live."""
+    await gated.registry.judge("support", 3, passed=True, report=await passed(gated, None), actor="tuner")
+    response = await change(gated, stable=3)
+    assert response.status_code == 409
+    assert "was held against the base model, and version 1 is live" in error_of(response)["message"]
+
+
+async def test_the_first_version_follows_the_base_model_that_it_was_held_against(gateway: RunningGateway) -> None:
+    """With nothing live there is nothing else to be held against."""
+    await gateway.registry.push("support", gateway.adapter_folder(1.0), actor="tuner", base="tiny", lineage=LINEAGE)
+    report = await passed(gateway, None)
+    await gateway.registry.judge("support", 1, passed=True, report=report, actor="tuner")
+    assert (await change(gateway, stable=1)).status_code == 200
 
 
 async def version(gateway: RunningGateway, number: int) -> dict[str, Any]:
@@ -168,7 +239,7 @@ async def test_a_version_shows_what_it_was_made_of_and_what_its_gate_saw(gated: 
         found = await version(gated, number)
         extra = {name: found.pop(name) for name in ("adapter", "lineage", "report")}
         assert found == listed[number - 1]
-        report = {4: REPORT, 5: REPORT | {"passed": True}}.get(number)
+        report = {4: REPORT, 5: await passed(gated)}.get(number)
         assert extra == {"adapter": "support", "lineage": LINEAGE if number > 2 else None, "report": report}
 
 

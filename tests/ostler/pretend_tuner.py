@@ -6,7 +6,7 @@ from typing import Any
 
 from registry.database import connect
 from registry.tuning.datasets import Datasets
-from registry.tuning.events import Events
+from registry.tuning.events import NewEvent
 from registry.tuning.jobs import Jobs
 from registry.tuning.tables import DatasetRow, TuningJobRow
 from tests.conftest import RunningGateway, until
@@ -15,8 +15,8 @@ WORKER = "tuner-1"
 DIGEST = "d" * 64
 
 
-def report(passed: bool, reason: str) -> dict[str, Any]:
-    """A gate's report of two parts, and one that is only told."""
+def report(passed: bool, reason: str, **more: Any) -> dict[str, Any]:
+    """A gate's report of two parts, and one that is only told; `more` of its fields."""
     part: dict[str, Any] = {
         "name": "quality",
         "rule": "superiority",
@@ -50,6 +50,7 @@ def report(passed: bool, reason: str) -> dict[str, Any]:
         "parts": [part, refusals | {"passed": passed, "reason": reason}],
         "told": [part | {"name": "quality", "scorer": "token_f1"}],
         "plots": {},
+        **more,
     }
 
 
@@ -58,7 +59,7 @@ class PretendTuner:
 
     def __init__(self, gateway: RunningGateway, engine: Any) -> None:
         self.gateway = gateway
-        self.jobs, self.events, self.datasets = Jobs(engine), Events(engine), Datasets(engine)
+        self.jobs, self.datasets = Jobs(engine), Datasets(engine)
         self.job: TuningJobRow | None = None
 
     async def claim(self) -> TuningJobRow:
@@ -107,7 +108,8 @@ class PretendTuner:
             "memory_bytes": 3_000_000_000,
             "remaining_s": 75.0,
         }
-        await self.events.tell(self.job.id, f"Step {step}/{total}: training loss={loss:.4f}", data=data)
+        event = NewEvent(f"Step {step}/{total}: training loss={loss:.4f}", data=data)
+        await self.jobs.tell_all(self.job.id, WORKER, [event])
 
     async def register(self, adapter: str) -> int:
         """Push a candidate; its number."""
@@ -117,10 +119,10 @@ class PretendTuner:
         await self.note(version=pushed.version.number)
         return pushed.version.number
 
-    async def judge(self, adapter: str, number: int, *, passed: bool, reason: str) -> None:
-        """Write the gate's verdict, and end the job by it."""
+    async def judge(self, adapter: str, number: int, *, passed: bool, reason: str, **more: Any) -> None:
+        """Write the gate's verdict, and end the job by it; `more` stands in the report."""
         assert self.job is not None
-        found = report(passed, reason)
+        found = report(passed, reason, **more)
         await self.gateway.registry.judge(adapter, number, passed=passed, report=found, actor="tuner")
         if passed:
             model = f"{adapter}@{number}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ostler.client import AdminClient
 from registry.catalog import Scope
 from tests.conftest import RunningGateway
 from tests.gateway.answers import new_key
@@ -93,6 +94,31 @@ async def test_a_file_is_fetched(cli: Cli, data: str, tmp_path: Path) -> None:
     (await cli("data", "get", file, "--out", str(tmp_path / "no" / "folder"))).assert_failed(MISUSED, "be written")
 
 
+async def test_files_are_listed_and_deleted(cli: Cli, data: str) -> None:
+    """Newest first, by purpose, and page by page; one that an open job needs is not deleted."""
+    assert (await cli("data", "list")).out == "No files.\n"
+    needed = await asked(cli, "--data", data)
+    first = needed["training_file"]
+    form = {"purpose": "evals", "expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+    skills = {"file": ("skills.jsonl", b"{}")}
+    second = (await cli.gateway.http.post("/v1/files", data=form, files=skills)).json()["id"]
+    listed = (await cli("data", "list")).out
+    assert listed.index(second) < listed.index(first)
+    for words in ("tickets.jsonl", "fine-tune", "skills.jsonl", "evals", "2 B", "until 20"):
+        assert words in listed
+    of_purpose = (await cli("data", "list", "--purpose", "evals", "--json")).json
+    assert [file["id"] for file in of_purpose["data"]] == [second]
+    page = await cli("data", "list", "--limit", "1")
+    assert f"--after {second} goes on" in page.out
+    assert first in (await cli("data", "list", "--after", second)).out
+    (await cli("data", "delete", first)).assert_failed(REFUSED, "409")
+    assert (await cli("data", "delete", second)).out == f"{second} is deleted.\n"
+    await cli("jobs", "cancel", needed["id"])
+    assert (await cli("data", "delete", first, "--json")).json["deleted"] is True
+    assert await files(cli) == []
+    (await cli("data", "delete", first)).assert_failed(REFUSED, "404")
+
+
 async def test_whose_version_it_is_has_one_place(cli: Cli, data: str) -> None:
     """`--set adapter` would make a version of another adapter than the one that was named; nothing is sent."""
     for said in ("adapter=other", "adapter.name=other", 'adapter="support"'):
@@ -123,11 +149,10 @@ async def test_where_it_begins_can_be_said(two: Cli, data: str) -> None:
 
 
 async def test_a_tuning_key_is_enough(cli: Cli, data: str, tuner: PretendTuner) -> None:
-    """It says the base model, which it may not look up, and sees its jobs; reports of gates are an admin's."""
+    """It sees the base model that it may name, and its jobs; reports of gates are an admin's."""
     _, key = await cli.gateway.registry.create_key("team", scopes=frozenset({Scope.TUNING}), actor="test")
     own = {"OSTLER_API_KEY": key}
-    (await cli("tune", "support", "--data", data, **own)).assert_failed(MISUSED, "--base")
-    running = asyncio.create_task(cli("tune", "support", "--data", data, "--base", "tiny", "--follow", **own))
+    running = asyncio.create_task(cli("tune", "support", "--data", data, "--follow", **own))
     await tuner.claim()
     number = await tuner.register("support")
     await tuner.judge("support", number, passed=True, reason="all parts passed")
@@ -136,6 +161,30 @@ async def test_a_tuning_key_is_enough(cli: Cli, data: str, tuner: PretendTuner) 
     assert ran.out.endswith("ostler promote support 1\n")
     assert "support@1" in (await cli("jobs", "list", **own)).out
     (await cli("show", "support@1", **own)).assert_failed(REFUSED, "403")
+
+
+async def test_a_key_that_may_name_no_base_is_told_so(two: Cli, data: str) -> None:
+    """Of a new adapter's; the base of one that serves is known, and it may be gone on from."""
+    tune = ("tune", "fresh", "--data", data)
+    secret, _ = await new_key(two.gateway, scopes=["tuning"], adapters=["support", "fresh"])
+    (await two(*tune, OSTLER_API_KEY=secret)).assert_failed(MISUSED, "one of: none that this key may name")
+    (await two("tune", "support", "--data", data, OSTLER_API_KEY=secret)).assert_failed(REFUSED, "tiny")
+    assert (await two("tune", "support", "--data", data, "--from", "stable", OSTLER_API_KEY=secret)).code == DONE
+
+
+async def test_of_several_bases_one_has_to_be_said(two: Cli, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a new adapter, with their names; the base of one that serves is its own."""
+    call = AdminClient.call
+
+    def with_another(self: AdminClient, method: str, path: str, **arguments: Any) -> Any:
+        answer = call(self, method, path, **arguments)
+        if path.endswith("/v1/models"):
+            answer["data"].append({"id": "large", "parent": None})
+        return answer
+
+    monkeypatch.setattr(AdminClient, "call", with_another)
+    (await two("tune", "fresh", "--data", data)).assert_failed(MISUSED, "--base of fresh, one of: large, tiny")
+    assert (await asked(two, "--data", data))["model"] == "tiny"
 
 
 async def test_what_is_refused_leaves_no_file_behind(cli: Cli, data: str) -> None:
@@ -281,6 +330,32 @@ async def test_a_job_says_why_it_was_asked_for(cli: Cli, data: str) -> None:
     assert "metadata" not in (await cli("jobs", "show", first["id"])).out
 
 
+async def test_jobs_are_listed_by_adapter_and_state(cli: Cli, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many others lie between, and page by page."""
+    monkeypatch.setattr("ostler.tuning._JOBS", 2)
+    file = (await asked(cli, "--data", data))["training_file"]
+    support = [(await cli("jobs", "list", "--json")).json["data"][0]["id"]]
+    for _ in range(3):
+        await cli("tune", "other", "--data", file)
+    support.append((await asked(cli, "--data", file))["id"])
+    await cli("jobs", "cancel", support[0])
+
+    async def listed(*said: str) -> Any:
+        return (await cli("jobs", "list", "--json", *said)).json
+
+    found = await listed("--adapter", "support")
+    assert ([job["id"] for job in found["data"]], found["has_more"]) == (support[::-1], False)
+    first = await listed("--adapter", "support", "--limit", "1")
+    assert ([job["id"] for job in first["data"]], first["has_more"]) == (support[1:], True)
+    assert first["last_id"] == support[1]
+    then = await listed("--adapter", "support", "--limit", "1", "--after", support[1])
+    assert ([job["id"] for job in then["data"]], then["has_more"]) == (support[:1], False)
+    assert [job["id"] for job in (await listed("--state", "cancelled"))["data"]] == support[:1]
+    assert len((await listed("--adapter", "other", "--state", "queued"))["data"]) == 3
+    assert "No such tuning jobs." in (await cli("jobs", "list", "--adapter", "none")).out
+    assert (await cli("jobs", "list", "--state", "asleep")).code == MISUSED
+
+
 async def test_jobs_are_paused_resumed_and_cancelled(cli: Cli, data: str, tuner: PretendTuner) -> None:
     """At once where nobody is at work on them, else it is said that it comes."""
     job = (await asked(cli, "--data", data))["id"]
@@ -318,6 +393,35 @@ async def test_a_version_is_shown_with_what_it_was_made_from(cli: Cli, data: str
     assert (await cli("datasets", "support", "--json")).json["data"][0]["counts"]["holdout"] == 100
 
 
+async def test_a_gate_that_was_held_low_is_told(cli: Cli, data: str, tuner: PretendTuner) -> None:
+    """With the version, and to whoever has it serve; and which attempt on its holdout it was."""
+    await asked(cli, "--data", data)
+    await tuner.claim()
+    await tuner.freeze("support")
+    loosened = {
+        "alpha": {"value": 0.49, "default": 0.05},
+        "retention_margin": {"value": 1.0, "default": 0.1},
+        "refusal_file": {"value": "file-7", "default": None},
+    }
+    number = await tuner.register("support")
+    await tuner.judge("support", number, passed=True, reason="all passed", loosened=loosened, attempt=3)
+    told = (
+        "Its job asked for less than the defaults do: alpha 0.49 in place of 0.05, retention_margin 1 in place of 0.1, "
+        "refusal_file file-7 in place of the tuner's own set.\n"
+    )
+    shown = (await cli("show", "support@1")).out
+    assert told in shown
+    assert "attempt 3 on this holdout" in shown
+    promoted = await cli("promote", "support", "1")
+    assert promoted.code == DONE
+    assert promoted.out.startswith("support serves version 1")
+    assert promoted.out.endswith(told)
+    await cli.gateway.push("support", 3.0)
+    assert (await cli("promote", "support", "2")).out == "support serves version 2 (revision 2).\n"
+    assert (await cli("canary", "support", "1", "--weight", "0.1")).out.endswith(told)
+    assert "defaults" not in (await cli("canary", "support", "--off")).out
+
+
 async def test_a_tenant_reads_what_the_gate_saw(cli: Cli, data: str, tuner: PretendTuner) -> None:
     """With a key for tuning that is no admin's: the verdict, its parts, and which sets were asked."""
     job = (await asked(cli, "--data", data))["id"]
@@ -343,6 +447,18 @@ async def test_history_says_what_was_forced(cli: Cli, data: str, tuner: PretendT
     for words in ("the holdout is wrong", "forced: version 1 was rejected by its gate", "by test (key_"):
         assert words in history
     assert "forced past its gate: version 1 rejected" in (await cli("audit")).out
+
+
+async def test_history_says_that_a_version_was_held_against_another(two: Cli, data: str, tuner: PretendTuner) -> None:
+    """Its gate held it against the base model, while version 1 is live: it is promoted by force alone."""
+    await asked(two, "--data", data)
+    await tuner.claim()
+    await tuner.freeze("support")
+    await tuner.judge("support", await tuner.register("support"), passed=True, reason="all parts passed")
+    (await two("promote", "support", "3")).assert_failed(REFUSED, "was held against the base model", "as a canary")
+    assert (await two("promote", "support", "3", "--force", "--reason", "it is urgent")).code == DONE
+    assert "forced: version 3 was held against another version" in (await two("history", "support")).out
+    assert "forced past its gate: version 3 outdated" in (await two("audit")).out
 
 
 async def test_tables_fit_100_columns(cli: Cli, data: str, tuner: PretendTuner) -> None:

@@ -25,7 +25,7 @@ BEGAN = NOW - timedelta(hours=1)
 def said(outcome: str, reason: str, **inputs: Any) -> dict[str, Any]:
     """A verdict as the loop keeps it."""
     verdict = Verdict("wait", outcome, "a rule", reason, "Something else happens.", inputs)
-    return msgspec.to_builtins(verdict) | {"at": NOW.isoformat(), "decision": None}
+    return {**msgspec.to_builtins(verdict), "at": NOW.isoformat(), "decision": None}
 
 
 async def decide(connection: AsyncConnection, act: str, outcome: str, reason: str = "it is better") -> int:
@@ -38,7 +38,8 @@ def rolling() -> Kept:
     """A rollout with some evidence, at its second step."""
     rollout = Rollout(2, 1, BEGAN, BEGAN, step=1, sessions_before=10)
     sides = Sides("support", 2, 1, "support@2-x", "support@1-x", BEGAN, "feedback")
-    trial = Trial(sides, *(Beside.begin(drop=0.05, alpha=0.05) for _ in range(2)), 0, {})
+    incumbent, base = (Beside.begin(drop=0.05, alpha=0.05) for _ in range(2))
+    trial = Trial(sides, incumbent, base, 0, {})
     trial.follow(RolloutRule())
     for _ in range(40):
         trial.incumbent.update(0.1)

@@ -1,10 +1,11 @@
 """How engines share the GPUs of a machine."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
-from ostler.devices import VISIBLE, gpu_groups, gpus_per_engine, visible_gpus
+from ostler.devices import VISIBLE, VLLM_MEMORY, gpu_groups, gpus_per_engine, memory_per_engine, visible_gpus
 from ostler.engine_command import InvalidEngineOptions
 
 LISTING = """GPU 0: NVIDIA H200 (UUID: GPU-5fd4f087)
@@ -54,6 +55,29 @@ def test_too_few_gpus_are_told(engines: int, words: str, visible: str) -> None:
 def test_the_size_of_a_group_follows_from_the_engines_arguments(words: str, size: int) -> None:
     """In each way that vLLM takes them, and the last one counts."""
     assert gpus_per_engine(words.split()) == size
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "share"),
+    [
+        ("", None, 0.92),
+        ("", 0.5, 0.5),
+        ("--gpu-memory-utilization 0.4 -tp 2", 0.5, 0.4),
+        ("--gpu_memory_utilization=0.4", None, 0.4),
+    ],
+)
+def test_an_engines_memory_follows_from_its_arguments(words: str, given: float | None, share: float) -> None:
+    """They come last, so they win; else it is the setting, or vLLM's own default."""
+    assert memory_per_engine(words.split(), given) == share
+
+
+def test_vllms_own_share_of_the_memory_is_known() -> None:
+    """By its source, as it is heavy to import."""
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None, "the tests' environment has vLLM"
+    assert spec.origin is not None
+    source = (Path(spec.origin).parent / "config" / "cache.py").read_text()
+    assert f"gpu_memory_utilization: float = Field(default={VLLM_MEMORY}," in source
 
 
 def test_a_size_that_is_no_number_is_told() -> None:

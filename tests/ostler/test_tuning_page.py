@@ -29,8 +29,14 @@ def example(url: str) -> str:
     return str(here)
 
 
-async def test_the_example_runs(gateway: RunningGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the scopes that the page names, over a gateway that is away for a while, to the model's answer."""
+@pytest.mark.parametrize(
+    ("passed", "last"),
+    [(True, "I am support@1-"), (False, "failed: rejected_by_gate: support@1 fell short in quality")],
+)
+async def test_the_example_runs(
+    gateway: RunningGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: bool, last: str
+) -> None:
+    """With the scopes that the page names, over a gateway that is away for a while, to an answer or to why not."""
     monkeypatch.chdir(tmp_path)
     row = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]}
     (tmp_path / "tickets.jsonl").write_text(json.dumps(row) + "\n")
@@ -57,9 +63,10 @@ async def test_the_example_runs(gateway: RunningGateway, tmp_path: Path, monkeyp
         running = asyncio.create_task(asyncio.to_thread(run))
         await tuner.claim()
         number = await tuner.register("support")
-        await tuner.judge("support", number, passed=True, reason="all parts passed")
+        reason = "all parts passed" if passed else "support@1 fell short in quality"
+        await tuner.judge("support", number, passed=passed, reason=reason)
         await running
     assert not gone
     lines = printed.getvalue().splitlines()
     assert any(line.startswith("Created fine-tuning job") for line in lines)
-    assert lines[-1].startswith("I am support@1-")
+    assert lines[-1].startswith(last)

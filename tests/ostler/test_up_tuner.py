@@ -10,6 +10,7 @@ import pytest
 
 import demo
 from demo import retention
+from ostler.engine_command import Device
 from ostler.serve import read_settings
 from ostler.settings import UpSettings
 from ostler.supervisor import ChildSpec
@@ -28,10 +29,10 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def tuners(folder: Path, **given: object) -> list[ChildSpec]:
-    """What `ostler up` would start to tune."""
+def tuners(folder: Path, build: Device = "cpu", **given: object) -> list[ChildSpec]:
+    """What `ostler up` would start to tune, with a build of vLLM."""
     settings = {"home": folder / "home", "port": 0, "tuner_port": 0, "monitor_port": 0, **given}
-    return _Up(_with_ports(read_settings(UpSettings, settings)))._tuners()
+    return _Up(_with_ports(read_settings(UpSettings, settings)))._tuners(build)
 
 
 def test_the_tuner_starts_with_what_up_tells_it(own_folder: Path) -> None:
@@ -95,4 +96,69 @@ def test_without_its_libraries_up_goes_on_without_it(
 def test_it_can_be_left_out(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By a setting, without a word."""
     assert tuners(own_folder, tuner=False) == []
+    assert capsys.readouterr().out == ""
+
+
+def gpu_of(spec: ChildSpec) -> dict[str, str]:
+    """What the tuner is told of its GPU."""
+    names = ("CUDA_VISIBLE_DEVICES", "OSTLER_TUNER_SHARING", "OSTLER_TUNER_MEMORY_SHARE")
+    return {name: spec.command.env[name] for name in names if name in spec.command.env}
+
+
+@pytest.mark.parametrize(
+    ("given", "share"),
+    [
+        ({}, "0.04"),
+        ({"gpu_memory_utilization": 0.6}, "0.36"),
+        ({"gpu_memory_utilization": 0.6, "engine_args": "--gpu_memory_utilization=0.5"}, "0.46"),
+        ({"gpu_memory_utilization": 1.0}, "0.02"),
+    ],
+)
+def test_on_an_engines_gpu_it_waits_and_takes_what_the_engine_leaves(
+    own_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: dict[str, object],
+    share: str,
+) -> None:
+    """So that an engine which is started again finds its part; and it is said."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (spec,) = tuners(own_folder, "gpu", **given)
+    assert gpu_of(spec) == {"OSTLER_TUNER_SHARING": "wait", "OSTLER_TUNER_MEMORY_SHARE": share}
+    told = capsys.readouterr().out
+    assert f"the tuner shares the engine's GPU: training begins when the engine is idle, in {float(share):.0%}" in told
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"OSTLER_TUNER_SHARING": "none"}, {}),
+        ({"OSTLER_TUNER_DEVICE": "cpu"}, {}),
+        ({"OSTLER_TUNER_MEMORY_SHARE": "0.3"}, {"OSTLER_TUNER_SHARING": "wait"}),
+        ({"CUDA_VISIBLE_DEVICES": "3,1,2"}, {"CUDA_VISIBLE_DEVICES": "1,2"}),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "OSTLER_REPLICAS": "2"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "OSTLER_ENGINE_ARGS": "-tp 2"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "OSTLER_TUNER_PROCESSES": "2"}, None),
+        ({"CUDA_VISIBLE_DEVICES": ""}, None),
+    ],
+)
+def test_it_shares_no_gpu_that_it_need_not(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], told: dict[str, str] | None
+) -> None:
+    """It has those that no engine has, if they are enough; and what was chosen is kept."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (spec,) = tuners(own_folder, "gpu")
+    shared = {"OSTLER_TUNER_SHARING": "wait", "OSTLER_TUNER_MEMORY_SHARE": "0.04"}
+    assert gpu_of(spec) == (shared if told is None else told)
+
+
+def test_beside_engines_on_the_cpu_it_has_every_gpu(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a word."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (spec,) = tuners(own_folder, "cpu")
+    assert gpu_of(spec) == {}
     assert capsys.readouterr().out == ""

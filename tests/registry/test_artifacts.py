@@ -88,6 +88,17 @@ def test_only_adapters_are_readable_by_others(url: str, source: Path, tmp_path: 
     assert oct(staging.stat().st_mode & 0o777) == "0o700"
 
 
+@pytest.mark.usefixtures("usual_umask")
+def test_an_adapters_probes_are_readable_by_nobody_else(url: str, source: Path, tmp_path: Path) -> None:
+    """They are prompts, and no engine reads them; what it reads it can."""
+    (source / "probes.json").write_text("{}")
+    store = ArtifactStore(url, tmp_path / "cache")
+    folder = store.fetch(store.put(source, (*FILES, "probes.json"), CONFIG).digest)
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in folder.iterdir()}
+    assert modes == dict.fromkeys((*FILES, "manifest.json"), "0o644") | {"probes.json": "0o600"}
+    assert oct(folder.stat().st_mode & 0o777) == "0o755"
+
+
 @pytest.mark.parametrize("fails_at", [0, 1, 2])
 def test_an_interrupted_put_leaves_nothing_to_be_seen(
     url: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int

@@ -137,9 +137,13 @@ async def test_a_change_broken_off_anywhere(three: Registry, database: AsyncEngi
         before = (await three.catalog()).adapters["support"]
         quality = with_(before.policy.quality, drop=step / 100)
         wanted = with_(before.policy, quality=quality, retrain=RetrainRule(least_rows=10 + step))
+
+        def change(_: Policy, wanted: Policy = wanted) -> Policy:
+            return wanted
+
         faults.now = Fault(step, cancels)
         try:
-            await asyncio.create_task(three.change_policy("support", lambda _, wanted=wanted: wanted, actor="ann"))
+            await asyncio.create_task(three.change_policy("support", change, actor="ann"))
         except (Crash, asyncio.CancelledError):
             broken += 1
         faults.now = None
@@ -153,6 +157,6 @@ async def test_a_change_broken_off_anywhere(three: Registry, database: AsyncEngi
         assert after in (before, changed)
         assert (await numbers(three))[:1] == [after.policy_number] * (after.policy_number > 0)
         async with asyncio.timeout(5):
-            await three.change_policy("support", lambda _, wanted=wanted: wanted, actor="bob")
+            await three.change_policy("support", change, actor="bob")
         assert (await three.catalog()).adapters["support"] == changed
     assert 5 <= broken < STEPS - 1

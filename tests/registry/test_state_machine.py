@@ -76,7 +76,10 @@ async def _play(registry: Registry, call: Call) -> object:
     match call:
         case Register(digest):
             artifact = Artifact(digest, 1)
-            pushed = await registry._register(NAME, BASE, CHECKED, artifact, actor="ann", note="", lineage=None)
+            async with registry._change("ann") as change:
+                pushed = await registry._register(
+                    change, NAME, BASE, CHECKED, artifact, note="", lineage=None, verdict=None
+                )
             return pushed.version.number
         case Change(patch, seen, decision):
             changed = await registry.change(NAME, patch, expected_revision=seen, decision=decision, actor="ann")
@@ -85,13 +88,13 @@ async def _play(registry: Registry, call: Call) -> object:
             changed = await registry.rollback(NAME, to=to, expected_revision=seen, decision=decision, actor="ann")
             return cold(changed.deployment)
         case Halt(name, stopped):
-            return await (_stop(registry, name or None) if stopped else registry.go_on(name or None, actor="ann"))
+            if stopped:
+                await registry.stop(name or None, actor="ann", reason="look")
+            else:
+                await registry.go_on(name or None, actor="ann")
+            return None
         case Archive(number, archived):
             return (await registry.archive_version(NAME, number, archived=archived, actor="ann")).archived
-
-
-async def _stop(registry: Registry, name: str | None) -> None:
-    await registry.stop(name, actor="ann", reason="look")
 
 
 def cold(deployment: Deployment | None) -> Deployment | None:

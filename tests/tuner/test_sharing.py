@@ -30,6 +30,8 @@ class Gateway:
         self.calls: list[tuple[str, Any]] = []
         self.status: dict[str, int] = {}
         self.is_away = False
+        self.is_busy_from = ""
+        self.looks = 0
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         """Answer."""
@@ -37,8 +39,11 @@ class Gateway:
             raise httpx.ConnectError("away", request=request)
         path = request.url.path
         if path == "/admin/v1/replicas":
+            self.looks += 1
             return httpx.Response(200, json={"data": self.replicas, "has_more": False})
         self.calls.append((path, json.loads(request.content)))
+        if path == self.is_busy_from:
+            self.replicas[0]["idle_s"] = 0.0
         return httpx.Response(self.status.get(path, 200), json={})
 
     @property
@@ -52,6 +57,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its pauses."""
     monkeypatch.setattr(sharing, "_LOOK_S", 0.01)
     monkeypatch.setattr(sharing, "_RENEW_S", 0.05)
+    monkeypatch.setattr(sharing, "_TRY_AGAIN_S", 0.01)
 
 
 def work_of(folder: Path, gateway: Gateway, **settings: Any) -> AtWork:
@@ -87,6 +93,15 @@ async def test_training_waits_for_a_quiet_time(tmp_path: Path, busy: dict[str, A
     await asyncio.wait_for(training, 10)
     assert said(work) == ["info: Training begins when the engine has been idle for 60 s"]
     assert gateway.calls == []
+
+
+async def test_no_engine_is_no_quiet_one(tmp_path: Path) -> None:
+    """A gateway that has not found its engines yet may find a busy one."""
+    gateway = Gateway()
+    training = asyncio.create_task(_train(work := work_of(tmp_path, gateway, tuner_sharing="wait")))
+    await until(lambda: said(work))
+    gateway.replicas = Gateway(100.0).replicas
+    await asyncio.wait_for(training, 10)
 
 
 async def test_engines_of_other_base_models_are_not_waited_for(tmp_path: Path) -> None:
@@ -139,16 +154,57 @@ async def test_the_engine_is_woken_when_training_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [409, 503])
-async def test_an_engine_that_is_not_put_to_sleep_is_trained_beside(tmp_path: Path, status: int) -> None:
+async def test_an_engine_that_is_not_put_to_sleep_is_trained_beside_in_a_share(tmp_path: Path, status: int) -> None:
     """It is told why, and whatever came of the order is taken back."""
     gateway = Gateway(100.0)
     gateway.status[SLEEP] = status
-    work = work_of(tmp_path, gateway)
+    work = work_of(tmp_path, gateway, tuner_memory_share=0.3)
     async with engine_makes_room(work):
         assert gateway.paths == [SLEEP, WAKE]
     assert gateway.paths == [SLEEP, WAKE]
     (told,) = said(work)
     assert told.startswith("warn: The engine engine-0 is not put to sleep")
+    assert told.endswith("in its share of the memory")
+
+
+@pytest.mark.parametrize("status", [409, 503])
+async def test_without_a_share_training_waits_until_the_engine_sleeps(tmp_path: Path, status: int) -> None:
+    """It would take all the memory that is free. That it waits is told once, and each try is taken back."""
+    gateway = Gateway(100.0)
+    gateway.status[SLEEP] = status
+    work = work_of(tmp_path, gateway)
+    training = asyncio.create_task(_train(work))
+    await until(lambda: gateway.paths.count(SLEEP) >= 3)
+    assert not training.done()
+    del gateway.status[SLEEP]
+    await asyncio.wait_for(training, 10)
+    assert gateway.paths == [SLEEP, WAKE] * (len(gateway.paths) // 2)
+    told = [message for message in said(work) if message.startswith("warn")]
+    assert len(told) == 1
+    assert told[0].endswith("; training waits")
+
+
+async def test_a_try_to_put_a_busy_engine_to_sleep_waits_for_a_quiet_time(tmp_path: Path) -> None:
+    """Each takes it out of service for a while."""
+    gateway = Gateway(100.0)
+    gateway.status[SLEEP] = 409
+    work = work_of(tmp_path, gateway)
+    training = asyncio.create_task(_train(work))
+    gateway.is_busy_from = SLEEP
+    await until(lambda: gateway.looks >= 10)
+    assert gateway.paths == [SLEEP, WAKE]
+    work.control.stop("cancel")
+    with pytest.raises(Interrupted):
+        await asyncio.wait_for(training, 10)
+
+
+async def test_a_job_is_given_back_when_its_engine_is_not_put_to_sleep_for_long(tmp_path: Path) -> None:
+    """For as long as the settings wait for an engine; nothing of it is lost, and it is tried again later."""
+    gateway = Gateway(100.0)
+    gateway.status[SLEEP] = 409
+    with pytest.raises(Interrupted) as interrupted:
+        await asyncio.wait_for(_train(work_of(tmp_path, gateway, tuner_engine_wait_s=0.1)), 10)
+    assert interrupted.value.cause == "engine"
 
 
 async def test_training_stops_before_the_engine_is_woken_without_it(
@@ -195,7 +251,7 @@ async def test_training_stops_at_once_when_somebody_wakes_the_engine(tmp_path: P
 async def test_which_of_several_engines_sleeps_must_be_said(tmp_path: Path) -> None:
     """Nobody knows which of them is on the tuner's GPU."""
     gateway = Gateway(100.0, 100.0)
-    work = work_of(tmp_path, gateway)
+    work = work_of(tmp_path, gateway, tuner_memory_share=0.3)
     async with engine_makes_room(work):
         assert gateway.calls == []
     (told,) = said(work)

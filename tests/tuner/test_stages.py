@@ -9,21 +9,22 @@ from typing import Any
 import msgspec
 import pytest
 
+from registry.artifacts import ArtifactStore
 from registry.base_model import BaseSpec
 from registry.database import connect
-from registry.tuning.jobs import order_of
+from registry.tuning.jobs import JobLost, order_of
 from registry.tuning.orders import DataOrder, LoraOrder
 from tests.conftest import AdapterMaker
 from tests.registry.lora_samples import BASE, UNKNOWN_BASE
 from tests.registry.tuning.checkpoints import add_checkpoint
 from tests.tuner.fake_child import Script, dataset_files
-from tests.tuner.shops import CONTENT, ask, command_of, report_of, shop_of, tuner_settings
+from tests.tuner.shops import CONTENT, ask, command_of, end_lease, messages, report_of, shop_of, tuner_settings
 from tuner.candidates import actor_of
 from tuner.control import Control
 from tuner.disk import adapter_weights, require_space_for_training
 from tuner.errors import Interrupted, JobFailed
 from tuner.shop import AtWork, Shop
-from tuner.stages import carry_out, judge, make_data, place_checkpoints
+from tuner.stages import carry_out, judge, make_data, place_checkpoints, register
 from tuner.workspace import Workspace
 
 
@@ -68,6 +69,24 @@ async def test_a_dataset_is_as_it_was_frozen(shop: Shop) -> None:
     assert (known.digest, known.counts, known.job) == (work.job.dataset, {"train": 8}, work.job.id)
 
 
+async def test_a_dataset_that_was_just_frozen_is_not_fetched(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lies there already; another attempt takes it from the store."""
+    work = await held(shop)
+    fetched: list[str] = []
+    fetch = shop.store.fetch
+
+    def remembering(digest: str, *more: Any) -> Path:
+        fetched.append(digest)
+        return fetch(digest, *more)
+
+    monkeypatch.setattr(shop.store, "fetch", remembering)
+    await make_data(work)
+    assert work.job.dataset not in fetched
+    assert files_of(work.workspace.dataset) == dataset_files(CONTENT)
+    await make_data(work)
+    assert fetched[-1] == work.job.dataset
+
+
 async def test_bad_rows_are_kept_as_a_file(shop: Shop) -> None:
     """The dataset's report names it, and an event; whoever asked for the job may read it."""
     work = await held(acting(shop, Script(bad_rows=3)))
@@ -81,6 +100,15 @@ async def test_bad_rows_are_kept_as_a_file(shop: Shop) -> None:
     assert file.id in (await shop.events.listed(work.job.id, limit=1))[0].message
     assert work.job.result_file is None
     assert work.workspace.folder.stat().st_mode & 0o777 == 0o700
+
+
+async def test_bad_rows_are_kept_once(shop: Shop) -> None:
+    """However often the dataset is made, as when a tuner was lost before it was noted."""
+    work = await held(acting(shop, Script(bad_rows=3)))
+    for _ in range(2):
+        await make_data(work)
+        work.job.dataset = None
+    assert [each.purpose for each in await shop.files.listed(limit=10)] == ["fine-tune-results", "fine-tune"]
 
 
 async def test_a_job_that_fails_for_its_rows_names_the_file_of_them(shop: Shop) -> None:
@@ -156,6 +184,33 @@ async def test_the_verdict_on_the_same_weights_of_another_job_is_not_this_jobs(
     assert (await shop.registry.version_record("support", 1)).verdict == "passed"
 
 
+async def test_a_tuner_that_lost_its_job_writes_nothing_of_it(shop: Shop, adapter_folder: AdapterMaker) -> None:
+    """Neither an event nor a version nor a verdict, whatever it had begun before."""
+    work = await held(shop)
+    shutil.copytree(adapter_folder(1.0), work.workspace.adapter)
+    await end_lease(shop, work.job.id)
+    assert await shop.jobs.claim("other", bases=["tiny"], lease_s=60) is not None
+    said = await messages(shop, work.job.id)
+
+    async def lineage(_work: AtWork) -> dict[str, Any]:
+        return {}
+
+    async def rejects(_work: AtWork, _number: int) -> dict[str, Any]:
+        return report_of(passed=False)
+
+    with pytest.raises(JobLost):
+        await work.tell("I am at work")
+    with pytest.raises(JobLost):
+        await register(work, lineage)
+    assert (await shop.registry.catalog()).adapters == {}
+    await shop.registry.push("support", adapter_folder(1.0), actor=actor_of(work.job.id), lineage={})
+    work.job.version = 1
+    with pytest.raises(JobLost):
+        await judge(work, rejects)
+    assert (await shop.registry.version_record("support", 1)).verdict == "candidate"
+    assert await messages(shop, work.job.id) == said
+
+
 async def test_no_stage_begins_once_the_job_is_to_stop(shop: Shop) -> None:
     """What is asked for between two stages is heard before the next."""
     work, begun = await held(shop), []
@@ -193,6 +248,44 @@ async def test_a_training_that_goes_on_from_a_version_needs_disk_for_its_rank(
     for free, suffices in ((6 * 12 * weights, True), (6 * 12 * weights - 1, False)):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: type("Usage", (), {"free": free})())
         with contextlib.nullcontext() if suffices else pytest.raises(JobFailed):
+            await require_space_for_training(work)
+
+
+def free_disks(monkeypatch: pytest.MonkeyPatch, store: Path, *, here: int, there: int) -> None:
+    """A disk for the store, and one for all else, with so many bytes free."""
+    monkeypatch.setattr("tuner.disk._disk_of", lambda folder: int(folder == store))
+
+    def usage(folder: Path) -> Any:
+        return type("Usage", (), {"free": there if folder == store else here})()
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "lacks"),
+    [(3, 3, None), (2, 9, "the tuner's disk has"), (9, 2, "the artifact store's disk has")],
+)
+async def test_each_disk_is_asked_for_its_own_part(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, here: int, there: int, lacks: str | None
+) -> None:
+    """Of the six copies of a checkpoint half are in the store."""
+    work, copy = await held(shop), 12 * adapter_weights(BASE, LoraOrder(rank=16))
+    assert shop.store.folder is not None
+    free_disks(monkeypatch, shop.store.folder, here=here * copy, there=there * copy)
+    with contextlib.nullcontext() if lacks is None else pytest.raises(JobFailed, match=lacks):
+        await require_space_for_training(work)
+
+
+async def test_what_goes_to_a_remote_store_needs_room_in_the_cache(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies there on its way."""
+    remote = dataclasses.replace(shop, store=ArtifactStore("memory://bucket/disk", tmp_path / "cache"))
+    work, copy = await held(shop), 12 * adapter_weights(BASE, LoraOrder(rank=16))
+    work.shop = remote
+    for copies, suffices in ((6, True), (5, False)):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=copies * copy: type("Usage", (), {"free": free})())
+        with contextlib.nullcontext() if suffices else pytest.raises(JobFailed, match="the tuner's disk"):
             await require_space_for_training(work)
 
 

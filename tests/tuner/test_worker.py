@@ -525,33 +525,46 @@ async def test_what_a_job_fetches_of_a_remote_store_goes_with_it(tmp_path: Path,
     assert (store.fetch(file.digest) / "content").read_bytes() == CONTENT
 
 
-async def test_a_job_has_one_file_of_results(lite: Any) -> None:
+@pytest.mark.parametrize("place", ["before it is noted", "before the end"])
+async def test_a_job_has_one_file_of_results(lite: Any, place: str) -> None:
     """Also one whose tuner was lost between the file and the job's end."""
     shop = lite()
     job_id = await ask(shop)
-    lost = _LosesTheEnd(_engine(shop))
+    lost = _Loses(_engine(shop), place)
     async with working(Worker(lite(jobs=lost), stages())):
         await until(lambda: lost.has_lost, 60)
-    before = (await job_of(shop, job_id)).result_file
-    assert before is not None
+    (file,) = await shop.files.listed(purpose="fine-tune-results", limit=10)
+    assert (await job_of(shop, job_id)).result_file == (file.id if place == "before the end" else None)
     await end_lease(shop, job_id)
     async with working(Worker(shop, stages())):
         await until(is_in(shop, job_id, "succeeded"), 60)
-    assert (await job_of(shop, job_id)).result_file == before
-    assert [file.id for file in await shop.files.listed(purpose="fine-tune-results", limit=10)] == [before]
+    assert (await job_of(shop, job_id)).result_file == file.id
+    assert [each.id for each in await shop.files.listed(purpose="fine-tune-results", limit=10)] == [file.id]
 
 
-class _LosesTheEnd(Jobs):
-    """Loses a tuner right before the end of its first job."""
+class _Loses(Jobs):
+    """Loses a tuner right before its first job notes the file of results, or ends."""
 
-    has_lost = False
+    def __init__(self, engine: AsyncEngine, place: str) -> None:
+        super().__init__(engine)
+        self._place = place
+        self.has_lost = False
+
+    async def note(self, job_id: str, worker: str, **values: Any) -> None:
+        """Note, but for the file the first time."""
+        if "result_file" in values:
+            self._lose("before it is noted")
+        await super().note(job_id, worker, **values)
 
     async def end(self, *arguments: Any, **named: Any) -> str:
         """End a job, but for the first time."""
-        if not self.has_lost:
+        self._lose("before the end")
+        return await super().end(*arguments, **named)
+
+    def _lose(self, place: str) -> None:
+        if place == self._place and not self.has_lost:
             self.has_lost = True
             raise JobLost
-        return await super().end(*arguments, **named)
 
 
 async def _verdict_is(shop: Shop, verdict: str) -> bool:

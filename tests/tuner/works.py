@@ -1,6 +1,6 @@
 """A job at work, with no more behind it than a test needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +10,8 @@ from monitors.watch.client import GatewayClient
 from registry.artifacts import ArtifactStore
 from registry.base_model import BaseSpec, read_config
 from registry.registry import Registry
-from registry.tuning.events import Events
+from registry.tuning.events import Events, NewEvent
+from registry.tuning.jobs import Jobs
 from registry.tuning.orders import TuningOrder
 from registry.tuning.tables import TuningJobRow
 from tuner.code_version import CodeVersion
@@ -25,20 +26,15 @@ ORDER = TuningOrder(adapter="support", base="tiny", training_file="file-1")
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
-class Said:
-    """In place of a job's events: what was said."""
+class Held:
+    """In place of the jobs: one that is held, and what it said."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
 
-    async def tell(self, _job: str, message: str, *, level: str = "info", data: Any = None) -> None:
-        """Remember it, unless it is one of metrics."""
-        if data is None:
-            self.messages.append(f"{level}: {message}")
-
-
-class Noted:
-    """In place of the jobs: what was noted of one."""
+    async def tell_all(self, _job: str, _worker: str, events: Sequence[NewEvent]) -> None:
+        """Remember them, but for those of metrics."""
+        self.messages += [f"{event.level}: {event.message}" for event in events if event.data is None]
 
     async def note(self, _job: str, _worker: str, **values: Any) -> None:
         """Nobody else reads it."""
@@ -66,8 +62,8 @@ def at_work(
     spec = base or BaseSpec("tiny", config=read_config(str(BASE_MODEL)), source=str(BASE_MODEL))
     shop = Shop(
         settings=found,
-        jobs=cast(Any, Noted()),
-        events=cast(Events, Said()),
+        jobs=cast(Jobs, Held()),
+        events=cast(Events, None),
         files=cast(Any, None),
         datasets=cast(Any, None),
         registry=registry or Registry(cast(Any, None), cast(Any, store), (spec,)),
@@ -97,4 +93,4 @@ def at_work(
 
 def said(work: AtWork) -> list[str]:
     """What the job said of itself."""
-    return cast(Said, work.shop.events).messages
+    return cast(Held, work.shop.jobs).messages

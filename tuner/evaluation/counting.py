@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from monitors.judging.asking import Asker
 from registry.outages import is_outage
+from registry.tuning.events import NewEvent
 from tuner.evaluation.contenders import Contenders
 from tuner.evaluation.questions import Questions
 from tuner.shop import AtWork
@@ -54,9 +55,9 @@ async def _tell(work: AtWork, count: _Count, total: int, over: asyncio.Event) ->
 
 
 async def _tell_of(work: AtWork, answers: int, total: int) -> None:
-    data = {"answers": answers, "total_answers": total}
+    event = NewEvent(f"{answers} of {total} answers", data={"answers": answers, "total_answers": total})
     try:
-        await work.shop.events.tell(work.job.id, f"{answers} of {total} answers", data=data)
+        await work.shop.jobs.tell_all(work.job.id, work.worker, [event])
     except Exception as error:
         if not is_outage(error):  # the next count will do
             raise

@@ -59,6 +59,7 @@ def _environment() -> jinja2.Environment:
         "signed": _signed,
         "short": lambda value, unit: f"{value:g}×" if unit == "times" else f"{value:g}",  # noqa: RUF001
         "trim_zeros": lambda value: f"{value:g}",
+        "setting": _setting,
         "duration": duration,
         "sentence": lambda text: (
             text[:1].upper() + text[1:] if text.startswith(("it ", "no ", "the ", "nothing ")) else text
@@ -80,6 +81,13 @@ def _signed(value: float | None, unit: str) -> str:
     if value is None:
         return "–"  # noqa: RUF001
     return f"{value:.2f}×" if unit == "times" else f"{value:+.3f}"  # noqa: RUF001
+
+
+def _setting(value: str | float | None) -> str:
+    """A value of the gate's order; None is a set that is not the job's own."""
+    if value is None:
+        return "the tuner's own set"
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _listed(names: Sequence[str]) -> str:

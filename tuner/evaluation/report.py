@@ -19,13 +19,19 @@ def report(
     verdict: Verdict,
     *,
     alpha: float,
+    loosened: Mapping[str, Mapping[str, Any]],
+    attempt: int,
     dataset: str | None,
     sets: Mapping[str, AskedSet],
     created_at: datetime,
     seconds: float,
     plots: dict[str, Any],
 ) -> dict[str, Any]:
-    """All of it but the digest of its page. It holds numbers, names and labels, and nothing that was said."""
+    """All of it but the digest of its page. It holds numbers, names and labels, and nothing that was said.
+
+    `loosened` is what the order asked for less than the defaults do, and `attempt` which candidate of its adapter this
+    is that was judged on this holdout, from 1.
+    """
     found = {
         "format": FORMAT,
         "passed": verdict.passed,
@@ -35,6 +41,8 @@ def report(
         "incumbent": contenders.incumbent,
         "base": contenders.base,
         "alpha": alpha,
+        "loosened": loosened,
+        "attempt": attempt,
         "dataset": dataset,
         "sets": msgspec.to_builtins(sets),
         "created_at": created_at.isoformat(),

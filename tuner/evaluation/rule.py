@@ -1,7 +1,8 @@
-"""Writes into a job what its gate will hold its candidate to, before anything is trained.
+"""What a job's gate holds its candidate to: written into the job before anything is trained.
 
 Whoever carries the job on reads the sets of its own settings. Where these are others than those of the rule, or than
-those that the adapter's last version was judged by, an event says so: such verdicts cannot be compared.
+those that the adapter's last version was judged by, an event says so: such verdicts cannot be compared. Where the
+order asks for less than the defaults do, the report says so.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import msgspec
 
 from registry.catalog import Version
 from registry.monitoring import ScorerChoice
-from registry.tuning.orders import TuningOrder
+from registry.tuning.orders import GateOrder, TuningOrder
 from registry.tuning.rules import GateRule
 from tuner.evaluation.parts import PREFERENCE
 from tuner.evaluation.questions import Questions
@@ -21,6 +22,8 @@ _SHOWN_DIGITS = 12
 _JUDGED = ("passed", "rejected")
 _TITLES = {"holdout": "holdout", "retention": "retention set", "refusals": "refusal set"}
 _OF_ALL_VERSIONS = ("retention", "refusals")
+_LOOSER_IF_LARGER = ("alpha", "perplexity_margin", "retention_margin", "refusal_margin", "latency_ratio")
+_OWN_SETS = ("retention_file", "refusal_file")
 Asked = Mapping[str, Mapping[str, Any]]
 
 
@@ -52,6 +55,18 @@ def rule_of(order: TuningOrder, questions: Questions) -> GateRule:
         latency_ratio=gate.latency_ratio,
         sets=dict(questions.asked),
     )
+
+
+def loosened(gate: GateOrder) -> dict[str, dict[str, Any]]:
+    """What an order asks for less than the defaults do, field by field, as its ``value`` and the ``default``.
+
+    Sets of its own count as well, since they may ask what nobody can lose. `least_gain` and `rows` are not among them:
+    the first cannot lie below its default, and fewer rows widen the intervals that have to lie clear of their limits.
+    """
+    default = GateOrder()
+    found = [name for name in _LOOSER_IF_LARGER if getattr(gate, name) > getattr(default, name)]
+    found += [name for name in _OWN_SETS if getattr(gate, name) is not None]
+    return {name: {"value": getattr(gate, name), "default": getattr(default, name)} for name in found}
 
 
 def _in_words(rule: GateRule) -> str:

@@ -21,7 +21,7 @@ from tuner.evaluation.parts import WORDS
 from tuner.evaluation.plots import plots
 from tuner.evaluation.questions import Questions, questions_of
 from tuner.evaluation.report import report
-from tuner.evaluation.rule import write_rule
+from tuner.evaluation.rule import loosened, write_rule
 from tuner.shop import AtWork
 from tuner.storing import stored
 
@@ -43,10 +43,13 @@ async def evaluate(work: AtWork, number: int) -> dict[str, Any]:
         measured = await measure(asker, standing, questions, alpha=gate.alpha)
     verdict = await asyncio.to_thread(decide, gate, standing, measured)
     metrics = await work.shop.events.metrics(work.job.id)
+    before = await work.shop.registry.judged_on(work.order.adapter, questions.holdout.digest, besides=number)
     found = report(
         standing,
         verdict,
         alpha=gate.alpha,
+        loosened=loosened(gate),
+        attempt=before + 1,
         dataset=work.job.dataset,
         sets=questions.asked,
         created_at=began_at,

@@ -39,7 +39,7 @@ async def test_every_ticket_is_answered_and_closed(gateway: RunningGateway) -> N
     page = (await gateway.http.get("/admin/v1/feedback", params={"limit": 1000})).json()["data"]
     assert len(page) == ledger.said
     assert all(each["thumb"] == "down" and '"intent"' in each["correction"] for each in page)
-    params = {"adapter": "support", "limit": 1000}
+    params: dict[str, str | int] = {"adapter": "support", "limit": 1000}
     log = (await gateway.http.get("/admin/v1/requests", params=params)).json()["data"]
     sessions = [each["session"] for each in log]
     assert None not in sessions

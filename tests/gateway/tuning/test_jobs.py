@@ -19,6 +19,7 @@ from tests.gateway.answers import error_of, new_key, stranger
 from tests.gateway.test_schema import schemathesis
 from tests.gateway.tuning.asking import JOBS, bearer, create, created, sent
 from tests.registry.tuning.checkpoints import add_checkpoint
+from tests.registry.tuning.telling import tell
 
 ROOT = Path(__file__).parents[3]
 OLD_SDK = Path(sys.prefix, "openai-2")
@@ -244,10 +245,10 @@ async def test_events_and_checkpoints_are_followed_page_after_page(gateway: Runn
     events = Events(jobs._engine)
     await jobs.claim("one", bases=["tiny"], lease_s=60)
     for step in (1, 2, 3):
-        await events.tell(asked["id"], f"Step {step}", data={"step": step, "train_loss": 1 / step})
+        await tell(events, asked["id"], f"Step {step}", data={"step": step, "train_loss": 1 / step})
         metrics = {"step": float(step), "full_valid_loss": 1.0}
         await add_checkpoint(events, asked["id"], step, f"{step}" * 64, metrics, is_best=step == 2)
-    await events.tell(asked["id"], "careful", level="warn")
+    await tell(events, asked["id"], "careful", level="warn")
     path = f"{JOBS}/{asked['id']}"
     page = (await gateway.http.get(f"{path}/events", params={"limit": 2})).json()
     assert (page["object"], page["has_more"]) == ("list", True)

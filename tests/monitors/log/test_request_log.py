@@ -27,6 +27,7 @@ from registry.tuning.tables import TuningJobRow
 from tests.monitors.conftest import RecorderMaker, written
 from tests.monitors.privacy.test_redaction import captured
 from tests.monitors.records import NOVEMBER, record
+from tests.registry.tuning.telling import tell
 
 ANN, BOB = pseudonym("ann"), pseudonym("bob")
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -272,7 +273,7 @@ async def test_steps_of_jobs_that_ended_long_ago_go(database: AsyncEngine) -> No
     for name, finished_at in (("old", NOW - timedelta(days=11)), ("new", NOW - timedelta(days=9)), ("open", None)):
         job, _ = await jobs.create(TuningOrder(name, "tiny", "file-1"), "tiny", Asker("key_1", "ann"))
         for step in range(3):
-            await events.tell(job.id, f"Step {step}", data={"step": step})
+            await tell(events, job.id, f"Step {step}", data={"step": step})
         async with writing(database) as connection:
             await connection.execute(update(table).where(table.c.id == job.id).values(finished_at=finished_at))
         ids[name] = job.id

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from monitors.loop import approvals
 from monitors.loop.seen import Approval
-from monitors.loop.state import LoopState
+from monitors.loop.state import LoopState, Phase
 from monitors.loop.store import Kept, save
 from registry.errors import InvalidValue, NotFound
 
@@ -21,10 +21,10 @@ async def ask(database: AsyncEngine, wanted: str, cycle: int, decision: int = 1)
         await approvals.ask(connection, "support", cycle, wanted, decision, NOW)
 
 
-async def loop_is(database: AsyncEngine, phase: str, cycle: int) -> None:
+async def loop_is(database: AsyncEngine, phase: Phase, cycle: int) -> None:
     """Where the loop is with the adapter."""
     async with database.begin() as connection:
-        await save(connection, "support", Kept(LoopState(phase=phase, cycle=cycle)), NOW)  # type: ignore[arg-type]
+        await save(connection, "support", Kept(LoopState(phase=phase, cycle=cycle)), NOW)
 
 
 async def waiting(database: AsyncEngine) -> tuple[str, int, int] | None:
@@ -79,7 +79,7 @@ async def test_of_two_answers_at_once_one_counts(database: AsyncEngine) -> None:
     )
     (first,) = [each for each in outcomes if isinstance(each, approvals.Question)]
     assert [type(each) for each in outcomes].count(NotFound) == 1
-    assert await answered(database) == [Approval("retrain", 1, first.answer, first.actor, "")]  # type: ignore[arg-type]
+    assert await answered(database) == [Approval("retrain", 1, first.answer, first.actor, "")]
     assert (first.answered_at, first.asked_at) == (NOW, NOW)
 
 

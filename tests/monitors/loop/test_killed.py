@@ -147,7 +147,7 @@ async def test_kill_9_of_the_active_monitor(world: World, begin: Begin, tuner: T
         await until(there, 60)
         assert process.returncode is None, "the monitor's process ended by itself"
         async with standing_by(world) as second:
-            await until(lambda: second.reaches_database)
+            await until(lambda: second.database_problem is None)
             assert not second.is_active
             process.kill()
             await process.wait()

@@ -181,7 +181,8 @@ async def test_a_look_reads_no_more_than_what_is_new(reader: Reader, database: A
         for statement, parameters in statements:
             if "FROM request_log" in statement or "FROM observations" in statement:
                 plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-                steps += [row[3] for row in plan if " request_log" in row[3] or " observations" in row[3]]
+                details = [row.detail for row in plan]
+                steps += [each for each in details if " request_log" in each or " observations" in each]
     assert len(steps) > 4
     assert [step for step in steps if step.startswith("SCAN") or "adapter=?" in step] == []
 

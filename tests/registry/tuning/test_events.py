@@ -12,6 +12,7 @@ from registry.tuning.jobs import Asker, Jobs
 from registry.tuning.orders import TuningOrder
 from registry.tuning.tables import DatasetRow
 from tests.registry.tuning.checkpoints import add_checkpoint
+from tests.registry.tuning.telling import tell
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ async def test_events_are_listed_newest_first(events: Events, job: str, database
     """Page after page, each once, and never those of another job."""
     other = await asked(database)
     for number in range(4):
-        await events.tell(job, f"told {number}", level="warn" if number else "info")
-        await events.tell(other, "elsewhere")
+        await tell(events, job, f"told {number}", level="warn" if number else "info")
+        await tell(events, other, "elsewhere")
     found = await events.listed(job, limit=4)
     assert [event.message for event in found] == ["told 3", "told 2", "told 1", "told 0"]
     assert [event.level for event in found] == ["warn", "warn", "warn", "info"]
@@ -57,8 +58,8 @@ async def test_tokens_are_known_up_to_a_step(events: Events, job: str, database:
     assert await events.tokens_at(job, 9) == 0
     for step, tokens in ((1, 5), (2, 2**40), (2, None), (3, 2**41)):
         data = {"step": step, "full_valid_loss": 1.5} if tokens is None else {"step": step, "tokens": tokens}
-        await events.tell(job, "step", data=data)
-        await events.tell(other, "step", data={"step": 1, "tokens": 2**42})
+        await tell(events, job, "step", data=data)
+        await tell(events, other, "step", data={"step": 1, "tokens": 2**42})
     assert [await events.tokens_at(job, step) for step in (0, 1, 2, 3)] == [0, 5, 2**40, 2**41]
 
 
@@ -69,9 +70,9 @@ async def test_an_event_with_data_is_one_of_metrics(events: Events, job: str) ->
         {"step": 2, "train_loss": None, "extra": {"margin": 0.1}},
     ]
     for each in data:
-        await events.tell(job, "a step", data=each)
-    await events.tell(job, "5 of 9 answers", data={"answers": 5, "total_answers": 9})
-    await events.tell(job, "a word")
+        await tell(events, job, "a step", data=each)
+    await tell(events, job, "5 of 9 answers", data={"answers": 5, "total_answers": 9})
+    await tell(events, job, "a word")
     assert await events.metrics(job) == data
     newest, count, metrics = await events.listed(job, limit=3)
     assert (newest.type, newest.data) == ("message", None)
@@ -81,7 +82,7 @@ async def test_an_event_with_data_is_one_of_metrics(events: Events, job: str) ->
 
 async def test_an_events_id_leads_back_to_it(events: Events, job: str) -> None:
     """And ids sort as events came."""
-    await events.tell(job, "more")
+    await tell(events, job, "more")
     found = await events.listed(job, limit=10)
     ids = [event_id(event) for event in found]
     assert ids == sorted(ids, reverse=True)

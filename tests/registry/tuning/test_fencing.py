@@ -1,12 +1,15 @@
 """What the holder of a job alone may write, and which ended job may run again."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from registry.errors import Conflict
+from registry.registry import Registry
 from registry.tuning.events import Events, NewCheckpoint, NewEvent
 from registry.tuning.jobs import MOST_ATTEMPTS, JobLost, Jobs
+from tests.conftest import AdapterMaker
 from tests.registry.tuning.test_claims import OVER_S, asked, claimed, jobs, tuners
 
 __all__ = ["jobs", "tuners"]
@@ -27,6 +30,49 @@ async def test_a_tuner_that_lost_its_job_neither_adds_checkpoints_nor_events(job
     assert [(each.step, each.digest) for each in await events.kept_checkpoints(job_id)] == [(3, "b" * 64)]
     assert (await jobs.find(job_id)).checkpoint == "b" * 64
     assert "Step 4" not in [event.message for event in await events.listed(job_id, limit=10)]
+
+
+async def test_a_tuner_that_lost_its_job_neither_adds_a_version_nor_a_verdict(
+    jobs: Jobs, registry: Registry, adapter_folder: AdapterMaker
+) -> None:
+    """It is looked for in the transaction that would write it; the holder's go through."""
+    job_id = await asked(jobs)
+    await claimed(jobs, "lost", lease_s=OVER_S)
+    await claimed(jobs, "holder")
+    lost, holder = (jobs.guard(job_id, worker) for worker in ("lost", "holder"))
+    version: dict[str, Any] = {"actor": "tuner", "base": "tiny", "lineage": {}}
+    verdict: dict[str, Any] = {"report": {"reason": "no better"}, "actor": "tuner"}
+    before = await registry.change_number()
+    with pytest.raises(JobLost):
+        await registry.push("support", adapter_folder(1.0), **version, guard=lost)
+    assert (await registry.change_number(), (await registry.catalog()).adapters) == (before, {})
+    await registry.push("support", adapter_folder(1.0), **version, guard=holder)
+    with pytest.raises(JobLost):
+        await registry.judge("support", 1, passed=True, **verdict, guard=lost)
+    assert (await registry.version_record("support", 1)).verdict == "candidate"
+    await registry.judge("support", 1, passed=False, **verdict, guard=holder)
+    assert (await registry.version_record("support", 1)).verdict == "rejected"
+
+
+async def test_a_claim_waits_for_a_version_that_is_just_registered(
+    tuners: list[Jobs], registry: Registry, adapter_folder: AdapterMaker
+) -> None:
+    """So whoever goes on with the job finds it, or nobody ever does."""
+    one, other = tuners[:2]
+    job_id = await asked(one)
+    await claimed(one, "lost", lease_s=OVER_S)
+    folder, guard = adapter_folder(1.0), one.guard(job_id, "lost")
+    found: list[int] = []
+
+    async def take_over() -> None:
+        while await other.claim("holder", bases=["tiny"], lease_s=60) is None:
+            await asyncio.sleep(0)
+        found.append(len((await registry.catalog()).adapters))
+
+    pushing = registry.push("support", folder, actor="tuner", base="tiny", lineage={}, guard=guard)
+    outcome, _ = await asyncio.gather(pushing, take_over(), return_exceptions=True)
+    there = len((await registry.catalog()).adapters)
+    assert (isinstance(outcome, JobLost), found) == (there == 0, [there])
 
 
 async def test_a_claim_waits_for_a_checkpoint_that_is_just_kept(tuners: list[Jobs]) -> None:

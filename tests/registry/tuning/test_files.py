@@ -114,6 +114,28 @@ async def test_files_are_listed_page_by_page_in_both_orders(files: Files) -> Non
     assert [file.id for file in await files.listed(purpose="evals", newest_first=False, limit=9)] == [ids[0], ids[6]]
 
 
+async def test_a_file_is_kept_once_where_that_is_asked(files: Files) -> None:
+    """The same name, purpose, key and content; one that was deleted, or is not whole, is none."""
+    first = await files.keep(NEW, ROWS, key_id="key_1", once=True)
+    assert await files.keep(NEW, ROWS, key_id="key_1", once=True) == first
+    other = NewFile("other.jsonl", "fine-tune")
+    others = [
+        await files.keep(new, content, key_id=key, once=once)
+        for new, content, key, once in (
+            (NEW, b"other", "key_1", True),
+            (other, ROWS, "key_1", True),
+            (NewFile(NEW.filename, "evals"), ROWS, "key_1", True),
+            (NEW, ROWS, "key_2", True),
+            (NEW, ROWS, "key_1", False),
+        )
+    ]
+    assert len({first.id, *(file.id for file in others)}) == 6
+    await files.delete(others[-1].id, actor="ann")
+    await set_columns(files, first.id, is_stored=False)
+    again = await files.keep(NEW, ROWS, key_id="key_1", once=True)
+    assert again.id not in {first.id, *(file.id for file in others)}
+
+
 async def test_content_goes_with_the_last_file_that_has_it(files: Files, tmp_path: Path) -> None:
     """Two files of the same content share it; one of them is not enough to drop it."""
     first, second = [await files.keep(NEW, ROWS, key_id=key) for key in ("key_1", "key_2")]

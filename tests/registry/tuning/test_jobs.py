@@ -19,6 +19,7 @@ from registry.tuning.events import Events
 from registry.tuning.jobs import STATES, Asker, JobLost, Jobs, order_of
 from registry.tuning.needs import users
 from registry.tuning.orders import DataOrder, GateOrder, Hyperparameters, TuningOrder
+from registry.tuning.states import can_be_judged_again
 from registry.tuning.tables import TuningJobRow
 
 _TABLE = TuningJobRow.__table__  # type: ignore[attr-defined]
@@ -315,6 +316,33 @@ async def test_files_have_users_until_their_jobs_end(jobs: Jobs) -> None:
     assert found == [[first.id, second.id], [first.id], [first.id], [second.id], []]
     await jobs.wish(first.id, "cancel", actor="ann")
     assert [await users_of(number) for number in (1, 2)] == [[second.id], []]
+
+
+@pytest.mark.parametrize("code", ["evaluation_failed", "rejected_by_gate", None])
+@pytest.mark.parametrize("version", [None, 1])
+async def test_a_job_that_may_be_judged_again_needs_the_sets_of_its_gate(
+    jobs: Jobs, version: int | None, code: str | None
+) -> None:
+    """Until it is cancelled, or judged; its rows are in its dataset, so it needs no other files."""
+    gate = GateOrder(retention_file="file-2", refusal_file="file-3")
+    await asked(jobs, gate=gate, validation_file="file-4")
+    job = await jobs.claim("one", bases=["tiny"], lease_s=60)
+    assert job is not None
+    error = None if code is None else {"code": code, "message": "no", "param": None}
+    await jobs.end(job.id, "one", "failed", "no", version=version, error=error)
+    may = can_be_judged_again(await jobs.find(job.id))
+    assert may == (version is not None and code != "rejected_by_gate")
+
+    async def used() -> list[int]:
+        async with jobs._engine.connect() as connection:
+            return [number for number in (1, 2, 3, 4) if await users(connection, f"file-{number}")]
+
+    assert await used() == ([2, 3] if may else [])
+    if may:
+        await jobs.wish(job.id, "run", actor="ann")
+        assert await used() == [1, 2, 3, 4]
+        await jobs.wish(job.id, "cancel", actor="ann")
+        assert await used() == []
 
 
 async def test_jobs_are_counted_by_state(jobs: Jobs) -> None:

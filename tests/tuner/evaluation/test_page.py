@@ -22,6 +22,7 @@ from tuner.evaluation.holdout import Holdout
 from tuner.evaluation.page import page_of
 from tuner.evaluation.plots import plots
 from tuner.evaluation.report import report
+from tuner.evaluation.rule import loosened
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
 LOST: dict[str, Any] = {
@@ -46,14 +47,22 @@ METRICS = [{"step": step, "train_loss": 2.0 / step} for step in range(1, 301)] +
 ]
 
 
-def found(measured: Measured, contenders: Contenders = STANDING, label: str = "refund") -> dict[str, Any]:
+def found(
+    measured: Measured,
+    contenders: Contenders = STANDING,
+    label: str = "refund",
+    order: GateOrder = GateOrder(),  # noqa: B008 - immutable
+    attempt: int = 1,
+) -> dict[str, Any]:
     """A report of measurements, its rows labelled."""
     labels = tuple(label if number % 3 else "billing" for number in range(ROWS))
     holdout = Holdout(GoldenSet("", (), ()), None, labels, tuple(range(1, ROWS + 1)), 0, "")
     return report(
         contenders,
-        decide(GateOrder(), contenders, measured),
+        decide(order, contenders, measured),
         alpha=0.05,
+        loosened=loosened(order),
+        attempt=attempt,
         dataset="5e7a" * 16,
         sets=SETS,
         created_at=datetime(2026, 11, 21, 18, 5, tzinfo=UTC),
@@ -130,6 +139,22 @@ def test_a_page_says_what_was_asked(measured: Measured) -> None:
         assert f"{each.name} {each.rows} {each.digest}" in text, name
 
 
+def test_a_page_says_what_the_order_loosened(measured: Measured) -> None:
+    """Each field with its value and the default, escaped like all else; and nothing of an order that loosened none."""
+    assert "less than the defaults" not in Checker(page_of(found(measured))).text
+    order = GateOrder(alpha=0.01, retention_margin=1, refusal_file=EVIL)
+    page = Checker(page_of(found(measured, order=order)))
+    assert not page.tags & {"script", "img"}
+    text = " ".join(page.text.split())
+    assert "asked for less than the defaults do: retention_margin 1 in place of 0.1, refusal_file " in text
+    assert f"{EVIL} in place of the tuner's own set." in text
+
+
+def test_a_page_says_which_attempt_it_was(measured: Measured) -> None:
+    """On its holdout, counted from 1."""
+    assert "3 on this holdout" in " ".join(Checker(page_of(found(measured, attempt=3))).text.split())
+
+
 def test_a_page_says_of_what_a_time_is_a_multiple(measured: Measured) -> None:
     """In the plot and in the figures; and how many of the rows that were asked count."""
     some = [*([1.0] * 67), *([None] * (ROWS - 67))]
@@ -186,6 +211,8 @@ def test_a_page_without_data_is_a_page() -> None:
         FIRST,
         decide(GateOrder(), FIRST, empty),
         alpha=0.001,
+        loosened={},
+        attempt=1,
         dataset=None,
         sets={},
         created_at=datetime(2026, 1, 1, tzinfo=UTC),

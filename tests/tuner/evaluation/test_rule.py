@@ -11,10 +11,20 @@ from registry.monitoring import Monitoring, ScorerChoice
 from registry.tuning.jobs import Jobs
 from registry.tuning.orders import GateOrder
 from registry.tuning.rules import GateRule
-from tests.tuner.evaluation.test_run import ORDER, World, database_url, preference_rows, right, short_pauses, world
+from tests.tuner.evaluation.test_run import (
+    ORDER,
+    World,
+    database_url,
+    preference_rows,
+    right,
+    short_pauses,
+    supervised_rows,
+    world,
+)
 from tuner.errors import JobFailed
 from tuner.evaluation.questions import questions_of
-from tuner.evaluation.rule import write_rule
+from tuner.evaluation.rule import loosened, write_rule
+from tuner.evaluation.run import evaluate
 from tuner.evaluation.sets import _SHIPPED
 from tuner.evaluation.skills import require_skills
 from tuner.fitness import require_servable
@@ -56,6 +66,50 @@ async def test_the_job_holds_all_of_the_rule(world: World) -> None:
     assert "at alpha 0.01, a gain of more than 0.02 in exact_match; less than 0.05 nats" in told
     assert f"the retention set skills.jsonl (60 rows, sha256 {asked['retention'][1][:12]})" in told
     assert str(world.folder) not in told
+
+
+async def test_the_report_says_what_the_order_loosened(world: World) -> None:
+    """Wider margins and sets of its own, each with the default; what is stricter, or as it is anyway, is not named."""
+    assert (await world.evaluate())["loosened"] == {}
+    skills = await world.upload((world.folder / "skills.jsonl").read_text())
+    gate = GateOrder(
+        alpha=0.49, least_gain=0.1, rows=60, perplexity_margin=0.01, refusal_margin=1.0, retention_file=skills
+    )
+    report = await world.evaluate(msgspec.structs.replace(ORDER, gate=gate))
+    assert report["loosened"] == {
+        "alpha": {"value": 0.49, "default": 0.05},
+        "refusal_margin": {"value": 1.0, "default": 0.1},
+        "retention_file": {"value": skills, "default": None},
+    }
+
+
+def test_every_value_of_an_order_is_looked_at() -> None:
+    """The loosest order that there can be is told in all of its fields but those that cannot loosen anything."""
+    loosest = GateOrder(
+        alpha=0.49,
+        perplexity_margin=10.0,
+        retention_file="file-1",
+        refusal_file="file-2",
+        retention_margin=1.0,
+        refusal_margin=1.0,
+        latency_ratio=100.0,
+    )
+    assert set(loosened(loosest)) == set(GateOrder.__struct_fields__) - {"scorers", "least_gain", "rows"}
+
+
+async def test_attempts_on_a_holdout_are_counted(world: World) -> None:
+    """Candidates of the adapter that were judged on the very same rows; not itself again, and not on other rows."""
+
+    async def judged(number: int) -> int:
+        report = await evaluate(world.work(), number)
+        await world.registry.judge("support", number, passed=False, report=report, actor="tuner")
+        return int(report["attempt"])
+
+    more = {await world.candidate(number): right for number in (3, 4, 5)}
+    world.models.answers = {**world.models.answers, **more}
+    assert [await judged(number) for number in (2, 2, 3, 4)] == [1, 1, 2, 3]
+    world.freeze(supervised_rows(79))
+    assert await judged(5) == 1
 
 
 async def test_uploaded_and_shipped_sets_are_named_as_such(world: World) -> None:

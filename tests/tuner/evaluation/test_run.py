@@ -127,6 +127,7 @@ class World:
     store: ArtifactStore
     folder: Path
     names: Mapping[str, str]
+    adapter: AdapterMaker
     models: FakeModels = field(default_factory=FakeModels)
 
     def answer(self, **by_role: Callable[[str], str]) -> None:
@@ -164,6 +165,14 @@ class World:
     async def evaluate(self, order: TuningOrder = ORDER, **settings: Any) -> dict[str, Any]:
         """The report."""
         return await evaluate(self.work(order, **settings), 2)
+
+    async def candidate(self, number: int) -> str:
+        """The engine name of one more candidate, which becomes this version."""
+        pushed = await self.registry.push(
+            "support", self.adapter(float(number)), actor="tuner", lineage={"dataset": DATASET}
+        )
+        assert pushed.version.number == number
+        return pushed.version.engine_name
 
     async def upload(self, content: str) -> str:
         """An uploaded file's id."""
@@ -219,7 +228,7 @@ async def world(
         await connection.execute(insert(TuningJobRow.__table__).values(job().model_dump()))  # type: ignore[attr-defined]
     versions = (await registry.catalog()).adapters["support"].versions
     names = {"incumbent": versions[1].engine_name, "candidate": versions[2].engine_name, "base": "tiny"}
-    world = World(registry, database, store, tmp_path / "tuner", names)
+    world = World(registry, database, store, tmp_path / "tuner", names, adapter_folder)
     world.answer(candidate=right, incumbent=half_right, base=never_right)
     world.freeze(supervised_rows())
     for name, own, most in (("skills", "retention", 60), ("refusals", "refusals", 120)):

@@ -11,7 +11,7 @@ from monitors.watch.client import GatewayClient
 from registry.tuning.events import Events
 from tests.conftest import RunningGateway
 from tests.tuner.evaluation.test_run import ORDER, job, supervised_rows
-from tests.tuner.works import Said, at_work
+from tests.tuner.works import at_work
 from tuner.evaluation.run import evaluate
 from tuner.shop import AtWork
 
@@ -22,7 +22,7 @@ REFUSALS = (
 )
 
 
-class Metrics(Said):
+class Metrics:
     """Events of a job that was never trained."""
 
     async def metrics(self, _job: str) -> list[dict[str, Any]]:

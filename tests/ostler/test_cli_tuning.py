@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from ostler.client import AdminClient
-from registry.catalog import Scope
 from tests.conftest import RunningGateway
 from tests.gateway.answers import new_key
 from tests.ostler.command import DONE, MISUSED, REFUSED, UNREACHABLE, Cli
@@ -150,7 +149,7 @@ async def test_where_it_begins_can_be_said(two: Cli, data: str) -> None:
 
 async def test_a_tuning_key_is_enough(cli: Cli, data: str, tuner: PretendTuner) -> None:
     """It sees the base model that it may name, and its jobs; reports of gates are an admin's."""
-    _, key = await cli.gateway.registry.create_key("team", scopes=frozenset({Scope.TUNING}), actor="test")
+    key, _ = await new_key(cli.gateway, scopes=["tuning"])
     own = {"OSTLER_API_KEY": key}
     running = asyncio.create_task(cli("tune", "support", "--data", data, "--follow", **own))
     await tuner.claim()

@@ -14,8 +14,8 @@ import openai
 import pytest
 from openai.resources.fine_tuning.jobs import Jobs
 
-from registry.catalog import Scope
 from tests.conftest import RunningGateway
+from tests.gateway.answers import new_key
 from tests.ostler.pretend_tuner import tuner_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "tuning.md"
@@ -40,8 +40,7 @@ async def test_the_example_runs(
     monkeypatch.chdir(tmp_path)
     row = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]}
     (tmp_path / "tickets.jsonl").write_text(json.dumps(row) + "\n")
-    scopes = frozenset({Scope.TUNING, Scope.INFERENCE})
-    _, key = await gateway.registry.create_key("ann", scopes=scopes, actor="test")
+    key, _ = await new_key(gateway, scopes=["tuning", "inference"])
     sleep, retrieve = time.sleep, Jobs.retrieve
     monkeypatch.setattr(time, "sleep", lambda _: sleep(0.05))
     request: Any = httpx.Request("GET", gateway.url)  # of one of the libraries that the SDK's versions use
@@ -61,7 +60,11 @@ async def test_the_example_runs(
 
     async with tuner_of(gateway) as tuner:
         running = asyncio.create_task(asyncio.to_thread(run))
-        await tuner.claim()
+        claimed = asyncio.create_task(tuner.claim())
+        await asyncio.wait({running, claimed}, return_when=asyncio.FIRST_COMPLETED)
+        if not claimed.done():
+            running.result()  # tells what kept the example from asking for its job
+        await claimed
         number = await tuner.register("support")
         reason = "all parts passed" if passed else "support@1 fell short in quality"
         await tuner.judge("support", number, passed=passed, reason=reason)

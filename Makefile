@@ -39,7 +39,7 @@ tests: $(VENV)/installed-test
 	$(BIN)/pytest -m "not engine" --numprocesses logical --maxprocesses 8
 	$(BIN)/pytest -m engine
 
-demo: $(VENV)/installed-test
+demo: $(VENV)/installed-$(ENGINE)
 	@$(BIN)/ostler demo --report story.html
 
 demo-models: $(VENV)/installed-test

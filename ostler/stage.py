@@ -56,6 +56,7 @@ def stage(folder: Path) -> Iterator[Stage]:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", leash.__file__, "--grace", str(_STOP_S), "--", *_COMMAND],
             env=_environment(folder),
+            cwd=folder / "home",  # else an ostler.toml of the caller's folder would name his database
             stdin=subprocess.PIPE,  # never written to: its end tells the leash that we are gone
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -13,8 +13,8 @@ compile() {
     --override requirements/overrides.txt --no-emit-package torch --no-emit-package ostler \
     --no-header --no-annotate --no-emit-index-url --output-file "$out"
 }
-compile requirements/cpu.lock --extra cpu --extra monitor --extra export --extra tuner
+compile requirements/cpu.lock --extra cpu --extra demo --extra monitor --extra export --extra tuner
 sed -i -E "/$cuda/d" requirements/cpu.lock
 compile requirements/test.lock --extra cpu --extra test --constraint requirements/cpu.lock
 sed -i -E "/$cuda/d" requirements/test.lock
-compile requirements/gpu.lock --extra gpu --extra monitor --extra export --extra tuner
+compile requirements/gpu.lock --extra gpu --extra demo --extra monitor --extra export --extra tuner

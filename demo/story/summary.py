@@ -8,7 +8,10 @@ from demo.story.ledger import Answered, Ledger, Mean, mean_of
 from demo.story.plan import Plan
 from demo.story.watching import Watcher
 
-__all__ = ["Summary", "summarize"]
+__all__ = ["MOST_LOST", "Summary", "summarize"]
+
+MOST_LOST = 0.05
+"""By so much quality may be lower in the end than before the shift, for it to have come back."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class Summary:
     def lost(self) -> float:
         """By how much quality is below what it was before the shift."""
         return self.before.mean - self.after.mean
+
+    @property
+    def came_back(self) -> bool:
+        """Whether quality is what it was before the shift, but for `MOST_LOST`."""
+        return self.lost <= MOST_LOST
 
     def lines(self) -> list[tuple[str, str]]:
         """It in words: what, and how much."""

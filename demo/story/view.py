@@ -36,15 +36,16 @@ class Screen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live = Live(console=console, auto_refresh=False)
 
     def __enter__(self) -> "Screen":
         """Begin to draw."""
         self._live.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Take it away; the summary follows."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Take it away, for the summary follows; where the story broke off, the last picture stays."""
+        self._live.transient = kind is None
         self._live.stop()
 
     def show(self, story: Story) -> None:

@@ -105,7 +105,8 @@ class WatchReplay:
         later = deque(self.alarms)
         for moment in self._looks():
             while later and later[0].at <= moment:
-                standing[later[0].quality.version] = later.popleft()
+                alarm = later.popleft()
+                standing[alarm.quality.version] = alarm
             era = era_at(self.found, moment)
             if era is not None and era.deployment.stable in standing:
                 await following.look(standing[era.deployment.stable], era.deployment, moment)

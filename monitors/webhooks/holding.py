@@ -38,10 +38,9 @@ async def release(engine: AsyncEngine, now: datetime) -> None:
         held = select(_DELIVERIES).where(_DELIVERIES.c.state == "held").order_by(_DELIVERIES.c.created_at)
         rows = list(await connection.execute(held.limit(_AT_ONCE)))
         fates = await _fates(connection, rows) if rows else []
-    if fates:
+    for fate in fates:  # one at a time, so that nobody who deletes several waits for this while this waits for them
         async with writing(engine) as connection:
-            for fate in fates:
-                await _meet(connection, fate, now)
+            await _meet(connection, fate, now)
 
 
 async def _fates(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[_Fate]:

@@ -1,5 +1,6 @@
 """Webhooks as admins keep them: made, listed, switched on and off, given a new secret, deleted.
 
+Who changes both a webhook and its deliveries begins with the webhook, so that no two wait for each other.
 A secret is shown where it is made and nowhere else. It is stored as it is, for it must sign; it never comes into the
 audit log.
 """
@@ -135,6 +136,7 @@ class Webhooks(Transactions):
             row = await _row(change.session, id)
             if (row.disabled_at is None) != on:
                 row.disabled_at = None if on else datetime.now(UTC)
+                await change.session.flush()
                 if not on:
                     await give_up(await change.session.connection(), id, SWITCHED_OFF)
                 change.audit("enable_webhook" if on else "disable_webhook", f"webhook:{id}")
@@ -149,6 +151,7 @@ class Webhooks(Transactions):
         async with self._change(actor) as change:
             row = await _row(change.session, id)
             row.secret, row.previous_secret, row.deleted_at = "", "", datetime.now(UTC)
+            await change.session.flush()
             undelivered = (_DELIVERIES.c.webhook == id) & (_DELIVERIES.c.state != "delivered")
             await (await change.session.connection()).execute(delete(_DELIVERIES).where(undelivered))
             change.audit("delete_webhook", f"webhook:{id}", before=_described(row))
@@ -166,10 +169,9 @@ async def find_target(connection: AsyncConnection, id: str, now: datetime) -> Ta
 
 
 async def switch_off(connection: AsyncConnection, id: str, now: datetime) -> None:
-    """Tell it nothing any more, for its receiver said so."""
+    """Tell it nothing any more, for its receiver said so; what is queued for it is the caller's to give up."""
     is_on = (_WEBHOOKS.c.id == id) & _WEBHOOKS.c.disabled_at.is_(None)
     await connection.execute(update(_WEBHOOKS).where(is_on).values(disabled_at=now))
-    await give_up(connection, id, SWITCHED_OFF)
 
 
 def check_url(url: str) -> str:

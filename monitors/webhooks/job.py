@@ -107,9 +107,11 @@ class WebhookJob:
                 await mark_delivered(connection, what, now)
                 return
             next_at = self._next_attempt(what, tried, now)
+            if tried.outcome == "gone":  # the webhook before its deliveries, as everybody who changes both
+                await switch_off(connection, target.id, now)
             await mark_failed(connection, what, tried.error, next_at)
             if tried.outcome == "gone":
-                await switch_off(connection, target.id, now)
+                await give_up(connection, target.id, SWITCHED_OFF)
         if tried.outcome == "gone":
             log.warning("webhook %s is switched off: its receiver answered 410", target.id)
         elif next_at is None:

@@ -103,7 +103,9 @@ async def test_what_makes_no_sense_is_one_line(two: Cli) -> None:
     (await two("policy", "set", "support")).assert_failed(MISUSED, "mode=act")
     (await two("policy", "set", "support", "rollout.step=1")).assert_failed(MISUSED, "rollout.steps")
     (await two("policy", "set", "support", "rollout.steps=0.5,0.1")).assert_failed(REFUSED, "larger than the last")
-    (await two("policy", "set", "support", "mode=maybe")).assert_failed(REFUSED, "mode: ")
+    (await two("policy", "set", "support", "mode=maybe")).assert_failed(
+        REFUSED, "`mode` must be 'act', 'advise' or 'off'"
+    )
     (await two("policy", "show", "nobody")).assert_failed(REFUSED, "there is no adapter 'nobody'")
 
 

@@ -93,7 +93,7 @@ async def test_what_is_wrong_is_said(quick: QuickCli) -> None:
     """In one line."""
     (await quick("webhooks", "add", "example.com")).assert_failed(REFUSED, "https://example.com/hooks")
     wrong = await quick("webhooks", "add", "https://example.com", "--event", "promotion")
-    wrong.assert_failed(REFUSED, "promotion")
+    wrong.assert_failed(REFUSED, "`events[0]` must be 'alarm', 'approval_wanted', ", "'promoted'")
     (await quick("webhooks", "remove", "nobody")).assert_failed(REFUSED, "no webhook of this id")
     (await quick("webhooks", "rotate", "nobody", "--overlap", "soon")).assert_failed(MISUSED, "not a duration")
     (await quick("webhooks", "retry")).assert_failed(MISUSED, "--dead")

@@ -65,8 +65,7 @@ async def test_why_is_one_screen(two: Cli) -> None:
     assert len(lines) < 48
     text = " ".join(shown.out.split())
     for words in (
-        "support: Ostler says what it would do by itself",
-        "it rolls version 2 out",
+        "support: Ostler advises, and changes nothing; it rolls version 2 out",
         "30 of 50 sessions at this step",
         "Something else happens.",
         "version 2 beside 1, step 2 of 3",

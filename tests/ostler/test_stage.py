@@ -16,6 +16,7 @@ SERVES = """
 import json, os, pathlib, time
 home = pathlib.Path(os.environ["OSTLER_HOME"])
 (home / "admin.key").write_text("sk-story\\n")
+(home / "where").write_text(os.getcwd())
 (home / "seen").write_text(json.dumps({name: os.environ[name] for name in os.environ if name.startswith("OSTLER_")}))
 print("serving", os.getpid(), flush=True)
 (home / "address").write_text("http://127.0.0.1:1\\n")
@@ -32,7 +33,7 @@ def instead(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 def test_it_serves_in_a_folder_of_its_own_and_is_gone_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fresh each time, on free ports, with nobody else's settings; not even a child stays."""
+    """Fresh each time, on free ports, with nobody else's settings or ostler.toml; not even a child stays."""
     instead(monkeypatch, SERVES)
     monkeypatch.setenv("OSTLER_API_KEY", "sk-of-another-gateway")
     (tmp_path / "home").mkdir()
@@ -44,6 +45,7 @@ def test_it_serves_in_a_folder_of_its_own_and_is_gone_at_the_end(
         seen = json.loads((tmp_path / "home" / "seen").read_text())
         assert not (tmp_path / "home" / "ostler.db").exists()
     assert not process.is_running()
+    assert (tmp_path / "home" / "where").read_text() == str(tmp_path / "home")
     assert "OSTLER_API_KEY" not in seen
     assert SETTINGS.items() <= seen.items()
     assert seen["OSTLER_PORT"] == seen["OSTLER_ENGINE_PORT"] == "0"

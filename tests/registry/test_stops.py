@@ -53,7 +53,7 @@ async def test_nothing_automatic_changes_what_is_stopped(live: Registry, stopped
     await live.rollback("support", decision=7, actor="monitor")
     newest, by_bob, *_ = await live.history("support")
     assert (newest.decision, by_bob.decision) == (7, None)
-    assert (await live.audit(limit=1))[0].detail == {"reason": "", "restores": 1, "decision": 7}
+    assert (await live.audit(limit=1))[0].detail == {"reason": "", "restores": 1, "decision": 7, "forced": None}
 
 
 async def test_a_stop_is_one_however_often_it_is_said(live: Registry) -> None:

@@ -21,7 +21,7 @@ MILESTONES = {
     "forced": 400.0,
     "rolled back": 425.0,
 }
-QUALITY = {NEW: 0.9, BAD: 0.3}
+QUALITY = {NEW: 0.97, BAD: 0.3}
 FOUND: dict[str, Any] = {
     "version": NEW,
     "gate": {

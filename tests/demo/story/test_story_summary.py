@@ -2,11 +2,14 @@
 
 import io
 import re
+from contextlib import suppress
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
+from demo.story.errors import StoryFailed
 from demo.story.ledger import Failure
 from demo.story.page import page_of
 from demo.story.summary import Summary, summarize
@@ -76,6 +79,34 @@ def test_the_page_has_the_drift_before_the_shift_beside_that_after_it(summary: S
     story = told()
     without = summarize(story.plan, story.ledger, story.watcher, {**FOUND, "drift": None, "drift_before": None})
     assert "drift report</h2>" not in page_of(story, without)
+
+
+def test_the_page_does_not_claim_what_did_not_happen() -> None:
+    """Quality came back only if it is within 0.05 of what it was."""
+    story = told()
+    back = summarize(story.plan, story.ledger, story.watcher, FOUND)
+    assert back.came_back
+    assert "came back by itself" in page_of(story, back)
+    lower = replace(back, after=replace(back.after, mean=back.before.mean - 0.06))
+    assert not lower.came_back
+    page = page_of(story, lower)
+    assert "did not come back" in page
+    assert "came back by itself" not in page
+
+
+def test_the_screen_stays_where_the_story_broke_off() -> None:
+    """So that people see how far it came; else it makes room for the summary."""
+    shown = {}
+    for broke_off in (True, False):
+        console = Console(file=io.StringIO(), width=80, height=30, force_terminal=True, color_system=None)
+        with suppress(StoryFailed), Screen(console) as screen:
+            screen.show(told())
+            if broke_off:
+                raise StoryFailed
+        shown[broke_off] = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    erased = "\x1b[2K"
+    assert shown[True].rpartition(erased)[2].count("retrain: quality was lost") == 1
+    assert "retrain: quality was lost" not in shown[False].rpartition(erased)[2]
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -235,10 +235,11 @@ class World:
             return int((await connection.execute(query)).scalar_one())
 
 
-async def label(database: AsyncEngine, name: str, rows: int = 12) -> None:
-    """Corrections by several keys to captured prompts."""
-    when = NOW - timedelta(hours=1)
-    ids = [f"{name}-{number}" for number in range(rows)]
+async def label(
+    database: AsyncEngine, name: str, rows: int = 12, *, what: str = "", when: datetime = NOW - timedelta(hours=1)
+) -> None:
+    """Corrections by several keys to captured prompts about something."""
+    ids = [f"{name}-{what}{number}" for number in range(rows)]
     captures = [
         {
             "id": each,

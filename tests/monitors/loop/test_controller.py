@@ -1,6 +1,7 @@
 """The controller before a real gateway: what it does, what comes before it, and what it cannot do."""
 
 import asyncio
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,12 +13,26 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from monitors.loop import approvals
 from monitors.loop.acting import ACTOR
 from monitors.loop.seen import Labels
-from monitors.loop.store import Kept
+from monitors.loop.state import LoopState
+from monitors.loop.store import Kept, load, save
 from monitors.watch.client import GatewayRefused
 from registry.catalog import Adapter, Catalog
+from registry.database import writing
 from tests.conftest import RunningGateway
 from tests.monitors.loop.conftest import Begin, Tuner
-from tests.monitors.loop.stories import ACTS, RETRAIN, ROLLOUT, WORSE, CountedClient, Looked, Points, Told, World
+from tests.monitors.loop.stories import (
+    ACTS,
+    NOW,
+    RETRAIN,
+    ROLLOUT,
+    WORSE,
+    CountedClient,
+    Looked,
+    Points,
+    Told,
+    World,
+    label,
+)
 
 ADVISES = msgspec.structs.replace(ACTS, mode="advise")
 APPROVED = msgspec.structs.replace(ACTS, retrain=msgspec.structs.replace(RETRAIN, approval=True))
@@ -329,6 +344,100 @@ async def test_what_was_done_without_an_answer_counts_as_done(world: World, begi
         await world.turn(name, world.job())
     assert (await world.revisions(name))[-2:] == [("canary", 1, 2, 0.5, True), ("rollback", 1, None, None, True)]
     assert (await world.kept(name)).state.phase == "watching"
+
+
+async def test_what_was_learned_before_is_not_learned_again(
+    world: World, gateway: RunningGateway, begin: Begin
+) -> None:
+    """A training has the labels since the one before; the tuner replays older rows as the job says."""
+    name = await begin("support")
+    async with writing(world.database) as connection:
+        learned = Kept(LoopState(learned_until=NOW - timedelta(minutes=30)))
+        await save(connection, name, learned, NOW)
+    await label(world.database, name, what="new-", when=NOW - timedelta(minutes=10))
+    await world.turn(name, world.job())
+    (asked,) = await world.jobs(name)
+    content = await gateway.http.get(f"/v1/files/{asked.order['training_file']}/content")
+    answers = {json.loads(line)["messages"][-1]["content"] for line in content.text.splitlines()}
+    assert answers == {f"right {name}-new-{number}" for number in range(12)}
+
+
+class Replacing(Points):
+    """Has another monitor decide something else at a place; that is what is pending then."""
+
+    def __init__(self, world: World, name: str, place: str) -> None:
+        super().__init__()
+        self._world, self._name, self._place = world, name, place
+
+    async def __call__(self, place: str) -> None:
+        """The monitor is there now."""
+        if place == self._place:
+            async with writing(self._world.database) as connection:
+                kept = await load(connection, self._name, locked=True)
+                assert kept.pending is not None
+                other = msgspec.structs.replace(kept.pending, decision=kept.pending.decision + 100)
+                await save(connection, self._name, msgspec.structs.replace(kept, pending=other), self._world.now)
+
+
+@pytest.mark.parametrize("place", ["after POST /v1/files", "after POST /v1/fine_tuning/jobs"])
+async def test_what_another_monitor_decided_meanwhile_stays(world: World, begin: Begin, place: str) -> None:
+    """A monitor that lost its lease long ago settles only what it began itself."""
+    name = await begin("support")
+    await world.turn(name, world.job(Replacing(world, name, place)))
+    kept = await world.kept(name)
+    assert kept.pending is not None
+    assert (kept.pending.decision > 100, kept.pending.file is None) == (True, "files" in place)
+    assert (kept.state.phase, kept.state.job) == ("watching", None)
+    assert len(await world.jobs(name)) == ("jobs" in place)
+
+
+async def test_of_two_uploads_at_once_the_first_that_was_kept_is_asked_for(
+    world: World, gateway: RunningGateway, begin: Begin
+) -> None:
+    """Both monitors ask for the same job then."""
+    name = await begin("support")
+    rows = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    file = {"file": ("other.jsonl", rows * 12)}
+    sent = (await gateway.http.post("/v1/files", data={"purpose": "fine-tune"}, files=file)).json()["id"]
+
+    class Noting(Points):
+        async def __call__(self, place: str) -> None:
+            if place == "after POST /v1/files":
+                async with writing(world.database) as connection:
+                    kept = await load(connection, name, locked=True)
+                    assert kept.pending is not None
+                    noted = msgspec.structs.replace(kept.pending, file=sent)
+                    await save(connection, name, msgspec.structs.replace(kept, pending=noted), world.now)
+
+    await world.turn(name, world.job(Noting()))
+    (asked,) = await world.jobs(name)
+    assert asked.order["training_file"] == sent
+
+
+async def test_a_way_back_that_is_refused_is_decided_once(world: World, begin: Begin, tuner: Tuner) -> None:
+    """However often it is tried; with the gateway there again it is gone."""
+    name = await begin("support")
+    await to_canary(world, name, tuner)
+    world.told.beside[name] = WORSE
+
+    class Refusing(CountedClient):
+        async def _answer(self, method: str, path: str, **arguments: Any) -> Any:
+            if path.endswith("/rollback"):
+                raise GatewayRefused("it did not answer")
+            return await super()._answer(method, path, **arguments)
+
+    job = world.job(client=Refusing(world.url, world.key, Points()))
+    await world.turn(name, job)
+    for _ in range(2):
+        world.now -= timedelta(minutes=1)  # so that it is not tried again yet
+        await world.turn(name, job)
+    await world.turn(name, job)
+    world.now += timedelta(minutes=10)
+    await world.turn(name, world.job())
+    assert (await world.revisions(name))[-1] == ("rollback", 1, None, None, True)
+    told = await world.decisions(name)
+    assert [each for each in told if each[0] == "roll_back"] == [("roll_back", "worse_than_stable")]
+    assert told.count(("wait", "refused_by_gateway")) == 1
 
 
 class Quiet(Told):

@@ -1,5 +1,6 @@
 """The training material: which labels count, what a file has, and that no key alone decides what is learned."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -100,6 +101,14 @@ async def test_only_answers_that_somebody_stands_for_are_learned(database: Async
     assert (found.rows, found.found, dict(found.by_source)) == (4, 4, {"correction": 1, "accepted": 2, "teacher": 1})
     only = RetrainRule(most_of_one_key=1.0, sources=("correction",))
     assert await pairs(database, only) == {("what is a?", "right", "correction")}
+
+
+async def test_a_request_gives_one_row(database: AsyncEngine) -> None:
+    """What a person said of it, also where a teacher answered something else."""
+    await correct(database, "a", "web", "right")
+    await teach(database, "a", "taught")
+    assert [json.loads(line)["source"] for line in await lines(database)] == ["correction"]
+    assert (await seen(database)).rows == 1
 
 
 async def test_the_newest_label_of_a_request_stands(database: AsyncEngine) -> None:
@@ -216,6 +225,7 @@ async def test_the_job_goes_on_from_what_serves_and_says_why(database: AsyncEngi
         row = {"id": run, "adapter": "support", "version": 2, "window_start": NOW, "window_end": NOW, "rows": 9}
         row |= {"reference_rows": 9, "reference": "traffic", "outcome": outcome, "columns": columns, "created_at": NOW}
         await insert(database, DriftRunRow, row | {"window_end": NOW + timedelta(hours=int(run))})
+    await insert(database, DriftRunRow, row | {"id": "3", "version": 1})
     async with database.connect() as connection:
         body = await job_body(connection, support(), policy, "Quality was lost.", cycle=3, decision=17)
     assert body["model"] == "support@2"
@@ -251,3 +261,18 @@ async def test_looking_again_costs_nothing_for_a_while(database: AsyncEngine) ->
     await correct(database, "c", "web", "right")
     clock = 120.0
     assert await look(sources=("correction",)) == 3
+
+
+async def test_looking_takes_a_twentieth_of_the_time_at_most(database: AsyncEngine) -> None:
+    """A look takes a minute here, and each question comes a minute after the one before."""
+    minutes = itertools.count()
+    surveyor = Surveyor(database, lambda: 60.0 * next(minutes))
+
+    async def look() -> int:
+        return (await surveyor.labels(support(), Policy(), since=None, until=LATER)).found
+
+    await correct(database, "a", "web", "right")
+    found = [await look()]
+    await correct(database, "b", "web", "right")
+    found += [await look() for _ in range(20)]
+    assert found == [1] * 20 + [2]

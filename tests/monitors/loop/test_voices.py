@@ -9,15 +9,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from monitors.judging.quality import QualityJob
 from monitors.judging.scoring import ScoringJob
 from monitors.judging.watched import WatchedTest
-from monitors.loop.voices import Agreement, Fall, Voice, agree, agreement, fall_of
+from monitors.loop.voices import Agreement, Fall, Voice, agree, agreement, agreement_of, fall_of
 from monitors.tables import RequestRow
 from registry.catalog import Adapter
 from registry.monitoring import QualityRule
-from tests.monitors.judging.rows import NOW, catalog, say, workshop
+from tests.monitors.judging.rows import NOW, catalog, observe, say, workshop
+from tests.monitors.loop.traffic import log, request, row_id
 from tests.monitors.records import record
 
 RULE = QualityRule(level=0.9, drop=0.05, alarm_every=1000)
 THRESHOLD = 0.85
+FALL = Fall(WatchedTest(2, "feedback", "level"), THRESHOLD, 0.05)
 
 
 def sessions(seed: int, n: int, means: dict[str, float]) -> list[Voice]:
@@ -63,6 +65,20 @@ def test_a_session_of_two_keys_is_left_out_with_each() -> None:
     assert agree(both, THRESHOLD, 0.05, ()).lone in ("loud", "web")
 
 
+def test_it_is_not_the_loudest_key_alone_that_is_left_out() -> None:
+    """What a quieter one says may be all that shows a loss."""
+    mild = [Voice(float(number % 5 > 0), frozenset(["mild"])) for number in range(400)]
+    sharp = [Voice(0.0, frozenset(["sharp"])) for _ in range(18)]
+    assert agree(mild + sharp, THRESHOLD, 0.05, ()) == Agreement(lone="sharp")
+
+
+def test_of_many_keys_the_loudest_are_left_out() -> None:
+    """However many others there are that are content."""
+    content = [Voice(float(number % 10 > 0), frozenset([f"key-{number % 30}"])) for number in range(300)]
+    loud = [Voice(0.0, frozenset(["loud"])) for _ in range(100)]
+    assert agree([*loud[:1], *content, *loud], THRESHOLD, 0.05, ()) == Agreement(lone="loud")
+
+
 @pytest.mark.parametrize(
     ("against", "flipped", "value", "unit"),
     [("level", False, 0.25, 0.25), ("base", False, -0.5, 0.25), ("support@2-00000002", True, 0.5, 0.25)],
@@ -91,6 +107,36 @@ async def test_end_users_of_one_key_are_one_voice(database: AsyncEngine, tmp_pat
         assert fall is not None
         assert await agreement(connection, adapter, fall, ()) == Agreement(lone="loud")
         assert await agreement(connection, adapter, fall, ("loud",)) == Agreement(agreed=True)
+
+
+async def test_who_judged_a_request_counts_and_not_who_sent_it(database: AsyncEngine) -> None:
+    """A backend sends the requests of all."""
+    await log(database, [request(number, key_id="backend") for number in range(80)])
+    for number in range(80):
+        await say(database, row_id(number), id=f"said-{number}", key_id=("web", "app")[number % 2], score=0.0)
+    fed = [(f"request {request(number)['request_id']}", 0.0) for number in range(80)]
+    async with database.connect() as connection:
+        assert await agreement_of(connection, "support", FALL, fed, ()) == Agreement(agreed=True)
+
+
+async def test_another_adapter_s_sessions_are_others(database: AsyncEngine) -> None:
+    """Also where they have the same names."""
+    for number in range(40):
+        await say(database, f"r{number}", session=f"s{number}", key_id="loud", score=0.0)
+        await say(database, f"o{number}", session=f"s{number}", key_id="another", score=0.0, adapter="other")
+    fed = [(f"s{number}", 0.0) for number in range(40)]
+    async with database.connect() as connection:
+        assert await agreement_of(connection, "support", FALL, fed, ()) == Agreement(lone="loud")
+
+
+async def test_the_newest_sessions_are_looked_at(database: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there were before, in which all was well."""
+    monkeypatch.setattr("monitors.loop.voices.NEWEST", 60)
+    await observe(database, [1.0] * 60 + [0.0] * 60)
+    for number in range(120):
+        await say(database, f"r{number}", session=str(number), key_id=("web", "app")[number % 2])
+    async with database.connect() as connection:
+        assert await agreement(connection, catalog().adapters["support"], FALL, ()) == Agreement(agreed=True)
 
 
 async def fallen(database: AsyncEngine, folder: Path, scores: dict[str, float]) -> Adapter:

@@ -12,14 +12,14 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from monitors.log.retention import RetentionJob
 from monitors.watch.work import Workshop
 from monitors.webhooks.deliveries import send_again
 from monitors.webhooks.hooks import Webhooks
 from monitors.webhooks.job import WebhookJob
-from monitors.webhooks.queue import enqueue_test
+from monitors.webhooks.queue import Due, enqueue_test, mark_failed
 from monitors.webhooks.sending import Sender
 from registry.catalog import Catalog
 from registry.errors import Conflict
@@ -199,6 +199,25 @@ async def test_a_receiver_that_is_gone_is_left_alone(
     await decide(database)
     await monitor.run()
     assert sum(row.state == "delivered" for row in await deliveries(database)) == 2
+
+
+async def test_receivers_that_are_gone_do_not_hold_each_other_up(
+    monitor: Monitor, database: AsyncEngine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the marks of several attempts overlap: all are made, and the run ends."""
+
+    async def slow(connection: AsyncConnection, failed: Due, error: str, next_at: datetime | None) -> None:
+        await mark_failed(connection, failed, error, next_at)
+        await asyncio.sleep(0.1)  # so that another one marks meanwhile, where it can
+
+    monkeypatch.setattr("monitors.webhooks.job.mark_failed", slow)
+    await hook(database, receiver)
+    for _ in range(4):
+        await decide(database)
+    receiver.answers = [410] * 4
+    await monitor.run()
+    assert {row.state for row in await deliveries(database)} == {"dead"}
+    assert monitor.attempts("gone") == 4
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])

@@ -22,6 +22,7 @@ from scipy.stats import binomtest
 from monitors.judging.sequential import ECusum
 from monitors.loop.decide import decide
 from monitors.loop.evidence import Beside, Limit
+from monitors.loop.failures import Failures
 from monitors.loop.seen import Comparison, JobSeen, Labels, Quality, Seen
 from monitors.loop.state import LoopState
 from monitors.loop.transitions import after
@@ -31,13 +32,13 @@ from registry.policies import Policy, RetrainRule, RolloutRule
 
 RESULTS = Path(__file__).parent / "results" / "loop.md"
 SEED = 20_261_121
-RUNS, REQUESTS = 200, 50_000
+RUNS, SESSIONS = 200, 50_000  # every session is a scored one
 ROLLOUTS = 600
 GUARD_REQUESTS = 5_000
 LOOK_EVERY, LATER_EVERY, LATER = 50, 200, 400  # pairs; and whenever a test has established something
 WINDOW = 200  # of the naive rule
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-BETWEEN = timedelta(seconds=6)  # from one request to the next
+BETWEEN = timedelta(seconds=6)  # from one scored session to the next
 NEVER = -1
 
 Floats = npt.NDArray[np.float64]
@@ -195,9 +196,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Ends:
-    """How rollouts ended: an outcome each, and the requests that it took, of all of the adapter's.
+    """How rollouts ended: an outcome each, and the scored sessions that it took, of all of the adapter's.
 
-    `promoted_at` is the request of the promotion, `NEVER` without one; `naive` is whether the naive rule promotes.
+    `promoted_at` is the session of the promotion, `NEVER` without one; `naive` is whether the naive rule promotes.
     """
 
     outcomes: Sequence[str]
@@ -208,30 +209,30 @@ class Ends:
 
 @dataclass
 class _Arm:
-    """One rollout: where the loop is with it, what serves, and how many requests there were since it began."""
+    """One rollout: where the loop is with it, what serves, and how many scored sessions there were since it began."""
 
     state: LoopState
     deployment: Deployment
-    requests: int = 0
+    sessions: int = 0
     promoted_at: int = NEVER
     ended_at: int = NEVER
     outcome: str = "under_way"
 
     @property
     def now(self) -> datetime:
-        return BEGAN + self.requests * BETWEEN
+        return BEGAN + self.sessions * BETWEEN
 
     @property
     def share(self) -> float:
-        """The share of the requests that the smaller arm gets: so fast do pairs come."""
+        """The share of the sessions that the smaller arm gets: so fast do pairs come."""
         weight = 0.0 if self.deployment.canary is None else self.deployment.canary.weight
         return min(weight, 1 - weight)
 
 
 def roll_out(
-    rng: np.random.Generator, kind: Traffic, trial: Trial, policy: Policy, rollouts: int, requests: int
+    rng: np.random.Generator, kind: Traffic, trial: Trial, policy: Policy, rollouts: int, sessions: int
 ) -> Ends:
-    """Take new versions, all alike, through the loop until each rollout is over, or `requests` came."""
+    """Take new versions, all alike, through the loop until each rollout is over, or so many scored sessions came."""
     arms = [_begin(policy) for _ in range(rollouts)]
     tests = _Tests.begin(trial, policy)
     running, naive, pair = np.arange(rollouts), np.zeros(rollouts), 0
@@ -249,10 +250,10 @@ def roll_out(
         established = flags
         for place in due.tolist():
             arm = arms[running[place]]
-            arm.requests = int(counted[place])
+            arm.sessions = int(counted[place])
             _decide(arm, Seen(arm.now, arm.deployment, comparison=tests.comparison(place)), policy)
             share[place] = arm.share
-        open_ones = np.array([arms[run].ended_at == NEVER for run in running]) & (counted < requests)
+        open_ones = np.array([arms[run].ended_at == NEVER for run in running]) & (counted < sessions)
         if due.size and not open_ones.all():
             running, counted, share, established = (x[open_ones] for x in (running, counted, share, established))
             tests = kept(tests, open_ones)
@@ -270,9 +271,10 @@ class _Tests:
 
     incumbent: Beside
     base: Beside | None
-    errors: Limit
+    errors: Failures
     latency: Limit
     ratio: float
+    others: np.random.Generator
 
     @classmethod
     def begin(cls, trial: Trial, policy: Policy) -> Self:
@@ -283,9 +285,10 @@ class _Tests:
         return cls(
             Beside.begin(drop=quality.drop, alpha=quality.alpha),
             None if trial.beside_base is None else Beside.begin(drop=quality.drop, alpha=quality.alpha),
-            Limit.begin(most=rule.errors, alpha=rule.guard_alpha),
+            Failures.begin(most=rule.errors, alpha=rule.guard_alpha),
             Limit.begin(most=0.5, alpha=rule.guard_alpha),
             rule.latency_ratio,
+            np.random.default_rng(SEED),
         )
 
     def update(self, rng: np.random.Generator, kind: Traffic, trial: Trial, runs: int) -> Floats:
@@ -295,7 +298,8 @@ class _Tests:
         self.incumbent.update(difference)
         if self.base is not None and trial.beside_base is not None:
             self.base.update(new - kind.draw(rng, runs, trial.beside_stable - trial.beside_base))
-        self.errors.update((rng.random(runs) < 0.01).astype(float))
+        self.errors.take("old", failed=self.others.random(runs) < 0.01)
+        self.errors.take("new", failed=rng.random(runs) < 0.01)
         times = np.exp(0.5 * (rng.standard_normal(runs) - rng.standard_normal(runs)))
         self.latency.update((times > self.ratio).astype(float))
         return difference
@@ -305,7 +309,7 @@ class _Tests:
         found: list[Any] = [
             self.incumbent.worse.rejected,
             self.incumbent.not_worse.rejected,
-            self.errors.over.rejected,
+            self.errors.test.rejected,
             self.latency.over.rejected,
             False if self.base is None else self.base.worse.rejected,
         ]
@@ -344,9 +348,9 @@ def _decide(arm: _Arm, seen: Seen, policy: Policy) -> None:
         arm.deployment = deployment
         arm.state = structs.replace(arm.state, revision=deployment.revision)
     if verdict.act == "promote":
-        arm.promoted_at = arm.requests
+        arm.promoted_at = arm.sessions
     if verdict.act in ("roll_back", "end_holdback"):
-        arm.ended_at, arm.outcome = arm.requests, verdict.outcome
+        arm.ended_at, arm.outcome = arm.sessions, verdict.outcome
 
 
 def _carried_out(deployment: Deployment, act: str, version: int, weight: float | None) -> Deployment:
@@ -382,6 +386,37 @@ def guard(
         test.update((rng.random(runs) < rate).astype(float))
         over: Any = test.over.rejected
         first[over & (first == NEVER)] = request
+        if (first != NEVER).all():
+            break
+    return Guarded(first != NEVER, first)
+
+
+@dataclass(frozen=True)
+class Failing:
+    """How the requests of two versions fail.
+
+    Attributes:
+        share: of the requests that are the new version's.
+        rate: how often it fails by itself, after `good` requests in which it never does.
+        outages: whether all fails, of both, in 60 of each 1,000 requests.
+    """
+
+    share: float
+    rate: float
+    good: int = 0
+    outages: bool = False
+
+
+def fail(rng: np.random.Generator, case: Failing, most: float, alpha: float, runs: int, requests: int) -> Guarded:
+    """Feed requests of both versions; those of the new one are counted from the moment on at which it fails."""
+    limit, first, count = Failures.begin(most=most, alpha=alpha), np.full(runs, NEVER), 0
+    for request in range(case.good + requests):
+        is_new, is_down = rng.random() < case.share, case.outages and request % 1_000 >= 940
+        own = case.rate if is_new and request >= case.good else 0.0
+        limit.take("new" if is_new else "old", failed=(rng.random(runs) < own) | is_down)
+        count += is_new and request >= case.good
+        over: Any = limit.test.rejected
+        first[over & (first == NEVER)] = count
         if (first != NEVER).all():
             break
     return Guarded(first != NEVER, first)
@@ -427,15 +462,15 @@ TRIALS = (
 POLICY = Policy("act", QualityRule(), rollout=RolloutRule(longest_h=72.0, holdback_h=4.0))
 
 
-def rollouts(rng: np.random.Generator, count: int, requests: int) -> list[str]:
+def rollouts(rng: np.random.Generator, count: int, sessions: int) -> list[str]:
     """What becomes of new versions that are better or worse by so much."""
     lines = _header(
-        "scores", "the new version is", "taken back as worse", "undecided", "promoted", "requests until then",
+        "scores", "the new version is", "taken back as worse", "undecided", "promoted", "scored sessions until then",
         "the naive rule promotes",
     )  # fmt: skip
     for kind in KINDS:
         for told, trial in TRIALS:
-            ends = roll_out(rng, kind, trial, POLICY, count, requests)
+            ends = roll_out(rng, kind, trial, POLICY, count, sessions)
             outcomes = Counter(ends.outcomes)
             worse = sum(number for outcome, number in outcomes.items() if outcome in BAD)
             promoted = int((ends.promoted_at != NEVER).sum())
@@ -461,35 +496,40 @@ BAD = frozenset({"worse_than_stable", "worse_than_base", "errors", "latency", "c
 def guards(rng: np.random.Generator, runs: int, requests: int) -> list[str]:
     """How often each limit stops a version, and how soon."""
     lines = _header("limit", "the new version", "stopped", "requests until then")
-    slow, failing = "2 times as slow", "5% of requests fail"
-    cases = (
-        (failing, "fails in 1%", 0.05, 0.01, 0),
-        (failing, "in 5%, the limit", 0.05, 0.05, 0),
-        (failing, "in 30%", 0.05, 0.3, 0),
-        (failing, "in none of 10,000, then in 30%", 0.05, 0.3, 10_000),
-        (failing, "in none of 10,000, then in all", 0.05, 1.0, 10_000),
-        (slow, "is as fast", 0.5, 0.163, 0),
-        (slow, "2 times as slow, the limit", 0.5, 0.5, 0),
-        (slow, "3 times as slow", 0.5, 0.717, 0),
+    slow, failing, alpha = "2 times as slow", "5% of requests fail", POLICY.rollout.guard_alpha
+    own = (
+        ("fails in 1%", Failing(0.25, 0.01)),
+        ("in 5%, the limit", Failing(0.25, 0.05)),
+        ("in 5%, and with the other one in outages", Failing(0.25, 0.05, outages=True)),
+        ("in none, but in outages", Failing(0.25, 0.0, outages=True)),
+        ("in 30%", Failing(0.25, 0.3)),
+        ("in none of 10,000, then in 30%", Failing(0.25, 0.3, 10_000)),
+        ("in none of 10,000, then in all, with 5% of the requests", Failing(0.05, 1.0, 10_000)),
+        ("the same, with 25%", Failing(0.25, 1.0, 10_000)),
+        ("with 50%", Failing(0.5, 1.0, 10_000)),
+        ("with 95%: the other one is held back", Failing(0.95, 1.0, 10_000)),
     )
-    for limit, told, most, rate, good in cases:
-        found = guard(rng, most, rate, POLICY.rollout.guard_alpha, runs, requests, good)
-        lines.append(_row(limit, told, _share(int(found.over.sum()), runs), _median(found.after)))
+    for told, case in own:
+        found = fail(rng, case, 0.05, alpha, runs, requests)
+        lines.append(_row(failing, told, _share(int(found.over.sum()), runs), _median(found.after)))
+    for told, rate in (("is as fast", 0.163), ("2 times as slow, the limit", 0.5), ("3 times as slow", 0.717)):
+        found = guard(rng, 0.5, rate, alpha, runs, requests)
+        lines.append(_row(slow, told, _share(int(found.over.sum()), runs), _median(found.after)))
     return lines
 
 
 PARTS: dict[str, tuple[str, Callable[[np.random.Generator], list[str]]]] = {
     "trainings": (
-        f"## Trainings without a change: {RUNS} runs of {REQUESTS:,} sessions, per run",
-        lambda rng: false_trainings(rng, RUNS, REQUESTS),
+        f"## Trainings without a change: {RUNS} runs of {SESSIONS:,} scored sessions, per run",
+        lambda rng: false_trainings(rng, RUNS, SESSIONS),
     ),
     "falls": (
-        f"## Sessions from a fall to the training: median of {RUNS} runs, 10,000 asked for between false alarms",
+        f"## Scored sessions from a fall to the training: median of {RUNS} runs, 10,000 asked for between false alarms",
         lambda rng: falls(rng, RUNS),
     ),
     "rollouts": (
-        f"## Rollouts: {ROLLOUTS:,} of at most {REQUESTS:,} requests each, alpha {POLICY.quality.alpha:g}",
-        lambda rng: rollouts(rng, ROLLOUTS, REQUESTS),
+        f"## Rollouts: {ROLLOUTS:,} of at most {SESSIONS:,} scored sessions each, alpha {POLICY.quality.alpha:g}",
+        lambda rng: rollouts(rng, ROLLOUTS, SESSIONS),
     ),
     "limits": (
         f"## Limits: {ROLLOUTS:,} runs of {GUARD_REQUESTS:,} requests, each at {POLICY.rollout.guard_alpha:g}",

@@ -164,5 +164,6 @@ class Exchange:
             completion_id=self.answer.completion_id,
             finish_reason=self.answer.finish_reason,
             overhead_s=max(0.0, now - self.began - self.waits.seconds) if not self.is_copy else None,
+            intended=self.route.intended if self.route else None,
             text=self.capture.text if self.capture and self.is_well_answered else None,
         )

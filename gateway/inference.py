@@ -22,6 +22,7 @@ from gateway.errors import (
     BodyTooSlow,
     BudgetExceeded,
     DeadlineExceeded,
+    EngineUnavailable,
     Forbidden,
     GatewayError,
     GatewayStopping,
@@ -192,7 +193,11 @@ class Inference:
         catalog, allows = self._directory.catalog, self._fleet.breakers.allows
         if exchange.evaluates:
             return resolve_evaluation(catalog, self._bases, exchange.key, model, allows)
-        return resolve(catalog, self._bases, exchange.key, model, exchange.session, allows)
+        try:
+            return resolve(catalog, self._bases, exchange.key, model, exchange.session, allows)
+        except EngineUnavailable:  # what is left alone has failed on this request, too, and the log must say so
+            exchange.route = resolve(catalog, self._bases, exchange.key, model, exchange.session)
+            raise
 
     async def _read(self, exchange: Exchange, headers: Mapping[str, str], receive: Any) -> bytes:
         try:

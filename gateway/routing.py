@@ -24,6 +24,7 @@ class Route:
         version: None for the base model.
         shadow: what gets a copy, if the request is drawn for it.
         capture: the share of requests whose text is kept.
+        intended: the number of the version whose turn it was, where this serves in its place.
     """
 
     model: str
@@ -33,6 +34,7 @@ class Route:
     version: Version | None
     shadow: Shadow | None = None
     capture: float = 0.0
+    intended: int | None = None
 
 
 def resolve(
@@ -100,11 +102,13 @@ def _deployed(adapter: Adapter, session: str, allows: Allows) -> Route:
             param="model",
         )
     shadow, capture = adapter.deployment.shadow, adapter.monitoring.capture
+    intended: int | None = None
     for variant, version in _offers(adapter, session):
         if version is None:
-            return Route(adapter.base, adapter.base, variant, adapter.name, None, shadow, capture)
+            return Route(adapter.base, adapter.base, variant, adapter.name, None, shadow, capture, intended)
         if allows(version.engine_name):
-            return Route(version.engine_name, adapter.base, variant, adapter.name, version, shadow, capture)
+            return Route(version.engine_name, adapter.base, variant, adapter.name, version, shadow, capture, intended)
+        intended = version.number if intended is None else intended
     raise _failing(adapter.name)
 
 

@@ -14,6 +14,7 @@ from gateway.feedback import NewFeedback
 from gateway.refusals import OF_INFERENCE, REFUSALS
 from gateway.tuning.bodies import NewJob
 from gateway.tuning.upload import FORM
+from registry.policies import RetrainRule, RolloutRule
 
 _INFERENCE = {
     "/v1/chat/completions": "Chat with an adapter or the base model",
@@ -27,6 +28,7 @@ _BODY_MAY_BE_MISSING = (
     "/admin/v1/adapters/{name}/resume",
     "/admin/v1/adapters/{name}/approve",
     "/admin/v1/adapters/{name}/reject",
+    "/admin/v1/adapters/{name}/policy/check",
     "/admin/v1/freeze",
     "/admin/v1/replicas/{replica_id}/wake",
     "/admin/v1/adapters/{name}/evaluations",
@@ -53,11 +55,12 @@ class SchemaPlugin(JsonRenderPlugin):
             for operation in openapi_schema["paths"][path].values():
                 if "requestBody" in operation:
                     operation["requestBody"]["required"] = False
-        # As the decoder itself describes what it takes; the framework leaves out bounds and unknown fields.
-        _, bodies = msgspec.json.schema_components(
-            (*BODIES, NewFeedback, NewJob), ref_template="#/components/schemas/{name}"
+        # As the decoder itself describes what it takes; the framework leaves out bounds and unknown fields, and takes
+        # a tuple's items for one kind or any other.
+        _, exact = msgspec.json.schema_components(
+            (*BODIES, NewFeedback, NewJob, RetrainRule, RolloutRule), ref_template="#/components/schemas/{name}"
         )
-        openapi_schema["components"]["schemas"].update(bodies)
+        openapi_schema["components"]["schemas"].update(exact)
         paths = {path: {"post": _operation(path, summary)} for path, summary in _INFERENCE.items()}
         return super().render(request, {**openapi_schema, "paths": {**paths, **openapi_schema["paths"]}})
 

@@ -1,9 +1,10 @@
 """Hot swap: versions are made resident and proven, one transaction makes them live, then the pointer flips."""
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from gateway.directory import Directory
@@ -15,7 +16,7 @@ from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServab
 from monitors.metrics import Metrics
 from registry.catalog import Adapter, Deployment, Version
 from registry.deployments import Patch
-from registry.errors import NotFound, StoreFailure
+from registry.errors import Conflict, NotFound, StoreFailure
 from registry.registry import Changed, Registry
 
 
@@ -44,6 +45,7 @@ class Swapper:
         self._metrics = metrics
         self._patience_s = patience_s
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._automatic: dict[str, asyncio.Timeout] = {}
 
     async def change(
         self,
@@ -62,6 +64,7 @@ class Swapper:
         Raises:
             RegistryError: there is no such adapter or version, or the change makes no sense.
             RevisionMismatch: someone else changed it since.
+            Conflict: it was automatic, and gave way to a rollback.
             VersionNotServable, EngineUnavailable: the engines cannot serve it; the deployment is as it was.
         """
         expected = expected_revision
@@ -78,6 +81,7 @@ class Swapper:
                 actor=actor,
                 reason=reason,
             ),
+            gives_way=decision is not None,
         )
 
     async def rollback(
@@ -92,7 +96,8 @@ class Swapper:
     ) -> Adapter:
         """Restore what revision `to` made the name mean, or else what it meant before the present version served.
 
-        `decision` is what an automatic change follows from; without one it is a person's.
+        An automatic change of the adapter that still waits for the engines gives way to it. `decision` is what an
+        automatic one follows from; without one it is a person's.
 
         Raises:
             RegistryError: there is no such adapter or revision, or nothing came before.
@@ -100,6 +105,8 @@ class Swapper:
             VersionNotServable, EngineUnavailable: the engines cannot serve it; the deployment is as it was.
         """
         expected = expected_revision
+        if (waiting := self._automatic.pop(name, None)) is not None:
+            waiting.reschedule(0)  # it ends at once
         return await self._carry_out(
             "rollback",
             name,
@@ -121,17 +128,40 @@ class Swapper:
         name: str,
         plan: Callable[[], Awaitable[Deployment]],
         write: Callable[[frozenset[int]], Awaitable[Changed]],
+        *,
+        gives_way: bool = False,
     ) -> Adapter:
         """See what it would come to, make that ready on the engines, write it, and flip."""
         began = time.monotonic()
         async with self._lock(name):
             planned = await plan()
             versions = [await self._version(name, number) for number in sorted(planned.versions)]
-            async with self._fleet.everywhere(versions, self._pool(name), began + self._patience_s):
+            async with self._everywhere(name, versions, began + self._patience_s, gives_way):
                 changed = await write(planned.versions)
                 await self._directory.apply(changed)
         self._metrics.flips.labels(action).observe(time.monotonic() - began)
         return self._directory.catalog.adapters[name]
+
+    @contextlib.asynccontextmanager
+    async def _everywhere(
+        self, name: str, versions: Iterable[Version], deadline: float, gives_way: bool
+    ) -> AsyncIterator[None]:
+        """Hold versions ready on the engines for the block.
+
+        Raises:
+            Conflict: it gave way while it waited for them.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(None) as waiting:
+                    if gives_way:
+                        self._automatic[name] = waiting
+                    await stack.enter_async_context(self._fleet.everywhere(versions, self._pool(name), deadline))
+            except TimeoutError:
+                raise Conflict(f"adapter {name!r} is being rolled back; look, and try again") from None
+            finally:
+                self._automatic.pop(name, None)
+            yield
 
     async def verify(self, name: str, number: int) -> list[Verdict]:
         """Have a version prove anew, on each of its healthy home replicas, that it acts.

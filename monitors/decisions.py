@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from monitors.tables import DecisionRow
@@ -119,11 +119,3 @@ async def is_decision(engine: AsyncEngine, id: int, *, adapter: str, kind: str) 
     same = (_DECISIONS.c.id == id) & (_DECISIONS.c.adapter == adapter) & (_DECISIONS.c.kind == kind)
     async with engine.connect() as connection:
         return (await connection.execute(select(_DECISIONS.c.id).where(same))).first() is not None
-
-
-async def decision_counts(engine: AsyncEngine) -> dict[tuple[str, str, str], int]:
-    """How many decisions there are by adapter, kind and outcome."""
-    names = (_DECISIONS.c.adapter, _DECISIONS.c.kind, _DECISIONS.c.outcome)
-    async with engine.connect() as connection:
-        found = await connection.execute(select(*names, func.count()).group_by(*names))
-        return {(row[0], row[1], row[2]): row[3] for row in found}

@@ -47,6 +47,8 @@ class RequestRecord:
         finish_reason: why the answer ended (`stop`, `length`, `tool_calls`, ...); None if the engine did not say.
         overhead_s: the part of `duration_s` that the gateway itself took: neither the engine, nor a queue, nor a load,
             nor the client's own sending and taking.
+        intended: the number of the version whose turn it was, where something else answered in its place (`fallback`);
+            None elsewhere.
         text: what was said; None unless the request was drawn for capture.
     """
 
@@ -75,6 +77,7 @@ class RequestRecord:
     completion_id: str | None = None
     finish_reason: str | None = None
     overhead_s: float | None = None
+    intended: int | None = None
     text: Text | None = None
 
 

@@ -90,6 +90,7 @@ class RequestRow(SQLModel, table=True):
     completion_id: str | None = Field(default=None, sa_column=Column(String(160), nullable=True, index=True))
     finish_reason: str | None = None
     overhead_s: float | None = None
+    intended: int | None = None
 
 
 class CaptureRow(SQLModel, table=True):

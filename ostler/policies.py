@@ -18,7 +18,7 @@ MEANS = {
     "quality.against": "level: the scores; base or incumbent: how much better they are than that one's",
     "quality.level": "the mean score, or difference, that is expected; none takes it from a version's first sessions",
     "quality.level_observations": "how many sessions that takes",
-    "quality.drop": "the least fall that matters",
+    "quality.drop": "the least fall that matters, above 0 and below 1",
     "quality.alarm_every": "the least mean number of sessions to a false alarm",
     "quality.alpha": "the error probability of intervals, and of better, worse and not worse",
     "retrain.least_rows": "new labelled rows that a training needs",
@@ -26,16 +26,16 @@ MEANS = {
     "retrain.most_of_one_key": "the largest share of the rows that may come from one API key",
     "retrain.trusted_keys": "ids of keys without that limit, such as one's own backend's",
     "retrain.cool_down_h": "hours from the end of one training to the next",
-    "retrain.budget": "what its trainings may cost in a month; none is without limit",
+    "retrain.budget": "what its trainings may cost in a month; the last may exceed it; none is without limit",
     "retrain.hours": "hours of the day, UTC, in which training may begin, such as 22,6; none is all day",
     "retrain.approval": "whether a person must approve of each training",
     "retrain.job": "what is asked of the job: hyperparameters and ostler, as in the tuning API",
-    "rollout.steps": "the shares of the sessions that a new version gets, one after the other",
+    "rollout.steps": "the shares of the sessions that a new version gets, each below 1; then it is promoted",
     "rollout.least_sessions": "sessions at each step",
     "rollout.least_minutes": "minutes at each step",
     "rollout.longest_h": "hours that a rollout may stay undecided",
     "rollout.undecided": "what follows then: rollback or hold",
-    "rollout.errors": "the largest share of its requests that may fail; none does not look",
+    "rollout.errors": "how much more often than the other version's its requests may fail; none does not look",
     "rollout.latency_ratio": "how many times the stable version's time for a token it may take; none does not look",
     "rollout.cost_ratio": "how many times the stable version's cost of a request it may have; none does not look",
     "rollout.guard_alpha": "the error probability of each of these three",
@@ -119,6 +119,8 @@ def show(answer: Any, keys: Collection[str] = MEANS) -> None:
     render.out.print(f"Ostler {MODES[answer['mode']]} ({number}).")
     rows = [(key, _words(value), MEANS[key]) for key, value in _settings(answer) if key in keys]
     render.table(("SETTING", "VALUE", "WHAT IT IS"), rows, "")
+    for warning in answer.get("warnings", ()):
+        render.out.print(render.words(f"Warning: {warning}"))
 
 
 def history(answer: Any, limit: int) -> None:

@@ -48,16 +48,16 @@ def error(message: str) -> None:
     err.print(Text.assemble(("error:", "red"), " ", words(message)), soft_wrap=True)
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]], nothing: str) -> None:
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]], nothing: str, *, folds: bool = True) -> None:
     """Rows under headings, or `nothing` in words.
 
     The last column is the one that folds, and may have several lines, as a tuple: what is cut off elsewhere could
-    not be copied.
+    not be copied. Where it does not fold, each row is one line, whose end may be left out.
     """
-    drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, expand=not folds)
     for heading in headings[:-1]:
         drawn.add_column(heading, no_wrap=True)
-    drawn.add_column(headings[-1], overflow="fold")
+    drawn.add_column(headings[-1], overflow="fold" if folds else "ellipsis", no_wrap=not folds, ratio=1)
     for *cells, last in rows:
         drawn.add_row(*map(_cell, cells), Text("\n").join(map(_cell, last if isinstance(last, tuple) else (last,))))
     if drawn.row_count:

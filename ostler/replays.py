@@ -21,9 +21,10 @@ def replay(answer: Any) -> None:
     """What a policy would have done: with the stable versions, and with each canary that there was."""
     since, until = _when(answer["since"]), _when(answer["until"])
     _say(f"{answer['adapter']} under this policy, from {since} to {until}:", style="bold")
+    last = answer["observed_until"] and f" (the last one of {_when(answer['observed_until'])})"
     _say(
-        f"{answer['observations']} scored sessions, {answer['labels']} labels and {answer['requests']} requests of "
-        "canaries were looked at."
+        f"{answer['observations']} scored sessions{last or ''}, {answer['labels']} labels and {answer['requests']} "
+        "requests of canaries were looked at."
     )
     render.table(_HEADINGS, sorted(_watched(answer)), "No alarm of lost quality, and so no training.")
     for canary in answer["canaries"]:

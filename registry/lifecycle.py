@@ -80,7 +80,7 @@ class Deployments(Transactions):
             Conflict: nothing serves yet, a version is archived, or somebody else's change needs other versions.
             NotLetThrough: clients would get answers of a version that its gate has not let through, or has held
                 against another than the one it would follow, and not by force.
-            Stopped: it is automatic, and automatic change is stopped.
+            Stopped: it is automatic, and that is stopped, or the policy does not want it.
             InvalidValue: a share is no number from 0 to 1, the canary is the stable version, what is held back is not
                 what serves now, or force has no reason.
             RevisionMismatch: it is not at the expected revision.
@@ -117,7 +117,7 @@ class Deployments(Transactions):
             NotFound: no such adapter or revision.
             NothingToRollBack: nothing came before.
             Conflict: somebody else changed it just now, and it would need other versions than the prepared ones.
-            Stopped: it is automatic, and automatic change is stopped.
+            Stopped: it is automatic, and that is stopped, or the policy does not want it.
             RevisionMismatch: it is not at the expected revision.
         """
         check_text(reason, "reason", LONGEST_REASON)
@@ -194,7 +194,7 @@ def _no_version(name: str, number: int) -> NotFound:
 async def _standing(
     session: AsyncSession, name: str, expected: int | None = None, decision: int | None = None
 ) -> _Standing:
-    """The adapter, if it is at the expected revision, and not stopped where a decision is to change it."""
+    """The adapter, if it is at the expected revision, and nothing stops the decision that is to change it."""
     adapter = await _adapter(session, name)
     revision = await repository.current_revision(session, adapter)
     number = revision.number if revision else 0

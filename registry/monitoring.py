@@ -27,7 +27,8 @@ class QualityRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         level: the mean that is expected, of scores in [0, 1], of differences in [-1, 1]; None takes it from the
             version's first observations.
         level_observations: how many observations that takes.
-        drop: the least fall below the level that matters.
+        drop: the least fall below the level that matters, above 0 and below 1; nothing can fall by it from a level that
+            is not above `least` + drop.
         alarm_every: least mean number of observations between two false alarms (the A of e-CUSUM).
         alpha: the error probability of tests and intervals.
     """
@@ -39,6 +40,15 @@ class QualityRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drop: float = 0.05
     alarm_every: int = 10_000
     alpha: float = 0.05
+
+    @property
+    def least(self) -> float:
+        """The least that an observation can be: of scores 0, of differences -1."""
+        return 0.0 if self.against == "level" else -1.0
+
+    def can_fall(self, level: float) -> bool:
+        """Whether the mean can fall by the drop from that level, so that an alarm can ever come."""
+        return level - self.drop > self.least
 
 
 class DriftRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,10 +92,15 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _require("capture", self.capture, 0, 1)
         _require("capture_days", self.capture_days, 1 / 24, 36_500)
         _require("golden_every_h", self.golden_every_h, 0, 8_760)
+        if not 0 < quality.drop < 1:
+            raise InvalidValue(
+                f"quality.drop must be a number above 0 and below 1, not {quality.drop:g}: the least fall that matters",
+                param="quality.drop",
+            )
         if quality.level is not None:
-            _require("quality.level", quality.level, 0 if quality.against == "level" else -1, 1)
+            _require("quality.level", quality.level, quality.least, 1)
+            _require_fall(quality, quality.level)
         _require("quality.level_observations", quality.level_observations, 10, 1_000_000)
-        _require("quality.drop", quality.drop, 0, 1)
         _require("quality.alarm_every", quality.alarm_every, 2, 1e12)
         _require("quality.alpha", quality.alpha, 1e-9, 0.5)
         _require("drift.every_h", drift.every_h, 0, 8_760)
@@ -105,3 +120,12 @@ def stored_monitoring(stored: dict[str, Any] | None) -> Monitoring:
 def _require(param: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):
         raise InvalidValue(f"{param} must be a number from {low:g} to {high:g}, not {value:g}", param=param)
+
+
+def _require_fall(rule: QualityRule, level: float) -> None:
+    if not rule.can_fall(level):
+        raise InvalidValue(
+            f"from a quality.level of {level:g} nothing can fall by a quality.drop of {rule.drop:g}, so no alarm could "
+            f"ever come; say a level above {rule.least + rule.drop:g}, or a smaller drop",
+            param="quality.level",
+        )

@@ -30,10 +30,10 @@ class RetrainRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         most_of_one_key: the largest share of the rows that may come from one API key; the rest of its rows is left out.
         trusted_keys: ids of keys without that cap, such as that of one's own backend.
         cool_down_h: hours from the end of one training to the next.
-        budget: what trainings that nobody asked for by hand may cost in a month, in the currency of the prices; None
-            is without limit.
-        hours: the hours of the day (UTC) in which training may begin, from the first up to the second; may pass
-            midnight. None is all day.
+        budget: what trainings that nobody asked for by hand may cost in a month, in the currency of the prices; one
+            begins while anything of it is left, and may cost more than that. None is without limit.
+        hours: the hours of the day (UTC) in which training may begin, from the first up to the second, which is another
+            one; may pass midnight. None is all day.
         approval: whether a person must approve of each.
         job: what is asked of the job beside its data: `hyperparameters`, and `ostler` as in the tuning API.
     """
@@ -53,12 +53,14 @@ class RolloutRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a new version comes to serve everyone.
 
     Attributes:
-        steps: the canary's weights, rising; after the last it is promoted.
+        steps: the canary's weights, rising, each below 1, for without sessions of the stable version nothing can be
+            compared; after the last it is promoted, which is all of the sessions.
         least_sessions: sessions of the canary, each held against one of the stable version, at each step.
         least_minutes: time at each step.
         longest_h: hours that a canary may stay undecided.
         undecided: what follows then.
-        errors: the largest share of its requests that may fail; None does not look.
+        errors: the largest share of its requests that may fail beyond those that fail for the stable version, too, at
+            the same time; None does not look.
         latency_ratio: how many times the stable version's time for a token it may take in the median; None does not
             look.
         cost_ratio: how many times the stable version's cost of a request it may have in the median; None does not
@@ -107,17 +109,46 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             InvalidValue: with `param` for the field.
         """
-        steps = self.rollout.steps
-        if list(steps) != sorted(set(steps)) or not steps[0] > 0:
-            raise InvalidValue("rollout.steps must be weights above 0, each larger than the last", param="rollout")
-        if self.retrain.budget is not None and not math.isfinite(self.retrain.budget):
-            raise InvalidValue("retrain.budget must be a finite number", param="retrain")
-        if unknown := self.retrain.job.keys() - {"hyperparameters", "ostler"}:
-            raise InvalidValue(
-                f"retrain.job may have `hyperparameters` and `ostler`, not {sorted(unknown)[0]!r}", param="retrain"
-            )
-        if len(msgspec.json.encode(self.retrain.job)) > LARGEST_JOB:
-            raise InvalidValue(f"retrain.job may have {LARGEST_JOB} bytes at most", param="retrain")
+        _check_rollout(self.rollout)
+        _check_retrain(self.retrain)
+
+
+def _check_rollout(rule: RolloutRule) -> None:
+    steps = rule.steps
+    if list(steps) != sorted(set(steps)) or not steps[0] > 0:
+        raise InvalidValue("rollout.steps must be weights above 0, each larger than the last", param="rollout")
+    if steps[-1] >= 1:
+        raise InvalidValue(
+            "rollout.steps must lie below 1: a new version that has all sessions leaves none of the stable version to "
+            "be held against. Leave the 1 out; after the last step the version is promoted, and serves everyone",
+            param="rollout",
+        )
+    least_h = len(steps) * rule.least_minutes / 60
+    if least_h > rule.longest_h:
+        raise InvalidValue(
+            f"{len(steps)} steps of rollout.least_minutes take {least_h:g} h, and after rollout.longest_h, "
+            f"{rule.longest_h:g} h, a rollout is undecided: make the steps fewer or shorter, or longest_h longer",
+            param="rollout",
+        )
+
+
+def _check_retrain(rule: RetrainRule) -> None:
+    if rule.budget is not None and not math.isfinite(rule.budget):
+        raise InvalidValue("retrain.budget must be a finite number", param="retrain")
+    for name, said in (("sources", rule.sources), ("trusted_keys", rule.trusted_keys)):
+        if repeated := [each for each in said if said.count(each) > 1]:
+            raise InvalidValue(f"retrain.{name} has {repeated[0]!r} more than once; say it once", param="retrain")
+    if rule.hours is not None and rule.hours[0] == rule.hours[1]:
+        raise InvalidValue(
+            f"retrain.hours must be two different hours, such as 22,6, not {rule.hours[0]} twice; none is all day",
+            param="retrain",
+        )
+    if unknown := rule.job.keys() - {"hyperparameters", "ostler"}:
+        raise InvalidValue(
+            f"retrain.job may have `hyperparameters` and `ostler`, not {sorted(unknown)[0]!r}", param="retrain"
+        )
+    if len(msgspec.json.encode(rule.job)) > LARGEST_JOB:
+        raise InvalidValue(f"retrain.job may have {LARGEST_JOB} bytes at most", param="retrain")
 
 
 def policy_number(stored: dict[str, Any] | None) -> int:

@@ -3,7 +3,7 @@
 Both hold the quality rule, which is one and the same; whichever changes it, the policy gets a new number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,8 @@ class Rules(Transactions):
             monitoring.check()
             policy.check()
             check(monitoring)
+            added = [key for key in policy.retrain.trusted_keys if key not in said.policy.retrain.trusted_keys]
+            await _require_keys(change.session, added)
             if before == after:
                 return
             if monitoring != said.monitoring:
@@ -117,6 +119,15 @@ async def _adapter(session: AsyncSession, name: str) -> AdapterRow:
     if row is None:
         raise NotFound(f"there is no adapter {name!r}", param="name")
     return row
+
+
+async def _require_keys(session: AsyncSession, ids: Collection[str]) -> None:
+    """Refuse what is not the id of a key; one that is revoked is known still, and so are its labels."""
+    known = {row.id: row.name for row in await repository.all_keys(session)} if ids else {}
+    for wrong in (key for key in ids if key not in known):
+        named = [key for key, name in known.items() if name == wrong]
+        meant = f"; a key of that name has the id {named[0]}" if named else "; `ostler keys list` shows the ids"
+        raise InvalidValue(f"retrain.trusted_keys: no key has the id {wrong!r}{meant}", param="retrain.trusted_keys")
 
 
 def _said(row: AdapterRow) -> _Said:

@@ -1,4 +1,7 @@
-"""What stops automatic change at once: a pause of one adapter, or a freeze of all. A person's change is not held up."""
+"""What stops automatic change at once: a pause of one adapter, or a freeze of all. A person's change is not held up.
+
+A policy whose mode is not to act stops it too (`registry.policies`).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +11,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from registry import repository
 from registry.errors import NotFound, Stopped
+from registry.monitoring import QualityRule
 from registry.names import check_text
+from registry.policies import stored_policy
 from registry.tables import StopRow
 from registry.transactions import Change, Transactions
 
@@ -78,7 +83,7 @@ class Stops(Transactions):
 
 
 async def require_going(session: AsyncSession, adapter: str) -> None:
-    """Refuse an automatic change of an adapter that is stopped.
+    """Refuse an automatic change of an adapter that is stopped, or whose policy's mode is not to act.
 
     Raises:
         Stopped
@@ -87,6 +92,10 @@ async def require_going(session: AsyncSession, adapter: str) -> None:
         raise Stopped(f"all automatic change was frozen {_to_stop(frozen)}")
     if (paused := await repository.stop_of(session, adapter)) is not None:
         raise Stopped(f"automatic change of {adapter!r} was paused {_to_stop(paused)}")
+    row = await repository.adapter_by_name(session, adapter)
+    mode = stored_policy(row.policy if row else None, QualityRule()).mode
+    if mode != "act":
+        raise Stopped(f"the mode of the policy of {adapter!r} is {mode}: nothing changes it by itself")
 
 
 async def _require_known(session: AsyncSession, adapter: str | None) -> None:

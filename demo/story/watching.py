@@ -152,7 +152,7 @@ class Watcher:
         act, outcome = decision["inputs"]["act"], decision["outcome"]
         if act == "wait":
             if outcome not in _QUIET:
-                self.tell("saw", f"waits ({outcome.replace('_', ' ')}): {decision['reason']}", at)
+                self.tell("saw", f"waits: {decision['reason']}", at)
             return
         self.tell("did", f"{act.replace('_', ' ')}: {decision['reason']}", at)
         if act in _TROUBLE or (act == "roll_back" and not self.milestones.get("forced")):

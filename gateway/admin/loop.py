@@ -9,7 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.admin.fields import NO_NUL, Text
+from gateway.admin.fields import NO_NUL, DecisionId, Text
 from gateway.admin.monitoring import known_adapter
 from gateway.directory import Directory
 from gateway.json_body import StrictRequest
@@ -23,6 +23,16 @@ class ReasonOrder(msgspec.Struct, forbid_unknown_fields=True):
     """Why; it stands in the audit log, and wherever the loop says what it waits for."""
 
     reason: Text = ""
+
+
+class AnswerOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """Why, as in `ReasonOrder`, and which question is meant: the `decision` that asked it.
+
+    Without one the question that waits is answered, whichever it is.
+    """
+
+    reason: Text = ""
+    decision: DecisionId | None = None
 
 
 class StopShape(msgspec.Struct, frozen=True):
@@ -91,33 +101,34 @@ class StopController(Controller):
         await registry.go_on(name, actor=actor, reason=(data or ReasonOrder()).reason)
         return await standing(registry, name)
 
-    @post("/approve", summary="Approve of what the loop asks", status_code=200, responses=refusals(404, 413))
+    @post("/approve", summary="Approve of what the loop asks", status_code=200, responses=refusals(404, 409, 413))
     async def approve(
         self,
         name: FromPath[str],
-        registry: NamedDependency[Registry],
         directory: NamedDependency[Directory],
         database: NamedDependency[AsyncEngine],
         actor: NamedDependency[str],
-        data: JSONBody[ReasonOrder | None] = None,
+        data: JSONBody[AnswerOrder | None] = None,
     ) -> AnswerShape:
-        """Say yes to the training or promotion that waits; 404 if nothing does."""
+        """Say yes to the training or promotion that waits; 404 if nothing does, 409 if it is not that `decision`'s."""
         known_adapter(directory, name)
-        return await _answer(registry, database, name, "approved", actor, data)
+        return await _answer(database, name, "approved", actor, data)
 
-    @post("/reject", summary="Refuse what the loop asks", status_code=200, responses=refusals(404, 413))
+    @post("/reject", summary="Refuse what the loop asks", status_code=200, responses=refusals(404, 409, 413))
     async def reject(
         self,
         name: FromPath[str],
-        registry: NamedDependency[Registry],
         directory: NamedDependency[Directory],
         database: NamedDependency[AsyncEngine],
         actor: NamedDependency[str],
-        data: JSONBody[ReasonOrder | None] = None,
+        data: JSONBody[AnswerOrder | None] = None,
     ) -> AnswerShape:
-        """Say no to the training or promotion that waits; 404 if nothing does. A refused version is rolled back."""
+        """Say no to the training or promotion that waits; 404 if nothing does, 409 if it is not that `decision`'s.
+
+        A refused version is rolled back.
+        """
         known_adapter(directory, name)
-        return await _answer(registry, database, name, "rejected", actor, data)
+        return await _answer(database, name, "rejected", actor, data)
 
 
 class FreezeController(Controller):
@@ -172,17 +183,15 @@ def _stop(stop: Stop | None) -> StopShape | None:
 
 
 async def _answer(
-    registry: Registry,
     database: AsyncEngine,
     name: str,
     answer: approvals.Answer,
     actor: str,
-    order: ReasonOrder | None,
+    order: AnswerOrder | None,
 ) -> AnswerShape:
-    reason = (order or ReasonOrder()).reason
-    found = await approvals.answer(database, name, answer, actor=actor, reason=reason, now=datetime.now(UTC))
-    action = "approve" if answer == "approved" else "reject"
-    await registry.note(
-        action, f"adapter:{name}", wanted=found.wanted, decision=found.decision, actor=actor, reason=reason
+    said = order or AnswerOrder()
+    reason = said.reason
+    found = await approvals.answer(
+        database, name, answer, actor=actor, reason=reason, decision=said.decision, now=datetime.now(UTC)
     )
     return AnswerShape(name, found.wanted, found.decision, found.asked_at, answer, actor, reason)

@@ -25,6 +25,7 @@ _MOST_SCORERS = 20
 _LONGEST_OPTIONS = 65_536
 _Days = Annotated[float, msgspec.Meta(ge=1 / 24, le=36_500)]
 _Level = Annotated[float, msgspec.Meta(ge=-1, le=1)]
+_Drop = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 _Hours = Annotated[float, msgspec.Meta(ge=0, le=8_760)]
 _Scorer = Annotated[str, msgspec.Meta(min_length=1, max_length=40, pattern=NO_NUL)]
 
@@ -46,7 +47,7 @@ class QualityPatch(msgspec.Struct, forbid_unknown_fields=True):
     against: Against | UnsetType = UNSET
     level: _Level | UnsetType | None = UNSET
     level_observations: Annotated[int, msgspec.Meta(ge=10, le=1_000_000)] | UnsetType = UNSET
-    drop: Share | UnsetType = UNSET
+    drop: _Drop | UnsetType = UNSET
     alarm_every: Annotated[int, msgspec.Meta(ge=2, le=10**12)] | UnsetType = UNSET
     alpha: Annotated[float, msgspec.Meta(ge=1e-9, le=0.5)] | UnsetType = UNSET
 

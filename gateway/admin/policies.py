@@ -115,13 +115,17 @@ class RolloutShape(msgspec.Struct, frozen=True):
 
 
 class PolicyShape(msgspec.Struct, frozen=True):
-    """What Ostler may do to an adapter by itself; `number` counts the changes, 0 before the first."""
+    """What Ostler may do to an adapter by itself; `number` counts the changes, 0 before the first.
+
+    `warnings` say what keeps it from doing what the policy says, such as that no prompt is captured.
+    """
 
     number: int
     mode: Mode
     quality: QualityRule
     retrain: RetrainShape
     rollout: RolloutShape
+    warnings: list[str]
 
 
 class PastPolicyShape(msgspec.Struct, frozen=True):
@@ -214,8 +218,20 @@ def require_sound_job(order: PolicyPatch) -> None:
 def _shape(adapter: Adapter) -> PolicyShape:
     policy = adapter.policy
     return PolicyShape(
-        adapter.policy_number, policy.mode, policy.quality, _retrain(policy.retrain), _rollout(policy.rollout)
+        number=adapter.policy_number,
+        mode=policy.mode,
+        quality=policy.quality,
+        retrain=_retrain(policy.retrain),
+        rollout=_rollout(policy.rollout),
+        warnings=_warnings(adapter),
     )
+
+
+def _warnings(adapter: Adapter) -> list[str]:
+    if adapter.policy.mode != "act" or adapter.monitoring.capture > 0:
+        return []
+    mend = f"`ostler monitoring {adapter.name} --capture 1`"
+    return [f"No prompt is captured, so no label has one to learn from, and nothing is ever trained: {mend}"]
 
 
 def _retrain(rule: RetrainRule) -> RetrainShape:

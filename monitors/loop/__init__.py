@@ -11,6 +11,7 @@ transitions     where the loop is after a decision
 
 store           what is kept of an adapter, in one row
 turns           one turn of an adapter: look, decide, carry out
+  looks         what it asks of whoever reads for it
   recording     verdicts as decisions
   acting        a decision, carried out through the gateway's admin API
   refusals      a decision that cannot be carried out
@@ -33,6 +34,7 @@ material        what a training learns from, and the order of the job
 why             everything about an adapter on one screen
   followed      what followed from decisions: revisions and jobs
 gauges          where the loop is, as metrics
+  done          what it has done so far
 replay          a dry run: what a policy would have done in the last days
   replay_watch    alarms, and the trainings that would have followed
   replay_rollout  the canaries that there were

@@ -19,11 +19,12 @@ import msgspec
 from monitors.loop import material
 from monitors.loop.state import LoopState
 from monitors.loop.store import Kept, Pending
-from monitors.loop.verdicts import CHANGING
+from monitors.loop.verdicts import CHANGING, Act
 from monitors.watch.client import GatewayRefused
 from monitors.watch.work import Workshop
 from registry.catalog import Adapter
 from registry.registry import Registry
+from registry.standing import standing_policy, standing_stops
 from registry.stops import EVERYTHING
 from registry.tables import RevisionRow
 from registry.tuning.outlook import jobs_asked_for
@@ -37,6 +38,10 @@ _LOOKED_BACK = 50
 _OTHERS_FIRST = (409, 412)
 _STOPPED = "stopped"
 _STOPPED_FIRST = "Automatic change was stopped before it was carried out."
+WATCHED: frozenset[Act] = frozenset({"next_step", "promote", "end_holdback"})
+"""Acts on a version that serves some already: it is looked at before each try, so no try may take long."""
+_PATIENCE_S = 5.0
+"""How long such a try may take; the gateway may go on, and the next try finds what it did."""
 
 
 class Overtaken(Exception):
@@ -66,8 +71,12 @@ class Acting:
         self._registry = registry
         self._note_file = note_file
 
-    async def carry_out(self, adapter: Adapter, kept: Kept, pending: Pending) -> Done:
+    async def carry_out(
+        self, adapter: Adapter, kept: Kept, pending: Pending, hold: Callable[[], Awaitable[None]]
+    ) -> Done:
         """Do it, unless it is done already.
+
+        `hold` is called before anything is done, and raises Overtaken if the decision does not hold any more.
 
         Raises:
             Overtaken: it must not be done any more.
@@ -80,9 +89,10 @@ class Acting:
         if done is not None:
             return done
         await self._require_going(adapter)
+        await hold()
         if pending.verdict.act in CHANGING:
             return await self._change(adapter.name, kept.state, pending)
-        return await self._retrain(adapter, pending)
+        return await self._retrain(adapter, pending, hold)
 
     async def _done_before(self, name: str, pending: Pending) -> Done | None:
         """What it came to, if an earlier try did it after all; a way back is not gone twice."""
@@ -106,9 +116,12 @@ class Acting:
             raise Overtaken(stopped)
 
     async def _what_stops(self, adapter: Adapter) -> str | None:
-        if adapter.policy.mode != "act":
-            return f"The policy's mode is {adapter.policy.mode} by now."
-        stops = await self._registry.stops()
+        """By what is stored now; a turn may have begun long ago."""
+        async with self._workshop.database.connect() as connection:
+            policy, _ = await standing_policy(connection, adapter.name)
+            stops = await standing_stops(connection, adapter.name)
+        if policy.mode != "act":
+            return f"The policy's mode is {policy.mode} by now."
         if EVERYTHING in stops:
             return f"All automatic change was frozen {stops[EVERYTHING]} first."
         return f"The loop was paused {stops[adapter.name]} first." if adapter.name in stops else None
@@ -118,7 +131,10 @@ class Acting:
         path, headers = f"/admin/v1/adapters/{quote(name)}/{action}", {"if-match": f'"{pending.revision}"'}
         body = body | {"decision": pending.decision, "reason": _reason(pending)}
         try:
-            answer = await self._gateway.admin(method, path, body, headers)
+            async with asyncio.timeout(_PATIENCE_S if pending.verdict.act in WATCHED else None):
+                answer = await self._gateway.admin(method, path, body, headers)
+        except TimeoutError:
+            raise GatewayRefused(f"the gateway did not answer within {_PATIENCE_S:g} s") from None
         except GatewayRefused as refused:
             return Done(revision=await self._revision_after(name, pending, refused))
         return Done(revision=_revision_in(answer))
@@ -158,11 +174,12 @@ class Acting:
             jobs = await jobs_asked_for(connection, name, _key(name, pending))
         return next((job.id for job in jobs if job.order.get("training_file") == pending.file), None)
 
-    async def _retrain(self, adapter: Adapter, pending: Pending) -> Done:
+    async def _retrain(self, adapter: Adapter, pending: Pending, hold: Callable[[], Awaitable[None]]) -> Done:
         file = pending.file
         if file is None:
             file = await self._note_file(adapter.name, pending, await self._file(adapter, pending))
             await self._require_going(adapter)  # the upload took its time
+            await hold()
         assert pending.order is not None, "a decision to train has an order"
         headers = {"idempotency-key": _key(adapter.name, pending)}
         ours = pending.order.get("ostler", {}) | {"decision": pending.decision}

@@ -17,12 +17,13 @@ from monitors.loop.seen import Approval
 from monitors.loop.state import LoopState
 from monitors.loop.store import load
 from monitors.tables import ApprovalRow
-from registry.database import writing
-from registry.errors import NotFound
+from registry.errors import Conflict, NotFound
 from registry.names import check_text
+from registry.tuning.changes import Changes
 
 Answer = Literal["approved", "rejected"]
 LONGEST_REASON = 1000
+_AUDITED: dict[Answer, str] = {"approved": "approve", "rejected": "reject"}
 _APPROVALS = ApprovalRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 
 
@@ -71,26 +72,43 @@ async def waiting(connection: AsyncConnection, adapter: str) -> Question | None:
 
 def open_question(state: LoopState) -> tuple[str, int]:
     """What the loop may ask while it is there, and the cycle in which it asks."""
-    return (PROMOTE, state.cycle) if state.phase == "rolling_out" else (RETRAIN, state.cycle + 1)
+    is_a_persons = state.rollout is not None and state.rollout.by_person
+    is_promotion = state.phase == "rolling_out" and not is_a_persons
+    return (PROMOTE, state.cycle) if is_promotion else (RETRAIN, state.cycle + 1)
 
 
 async def answer(
-    engine: AsyncEngine, adapter: str, answer: Answer, *, actor: str, reason: str = "", now: datetime
+    engine: AsyncEngine,
+    adapter: str,
+    answer: Answer,
+    *,
+    actor: str,
+    reason: str = "",
+    decision: int | None = None,
+    now: datetime,
 ) -> Question:
-    """Answer the newest question about an adapter that is open and waits.
+    """Answer the newest question about an adapter that is open and waits; with `decision` only the one of that id.
+
+    The answer and its audit entry are one transaction.
 
     Raises:
         NotFound: none waits.
+        Conflict: another one waits than that of the decision.
         InvalidValue: the reason cannot be kept.
     """
     check_text(reason, "reason", LONGEST_REASON)
     said = {"answer": answer, "actor": actor, "reason": reason, "answered_at": now}
-    async with writing(engine) as connection:
+    async with Changes(engine).change(actor) as change:
+        connection = await change.session.connection()
         row = await _waiting(connection, adapter)
         if row is not None:
+            _require_asked(row, decision)
             still = (_APPROVALS.c.id == row.id) & (_APPROVALS.c.answer == "none")
             answered = await connection.execute(update(_APPROVALS).where(still).values(**said).returning(_APPROVALS))
             if (found := answered.first()) is not None:
+                change.audit(
+                    _AUDITED[answer], f"adapter:{adapter}", wanted=found.wanted, decision=found.decision, reason=reason
+                )
                 return _question(found)
     raise NotFound(f"nothing about {adapter!r} waits for approval", param="name")
 
@@ -101,6 +119,17 @@ async def _waiting(connection: AsyncConnection, adapter: str) -> Any:
     is_open = (_APPROVALS.c.wanted == wanted) & (_APPROVALS.c.cycle == cycle) & (_APPROVALS.c.answer == "none")
     query = select(_APPROVALS).where(_APPROVALS.c.adapter == adapter, is_open)
     return (await connection.execute(query)).first()
+
+
+def _require_asked(row: Any, decision: int | None) -> None:
+    """Refuse an answer to another question than the one that waits."""
+    if decision is not None and row.decision != decision:
+        about = "a training" if row.wanted == RETRAIN else "a promotion"
+        raise Conflict(
+            f"what decision {decision} asked does not wait for an answer any more, or never did; what waits is "
+            f"decision {row.decision}, about {about} of {row.adapter!r}",
+            param="decision",
+        )
 
 
 def _question(row: Any) -> Question:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from monitors.loop.looks import Looks
 from monitors.loop.reading import Reader
-from monitors.loop.turns import Looks, Turns
+from monitors.loop.turns import Turns
 from monitors.watch.catalogs import CatalogReader
 from monitors.watch.errors import place_of
 from monitors.watch.work import Workshop
@@ -48,6 +49,7 @@ class LoopJob:
         self._catalogs = CatalogReader(registry)
         self._turns = Turns(workshop, registry, self._looks)
         self._quiet: set[str] = set()
+        self._woken: set[str] = set()
         self._rests: dict[str, _Rest] = {}
 
     async def run(self, catalog: Catalog, now: datetime, /) -> None:
@@ -57,6 +59,7 @@ class LoopJob:
             while True:
                 for adapter in await self._due(catalog, now):
                     if adapter.name not in running:
+                        self._woken.discard(adapter.name)
                         running[adapter.name] = asyncio.create_task(self._turn(adapter, now), name=adapter.name)
                 if running:
                     await asyncio.wait(running.values(), timeout=self.every_s)
@@ -71,10 +74,13 @@ class LoopJob:
             await asyncio.gather(*running.values(), return_exceptions=True)
 
     async def _due(self, catalog: Catalog, now: datetime) -> list[Adapter]:
-        """The adapters that may have something to be decided or carried out."""
-        self._quiet -= await self._looks.changed(catalog, now)
-        names = sorted(catalog.adapters.keys() - self._quiet)
-        return [catalog.adapters[name] for name in names if not self._rests_until_later(name, now)]
+        """The adapters that may have something to be decided or carried out; those with a canary come first."""
+        changed = await self._looks.changed(catalog, now)
+        self._quiet -= changed
+        self._woken |= changed
+        due = [each for name, each in catalog.adapters.items() if name not in self._quiet]
+        due.sort(key=lambda each: (each.deployment is None or each.deployment.canary is None, each.name))
+        return [adapter for adapter in due if not self._rests_until_later(adapter.name, now)]
 
     def _rests_until_later(self, name: str, now: datetime) -> bool:
         rest = self._rests.get(name)
@@ -92,5 +98,5 @@ class LoopJob:
             self._rests[adapter.name] = _Rest(now + timedelta(seconds=pause), pause)
         else:
             self._rests.pop(adapter.name, None)
-            if is_quiet:
+            if is_quiet and adapter.name not in self._woken:
                 self._quiet.add(adapter.name)

@@ -3,14 +3,22 @@
 A person's change comes first, then what stops all automatic change, then what is under way.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
 from monitors.loop.rolling_out import hold_back, roll_out
 from monitors.loop.seen import JobSeen, Seen
-from monitors.loop.state import LoopState
+from monitors.loop.state import LoopState, Rollout
 from monitors.loop.verdicts import Verdict
 from monitors.loop.watching import watch
+from registry.catalog import Deployment
 from registry.policies import Policy
 
 _PERSON_FIRST = "a person's change comes first, and pauses the loop for the adapter"
+_TAKEN_UP = "a person's change comes first; of their own canary, or while the loop is stopped, it needs no pause"
 _STOPPED = "nothing changes by itself while it is stopped"
 _TUNING = "a version that its gate lets through becomes the canary"
 
@@ -18,13 +26,25 @@ _TUNING = "a version that its gate lets through becomes the canary"
 def decide(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
     """What is to be done about an adapter now.
 
-    While `seen.frozen` or `seen.paused` or in mode ``off`` that is nothing; in mode ``advise`` the caller carries
-    nothing out.
+    While `seen.frozen` or `seen.paused` or in mode ``off`` that is nothing but to know what people change meanwhile, so
+    that the loop goes on from there; what would be done if nothing were stopped is in the inputs then, as `waits`. In
+    mode ``advise`` the caller carries nothing out.
     """
-    stopped = _stopped(seen, policy)
-    if stopped is not None:
+    stopped = stop_of(seen, policy)
+    if stopped is None:
+        return _free(seen, state, policy)
+    changed = _changed_by_a_person(seen, state, is_stopped=True)
+    if changed is not None:
+        return changed
+    if stopped.outcome == "off":
         return stopped
-    changed = _changed_by_a_person(seen, state)
+    waits = _free(replace(seen, frozen=None, paused=None), state, policy)
+    return replace(stopped, inputs={"waits": msgspec.to_builtins(waits)})
+
+
+def _free(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
+    """What follows where nothing is stopped."""
+    changed = _changed_by_a_person(seen, state, is_stopped=False)
     if changed is not None:
         return changed
     match state.phase:
@@ -38,7 +58,8 @@ def decide(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
             return hold_back(seen, state, policy)
 
 
-def _stopped(seen: Seen, policy: Policy) -> Verdict | None:
+def stop_of(seen: Seen, policy: Policy) -> Verdict | None:
+    """What stops all automatic change; None if nothing does."""
     if policy.mode == "off":
         change = "`ostler policy set NAME mode=advise`, or `mode=act`."
         return Verdict("wait", "off", _STOPPED, "The policy's mode is off.", change)
@@ -51,19 +72,37 @@ def _stopped(seen: Seen, policy: Policy) -> Verdict | None:
     return None
 
 
-def _changed_by_a_person(seen: Seen, state: LoopState) -> Verdict | None:
+def _changed_by_a_person(seen: Seen, state: LoopState, *, is_stopped: bool) -> Verdict | None:
     """A person's change of what the loop has under way, or of what it had made stable."""
-    deployment = seen.deployment
+    deployment, rollout = seen.deployment, state.rollout
     if deployment is None or seen.changed_by is None or deployment.revision == state.revision:
         return None
     if state.phase == "watching" and not seen.taken_away:
         return None
-    reason = (
-        f"{seen.changed_by} changed the deployment (revision {deployment.revision}) while the loop was "
-        f"{state.phase.replace('_', ' ')}. That stands, and the loop is paused for the adapter."
-    )
+    done = f"{seen.changed_by} changed the deployment (revision {deployment.revision})"
     inputs = {"revision": deployment.revision, "known": state.revision, "phase": state.phase}
+    if rollout is not None and rollout.by_person:
+        if _is_on_trial(rollout, deployment):
+            return None
+        reason = f"{done}. So the trial of version {rollout.version}, which a person had begun, is over."
+        return _taken_up(reason, deployment, inputs)
+    what = f"{done} while the loop was {state.phase.replace('_', ' ')}. That stands"
+    if is_stopped:
+        return _taken_up(f"{what}. The loop was stopped, and goes on from there.", deployment, inputs)
+    reason = f"{what}, and the loop is paused for the adapter."
     return Verdict("stand_back", "person", _PERSON_FIRST, reason, "`ostler resume NAME`.", inputs, deployment.stable)
+
+
+def _is_on_trial(rollout: Rollout, deployment: Deployment) -> bool:
+    """Whether the canary still is what it was when its watch began, whatever its weight is by now."""
+    canary = deployment.canary
+    if canary is None or canary.holdback:
+        return False
+    return (canary.version, deployment.stable) == (rollout.version, rollout.incumbent)
+
+
+def _taken_up(reason: str, deployment: Deployment, inputs: Mapping[str, Any]) -> Verdict:
+    return Verdict("take_up", "person", _TAKEN_UP, reason, "Nothing: it is done now.", inputs, deployment.stable)
 
 
 def _adopted(seen: Seen, policy: Policy) -> Verdict | None:

@@ -26,18 +26,23 @@ async def followed(connection: AsyncConnection, decisions: Sequence[StoredDecisi
     """What followed from each of these decisions, by its id; those that nothing followed from are left out."""
     loops = [each for each in decisions if each.kind == "loop"]
     changing = [each.id for each in loops]
-    training = {_key(each): each.id for each in loops if (each.inputs or {}).get("act") == "retrain"}
+    training = [each for each in loops if (each.inputs or {}).get("act") == "retrain"]
     found: dict[int, Followed] = {}
     if changing:
         query = select(_REVISIONS.c.decision, _REVISIONS.c.number).where(_REVISIONS.c.decision.in_(changing))
         found |= {row.decision: Followed(revision=row.number) for row in await connection.execute(query)}
     if training:
-        asked = select(_JOBS.c.id, _JOBS.c.idempotency_key, _JOBS.c.order)
-        for row in await connection.execute(asked.where(_JOBS.c.idempotency_key.in_(training))):
-            decision = training[row.idempotency_key]
-            if (row.order.get("metadata") or {}).get("decision") == str(decision):  # anybody may use such a key
-                found[decision] = Followed(job=row.id)
+        found |= await _jobs(connection, training)
     return found
+
+
+async def _jobs(connection: AsyncConnection, training: Sequence[StoredDecision]) -> Mapping[int, Followed]:
+    """A job has the key of its cycle, which anybody may use, and which a decision that was dropped had too."""
+    said = {(_key(each), str(each.id)): each.id for each in training}
+    query = select(_JOBS.c.id, _JOBS.c.idempotency_key, _JOBS.c.order)
+    rows = await connection.execute(query.where(_JOBS.c.idempotency_key.in_({key for key, _ in said})))
+    named = (((row.idempotency_key, (row.order.get("metadata") or {}).get("decision")), row.id) for row in rows)
+    return {said[which]: Followed(job=job) for which, job in named if which in said}
 
 
 def _key(decision: StoredDecision) -> str:

@@ -10,13 +10,14 @@ import msgspec
 from sqlalchemy import Row, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from monitors.decisions import ACTS, WOULD
+from monitors.decisions import ACTS
 from monitors.judging.sequential import BettingTest
 from monitors.loop.approvals import open_question
+from monitors.loop.done import DoneSoFar
 from monitors.loop.sources import ACCEPTED_FROM
 from monitors.loop.state import LoopState, Phase
 from monitors.loop.store import Pending
-from monitors.tables import ApprovalRow, DecisionRow, FeedbackRow, LoopRow
+from monitors.tables import ApprovalRow, FeedbackRow, LoopRow
 from monitors.watch.metrics import MonitorMetrics
 from monitors.watch.work import Workshop
 from registry.catalog import Adapter, Catalog
@@ -29,7 +30,6 @@ _LABELS_EVERY = timedelta(minutes=5)
 """Counting labels reads much where there are many."""
 _ADAPTERS_AT_ONCE = 50
 _APPROVALS = ApprovalRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
-_DECISIONS = DecisionRow.__table__  # type: ignore[attr-defined]
 _FEEDBACK = FeedbackRow.__table__  # type: ignore[attr-defined]
 _LOOPS = LoopRow.__table__  # type: ignore[attr-defined]
 
@@ -43,6 +43,7 @@ class LoopGaugesJob:
     def __init__(self, workshop: Workshop) -> None:
         self._database = workshop.database
         self._metrics = workshop.metrics
+        self._done = DoneSoFar()
         self._labels_at: datetime | None = None
         self._labels: dict[str, int] = {}
 
@@ -53,10 +54,11 @@ class LoopGaugesJob:
             states = {name: _state(rows.get(name)) for name in catalog.adapters}
             self._show_stops(catalog, set(await standing_stops(connection)))
             self._show_waits(states, await _asked(connection), now)
-            self._show_acts(states, await _acts(connection))
+            await self._done.look(connection, {row.pending["decision"] for row in rows.values() if row.pending}, now)
             if self._labels_at is None or now - self._labels_at >= _LABELS_EVERY:
                 self._labels = await _label_counts(connection, catalog.adapters.values(), states)
                 self._labels_at = now
+        self._show_done(states)
         for name, state in states.items():
             row = rows.get(name)
             self._show_phase(name, state)
@@ -77,19 +79,13 @@ class LoopGaugesJob:
         for name, wait in waits.items():
             self._metrics.loop_approval_wait.labels(name).set(wait)
 
-    def _show_acts(self, states: Mapping[str, LoopState], found: Iterable[Row[Any]]) -> None:
+    def _show_done(self, adapters: Iterable[str]) -> None:
         """Each act from the start, so that its first one is a change of the series."""
-        counts = {(name, act): 0 for name in states for act in ACTS}
-        newest: dict[str, datetime] = {}
-        for row in found:
-            if row.adapter in states:
-                newest[row.adapter] = max(row.newest, newest.get(row.adapter, row.newest))
-                if row.act in ACTS and not row.outcome.startswith(WOULD):
-                    counts[row.adapter, row.act] += row.number
-        for (name, act), count in counts.items():
-            self._metrics.loop_acts.labels(name, act).set(count)
-        for name, moment in newest.items():
-            self._metrics.loop_decided.labels(name).set(moment.timestamp())
+        for name in adapters:
+            for act in ACTS:
+                self._metrics.loop_acts.labels(name, act).set(self._done.counts[name, act])
+            if name in self._done.decided_at:
+                self._metrics.loop_decided.labels(name).set(self._done.decided_at[name].timestamp())
 
     def _show_phase(self, name: str, state: LoopState) -> None:
         for phase in _PHASES:
@@ -129,15 +125,6 @@ def _pending_s(row: Row[Any] | None, now: datetime) -> float:
 async def _asked(connection: AsyncConnection) -> Iterable[Row[Any]]:
     """All questions without an answer."""
     return (await connection.execute(select(_APPROVALS).where(_APPROVALS.c.answer == "none"))).all()
-
-
-async def _acts(connection: AsyncConnection) -> Iterable[Row[Any]]:
-    """How many decisions of the loop there are of each act and outcome, and when the newest was made."""
-    columns = _DECISIONS.c
-    act = columns.inputs["act"].as_string().label("act")
-    counts = (func.count().label("number"), func.max(columns.created_at).label("newest"))
-    grouped = select(columns.adapter, act, columns.outcome, *counts).where(columns.kind == "loop")
-    return (await connection.execute(grouped.group_by(columns.adapter, "act", columns.outcome))).all()
 
 
 async def _label_counts(

@@ -26,6 +26,7 @@ from registry.policies import Policy, RetrainRule
 
 LONGEST_REASON = 1000
 _BATCH = 200
+_AT_ONCE = 2
 _LEAST_PAUSE_S = 5.0
 _PAUSE_RATIO = 20
 _SHOWN_COLUMNS = 5
@@ -75,13 +76,15 @@ class Surveyor:
     """Remembers what there is, so that asking again and again costs next to nothing.
 
     It looks again once that takes a twentieth of the time at most, and at once if what it is asked about changed. Its
-    reading has a connection of its own; a transaction that writes should not be open meanwhile.
+    reading has a connection of its own; a transaction that writes should not be open meanwhile. Of many adapters that
+    are asked about at once the others wait.
     """
 
     def __init__(self, database: AsyncEngine, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._clock = clock
         self._looks: dict[str, _Look] = {}
+        self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def labels(self, adapter: Adapter, policy: Policy, *, since: datetime | None, until: datetime) -> Labels:
         """As `labels` has them, of a while ago at most."""
@@ -89,10 +92,10 @@ class Surveyor:
         look = self._looks.get(adapter.name)
         if look is not None and look.about == about and self._clock() < _next_at(look):
             return look.found
-        began = self._clock()
-        async with self._database.connect() as connection:
+        async with self._places, self._database.connect() as connection:
+            began = self._clock()
             found = await labels(connection, adapter, policy, since=since, until=until)
-        now = self._clock()
+            now = self._clock()
         self._looks[adapter.name] = _Look(about, found, now, now - began)
         return found
 

@@ -3,13 +3,14 @@
 Their texts are not read, so what contradicts or repeats another label counts here, and does not in a training.
 """
 
+import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Row, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitors.judging.pairing import OWN_VARIANTS
@@ -21,6 +22,7 @@ from monitors.tables import CaptureRow, FeedbackRow, TeacherLabelRow
 from registry.catalog import Adapter
 from registry.policies import LabelSource, RetrainRule
 
+_PAGE = 1000
 _BEST_FIRST: tuple[LabelSource, ...] = ("correction", "accepted", "teacher")
 _CAPTURES = CaptureRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _FEEDBACK = FeedbackRow.__table__  # type: ignore[attr-defined]
@@ -93,12 +95,22 @@ async def past_labels(
     rule, kept_from = adapter.policy.retrain, until - timedelta(days=adapter.monitoring.capture_days)
     found: list[PastLabel] = []
     if {"correction", "accepted"} & set(rule.sources):
-        rows = await connection.execute(_said(adapter.name, since, until, kept_from))
-        found += _first_of_each(rows, rule)
+        firsts: dict[str, PastLabel] = {}
+        async for rows in _pages(connection, _said(adapter.name, since, until, kept_from)):
+            _add_firsts(firsts, rows, rule)
+        found += firsts.values()
     if "teacher" in rule.sources:
-        found += [PastLabel(row.created_at, row.key_id, "teacher") for row in await connection.execute(
-            _taught(adapter.name, since, until))]  # fmt: skip
-    return PastLabels(sorted(found, key=lambda label: label.at), is_cut=len(found) >= MOST_LABELS)
+        async for rows in _pages(connection, _taught(adapter.name, since, until)):
+            found += [PastLabel(row.created_at, row.key_id, "teacher") for row in rows]
+    ordered = await asyncio.to_thread(sorted, found, key=lambda label: label.at)
+    return PastLabels(ordered, is_cut=len(found) >= MOST_LABELS)
+
+
+async def _pages(connection: AsyncConnection, query: Any) -> AsyncIterator[Sequence[Row[Any]]]:
+    """The rows, a page at a time, so that whatever else the process does comes between."""
+    async with connection.stream(query) as rows:
+        async for page in rows.partitions(_PAGE):
+            yield page
 
 
 def _first(found: Mapping[LabelSource, int], limit: int) -> Mapping[str, int]:
@@ -110,14 +122,12 @@ def _first(found: Mapping[LabelSource, int], limit: int) -> Mapping[str, int]:
     return taken
 
 
-def _first_of_each(rows: Any, rule: RetrainRule) -> list[PastLabel]:
-    """The first label of each request, of the wanted kinds; rows come the oldest first."""
-    found: dict[str, PastLabel] = {}
+def _add_firsts(found: dict[str, PastLabel], rows: Iterable[Row[Any]], rule: RetrainRule) -> None:
+    """Add the first label of each request, of the wanted kinds; rows come the oldest first."""
     for row in rows:
         source: LabelSource = "correction" if row.corrects else "accepted"
         if source in rule.sources and row.record_id not in found:
             found[row.record_id] = PastLabel(row.created_at, row.key_id, source)
-    return list(found.values())
 
 
 def _said(adapter: str, since: datetime | None, until: datetime, kept_from: datetime) -> Any:

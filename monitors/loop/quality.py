@@ -1,5 +1,6 @@
 """What the watch over the stable version says, read from the evidence that `monitors.judging.quality` keeps."""
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
@@ -37,12 +38,13 @@ async def seen_quality(connection: AsyncConnection, adapter: Adapter, deployment
         columns.scorer == test.scorer,
         columns.against == test.against,
     )
-    state = await connection.scalar(select(columns.state).where(*which))
-    if state is None:
+    row = (await connection.execute(select(columns.state, columns.updated_at).where(*which))).first()
+    if row is None:
         return None
     rule = adapter.monitoring.quality
-    shown = state["summary"] if follows(state.get("watch"), rule) else state["summary"] | {"watch": None}
-    return quality_of(deployment.stable, test, shown, rule)
+    summary = row.state["summary"]
+    shown = summary if follows(row.state.get("watch"), rule) else summary | {"watch": None}
+    return replace(quality_of(deployment.stable, test, shown, rule), observed_at=row.updated_at)
 
 
 def quality_of(version: int, test: WatchedTest, summary: dict[str, Any], rule: QualityRule) -> Quality:

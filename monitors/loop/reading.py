@@ -9,6 +9,7 @@ the rollout     monitors.loop.scores        sessions of both versions
 All that a rollout's tests know is in what is returned as JSON, so another monitor goes on with them from there.
 """
 
+import asyncio
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
@@ -28,7 +29,7 @@ from monitors.loop.seen import Comparison, JobEnd, JobSeen, Labels, Quality, See
 from monitors.loop.state import LoopState, Rollout
 from monitors.loop.store import Kept
 from monitors.loop.trial import Sides, Trial
-from monitors.loop.watching import answering
+from monitors.loop.watching import is_answered
 from monitors.money.pricing import PricedSettings
 from monitors.tables import ObservationRow
 from monitors.watch.progress import cursor
@@ -39,6 +40,8 @@ from registry.tuning.outlook import JobTime, open_jobs, times_of
 from registry.tuning.states import ENDED, OPEN
 from registry.tuning.tables import TuningJobRow
 
+_AT_ONCE = 2
+"""Adapters of which it is asked at once whether their labels are wanted."""
 _OBSERVATIONS = ObservationRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 
 
@@ -63,6 +66,7 @@ class Reader:
         self._database = database
         self._prices = prices
         self._surveyor = Surveyor(database)
+        self._places = asyncio.Semaphore(_AT_ONCE)
         self._catalog: Catalog | None = None
         self._stops: frozenset[str] = frozenset()
         self._fed = 0
@@ -79,8 +83,7 @@ class Reader:
         async with self._database.connect() as connection:
             stops = frozenset(await standing_stops(connection))
             fed = int(await cursor(connection, QualityJob.name, "") or 0)
-            new = select(_OBSERVATIONS.c.adapter).where(_OBSERVATIONS.c.id > self._fed, _OBSERVATIONS.c.id <= fed)
-            names = set((await connection.execute(new.distinct())).scalars()) if fed > self._fed else set()
+            names = set() if self._catalog is None else await _observed(connection, self._fed, fed)
             self._requests = await newest(connection) if self._follows_rollouts else None
         names |= _differing(self._catalog, catalog) | (stops ^ self._stops)
         if EVERYTHING in names:
@@ -95,7 +98,7 @@ class Reader:
         """
         if kept.state.phase != "watching":
             return None
-        async with self._database.connect() as connection:
+        async with self._places, self._database.connect() as connection:
             quality = await seen_quality(connection, adapter, adapter.deployment)
         if not _asks_for_labels(kept.state, quality):
             return None
@@ -117,7 +120,7 @@ class Reader:
         with its labels.
         """
         state = kept.state
-        stood = await standing(connection, adapter.name)
+        stood = await standing(connection, adapter.name, since=state.revision)
         stops = await standing_stops(connection, adapter.name)
         quality = await seen_quality(connection, adapter, stood.deployment)
         if labels is None and state.phase == "watching" and quality is not None and _asks_for_labels(state, quality):
@@ -132,10 +135,12 @@ class Reader:
             frozen=None if EVERYTHING not in stops else str(stops[EVERYTHING]),
             paused=None if adapter.name not in stops else str(stops[adapter.name]),
             quality=quality,
+            new_quality=await _new_quality(connection, adapter, stood.deployment, state.rollout),
             labels=labels or Labels(),
             open_job=next((_job_seen(job) for job in jobs if job.state in OPEN), None),
             job=next((_job_seen(job) for job in jobs if job.id == state.job), None),
             spent=await self._spent(connection, adapter.name, now) if state.phase == "watching" else 0.0,
+            has_price=self._prices.pricing(adapter.base).is_by_gpu_hour,
             comparison=Comparison() if trial is None else trial.comparison(),
             approvals=await answers(connection, adapter.name),
         )
@@ -175,6 +180,14 @@ class Reader:
         return self._prices.pricing(time.base).engines(max(0.0, seconds))
 
 
+async def _observed(connection: AsyncConnection, last: int, newest: int) -> set[str]:
+    """The adapters of the observations after the `last` one."""
+    if newest <= last:
+        return set()
+    new = select(_OBSERVATIONS.c.adapter).where(_OBSERVATIONS.c.id > last, _OBSERVATIONS.c.id <= newest)
+    return set((await connection.execute(new.distinct())).scalars())
+
+
 def _differing(before: Catalog | None, after: Catalog) -> set[str]:
     """The adapters whose deployment or policy differs."""
     if before is after:
@@ -189,7 +202,17 @@ def _said(adapter: Adapter | None) -> Any:
 
 def _asks_for_labels(state: LoopState, quality: Quality | None) -> bool:
     """Whether an alarm stands that no training has answered."""
-    return quality is not None and quality.alarm and state.answered != answering(quality)
+    return quality is not None and quality.alarm and not is_answered(state, quality)
+
+
+async def _new_quality(
+    connection: AsyncConnection, adapter: Adapter, deployment: Deployment | None, rollout: Rollout | None
+) -> Quality | None:
+    """What the watch over the version that rolls out says, as if it were stable already."""
+    if deployment is None or rollout is None or deployment.stable == rollout.version:
+        return None
+    promoted = replace(deployment, stable=rollout.version, canary=None, previous=deployment.stable)
+    return await seen_quality(connection, adapter, promoted)
 
 
 def _before_alarm(quality: Quality) -> Quality:

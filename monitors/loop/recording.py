@@ -15,7 +15,7 @@ from monitors.webhooks.queue import enqueue
 
 KIND = "loop"
 _LONGEST_RULE, _LONGEST_REASON, _LONGEST_OUTCOME = 400, 1000, 40
-_ALSO_ADVISED: frozenset[Act] = frozenset({"wait", "watch_canary", "end_cycle"})
+_ALSO_ADVISED: frozenset[Act] = frozenset({"wait", "watch_canary", "end_cycle", "take_up"})
 """Acts that change nothing outside of what the loop keeps."""
 
 

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from monitors.loop.store import Pending
+from monitors.loop.store import Kept, Pending
 from monitors.loop.verdicts import Act, Verdict
 from monitors.watch.client import GatewayRefused
 from registry.policies import RolloutRule
@@ -30,9 +30,11 @@ def rests(pending: Pending, now: datetime) -> bool:
     return pending.next_at is not None and now < pending.next_at
 
 
-def trouble_of(refused: GatewayRefused) -> str:
-    """Why the gateway refused it, for people."""
-    return (refused.said or str(refused))[:_LONGEST_TROUBLE].rstrip(".")
+def trouble_of(error: Exception) -> str:
+    """Why it could not be done, for people: what the gateway said; of other errors the kind, as they may quote text."""
+    if not isinstance(error, GatewayRefused):
+        return f"the monitor failed with {type(error).__name__}, and its log says where"
+    return (error.said or str(error))[:_LONGEST_TROUBLE].rstrip(".")
 
 
 def later(pending: Pending, trouble: str, now: datetime) -> Pending:
@@ -58,6 +60,18 @@ def instead(pending: Pending, trouble: str, rule: RolloutRule) -> Verdict:
     change = "A person does it, and `ostler resume NAME`." if act == "stand_back" else "A new alarm."
     inputs = {"of": pending.decision, "wanted_act": pending.verdict.act, "tries": pending.tries}
     return Verdict(act, "given_up", _GIVEN_UP, reason, change, inputs, pending.verdict.version)
+
+
+def forgotten(kept: Kept) -> Kept:
+    """What is kept without the decision that was to be carried out.
+
+    A training that was asked for may have begun though nobody heard of it: the number of its cycle, by which the
+    gateway knows the job, is used up.
+    """
+    pending, state = kept.pending, kept.state
+    if pending is not None and pending.verdict.act == "retrain" and pending.file is not None and pending.tries:
+        state = msgspec.structs.replace(state, cycle=pending.then.cycle)
+    return msgspec.structs.replace(kept, pending=None, state=state)
 
 
 def refusal_told(pending: Pending, trouble: str) -> Verdict:

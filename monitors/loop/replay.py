@@ -66,6 +66,8 @@ class Replay(msgspec.Struct, frozen=True):
     Attributes:
         mode: that of the policy; the rest is told as if it acted.
         observations, labels, requests: how much was looked at.
+        observed_until: when the last of the observations was made; None if there is none. There may be newer ones, and
+            then a note says so.
         alarms: of lost quality.
         decisions: what would have followed from them: trainings, and each new reason to wait.
         canaries: the oldest first.
@@ -77,6 +79,7 @@ class Replay(msgspec.Struct, frozen=True):
     until: datetime
     mode: Mode
     observations: int
+    observed_until: datetime | None
     labels: int
     requests: int
     alarms: Sequence[AlarmThen]
@@ -105,6 +108,7 @@ async def replay(
         until=until,
         mode=policy.mode,
         observations=watch.observations,
+        observed_until=watch.last_at,
         labels=len(labels.labels),
         requests=requests,
         alarms=[_alarm(each) for each in watch.alarms],
@@ -164,9 +168,13 @@ def _notes(
         f"The policy's mode is {policy.mode}: nothing of this would have been done by itself.": policy.mode != "act",
         "No version serves, so nothing was watched.": not found,
         "Nothing was scored in that time by the rule's scorer.": bool(found) and not watch.observations,
-        "Only a part was looked at, for there is more than a dry run takes.": watch.is_cut
-        or labels.is_cut
-        or sum(each.requests for each in rollouts) >= MOST_REQUESTS,
+        f"More was scored than a dry run takes: what came after {_minute(watch.last_at)} was not looked at. Ask for "
+        "fewer days.": watch.is_cut,
+        "More requests came to canaries than a dry run takes: the newest were not looked at. Ask for fewer days.": sum(
+            each.requests for each in rollouts
+        )
+        >= MOST_REQUESTS,
+        "There are more labels than a dry run takes: the oldest were not counted.": labels.is_cut,
         "Trainings are taken to end at once and without a version, and cost nothing.": bool(decisions),
         "Labels are counted without their texts: what repeats or contradicts another one counts.": bool(decisions),
         "Canaries that a person set are tried as if the loop had set them.": any(
@@ -175,3 +183,7 @@ def _notes(
         "It is taken that somebody approves at once.": policy.retrain.approval or policy.rollout.approval,
     }
     return [note for note, holds in said.items() if holds]
+
+
+def _minute(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"

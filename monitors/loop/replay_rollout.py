@@ -18,6 +18,7 @@ from monitors.loop.evidence import Beside
 from monitors.loop.limits import take as take_request
 from monitors.loop.moments import Moment, approved, moment_of
 from monitors.loop.past import PastCanary
+from monitors.loop.rolling_out import undecided_at
 from monitors.loop.scores import first_observation, last_observation, new_scores, take_score
 from monitors.loop.seen import Comparison, Seen
 from monitors.loop.state import LoopState, Rollout
@@ -115,7 +116,9 @@ class RolloutReplay:
     async def _asked(self, connection: AsyncConnection, most: int) -> AsyncIterator[Event]:
         """The requests of both versions, in the order in which they began."""
         sides = self.trial.sides
-        own = (_C.adapter == sides.adapter, _C.version.in_((sides.new, sides.old)), _C.started_at < self.canary.until)
+        numbers = (sides.new, sides.old)
+        theirs = or_(_C.version.in_(numbers), _C.intended.in_(numbers))
+        own = (_C.adapter == sides.adapter, theirs, _C.started_at < self.canary.until)
         query = select(_REQUESTS).where(*own).order_by(_C.started_at, _C.id).limit(_PAGE)
         behind: Any = _C.started_at >= sides.began_at
         while self.requests < most and (rows := (await connection.execute(query.where(behind))).all()):
@@ -142,7 +145,7 @@ class RolloutReplay:
         while not self.is_over and self.state.rollout is not None:
             rollout, rule = self.state.rollout, self.adapter.policy.rollout
             step = rollout.step_began_at + timedelta(minutes=rule.least_minutes)
-            longest = rollout.began_at + timedelta(hours=rule.longest_h)
+            longest = undecided_at(rollout, rule)
             before = self._looked_at or rollout.began_at
             due = [each for each in (step, longest) if before < each <= moment]
             if not due:

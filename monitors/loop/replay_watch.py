@@ -28,7 +28,7 @@ from monitors.loop.state import LoopState
 from monitors.loop.transitions import after
 from monitors.loop.verdicts import Verdict
 from monitors.loop.voices import NEWEST, Agreement, Fall, agreement_of
-from monitors.loop.watching import answering
+from monitors.loop.watching import is_answered
 from monitors.tables import ObservationRow
 from registry.catalog import Adapter, Deployment
 from registry.monitoring import Against
@@ -75,6 +75,7 @@ class WatchReplay:
         found: the eras of its deployment.
         since, until: what is looked at.
         observations: how many sessions were fed.
+        last_at: when the last one of them was scored.
         alarms: what was raised.
         is_cut: whether there was more than what is looked at.
     """
@@ -85,6 +86,7 @@ class WatchReplay:
     since: datetime
     until: datetime
     observations: int = 0
+    last_at: datetime | None = None
     alarms: list[Alarm] = field(default_factory=list)
     is_cut: bool = False
     _tests: dict[WatchedTest, _Watched] = field(default_factory=dict)
@@ -92,11 +94,11 @@ class WatchReplay:
     async def feed(self) -> None:
         """Give the tests everything that was observed."""
         async for rows in self._pages():
-            tests = [await self._test_of(row) for row in rows]
-            await asyncio.to_thread(self._take, rows, tests)
             if self.observations >= MOST_OBSERVATIONS or len(self.alarms) >= MOST_ALARMS:
                 self.is_cut = True
                 return
+            tests = [await self._test_of(row) for row in rows]
+            await asyncio.to_thread(self._take, rows, tests)
 
     async def decisions(self, labels: PastLabels) -> list[Moment]:
         """What would have followed from the alarms: the decisions to do something, and each new reason to wait."""
@@ -113,10 +115,11 @@ class WatchReplay:
         return following.moments
 
     def _looks(self) -> list[datetime]:
-        """When to look: at each alarm, and from the first on again and again."""
+        """When to look: at each alarm, and from the first on again and again, as long as scores are known."""
+        until = self.last_at if self.is_cut and self.last_at is not None else self.until
         moments = {each.at for each in self.alarms}
-        moment = min(moments, default=self.until)
-        while moment < self.until:
+        moment = min(moments, default=until)
+        while moment < until:
             moments.add(moment)
             moment += _LOOK_EVERY
         return sorted(moments)
@@ -169,6 +172,7 @@ class WatchReplay:
             if watched is None:
                 continue
             self.observations += 1
+            self.last_at = row.created_at
             watched.fed.append((row.session, row.value))
             watch = watched.evidence.watch
             before = 0 if watch is None else watch.alarms
@@ -200,7 +204,7 @@ class _Following:
     async def look(self, alarm: Alarm, deployment: Deployment, now: datetime) -> None:
         """Decide about the alarm that stands of the stable version."""
         canary = deployment.canary
-        if self.state.answered == answering(alarm.quality) or (canary is not None and not canary.holdback):
+        if is_answered(self.state, alarm.quality) or (canary is not None and not canary.holdback):
             return  # while another version is on trial the loop is about that one
         seen = await self._seen(alarm, deployment, now)
         verdict = decide(seen, self.state, self.adapter.policy)

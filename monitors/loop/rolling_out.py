@@ -5,7 +5,7 @@ allows. It goes on by steps, each with enough sessions and time. It is promoted 
 established that it is not worse than the stable version by the least drop that matters. No data is never a pass.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -13,6 +13,7 @@ from monitors.loop.approving import PROMOTE, if_approved, refusal
 from monitors.loop.seen import Comparison, Held, Seen
 from monitors.loop.state import LoopState, Rollout
 from monitors.loop.verdicts import Act, Verdict
+from monitors.loop.watching import alarms_of
 from registry.policies import Policy, RolloutRule
 
 _DONE_NOW = "Nothing: it is done now."
@@ -24,16 +25,16 @@ def roll_out(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
     worse = _what_is_worse(seen.comparison, rollout, rule)
     if worse is not None:
         return _verdict("roll_back", worse, seen, rollout, policy)
-    refused = refusal(seen, PROMOTE, state.cycle)
-    if refused is not None:
-        return _verdict("roll_back", ("refused", refused), seen, rollout, policy)
     if rollout.by_person:
         reason = f"{_stands(seen.comparison)} A person set the canary, and takes it further."
         return _verdict("wait", ("watched", reason), seen, rollout, policy, _would_fail(rollout))
+    refused = refusal(seen, PROMOTE, state.cycle)
+    if refused is not None:
+        return _verdict("roll_back", ("refused", refused), seen, rollout, policy)
     onwards = _onwards(seen, rollout, policy)
     if onwards.act == "promote":
         return if_approved(onwards, seen, PROMOTE, state.cycle) if rule.approval else onwards
-    if onwards.act == "wait" and seen.now >= rollout.began_at + timedelta(hours=rule.longest_h):
+    if onwards.act == "wait" and seen.now >= undecided_at(rollout, rule):
         return _undecided(seen, rollout, policy)
     return onwards
 
@@ -41,7 +42,8 @@ def roll_out(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
 def hold_back(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
     """What becomes of a promoted version while some sessions are held back from it."""
     rollout, rule = _under_way(state), policy.rollout
-    worse = _what_is_worse(seen.comparison, rollout, rule) or _lost_quality(seen, rollout)
+    lost = _lost_quality(seen, rollout)
+    worse = _what_is_worse(seen.comparison, rollout, rule) or (None if _speaks_for_it(seen.comparison) else lost)
     if worse is not None:
         return _verdict("roll_back", worse, seen, rollout, policy)
     over = rollout.step_began_at + timedelta(hours=rule.holdback_h)
@@ -49,7 +51,20 @@ def hold_back(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
         reason = f"{_stands(seen.comparison)} {rule.holdback_h:g} h went by since the promotion."
         return _verdict("end_holdback", ("held", reason), seen, rollout, policy)
     change = f"{_would_fail(rollout)} Or it is {over:%Y-%m-%d %H:%M} UTC."
+    if lost is not None:
+        reason = f"{lost[1]} Version {rollout.incumbent} does no better, so it stays. {_stands(seen.comparison)}"
+        return _verdict("wait", ("lost_alike", reason), seen, rollout, policy, change)
     return _verdict("wait", ("holds_back", _stands(seen.comparison)), seen, rollout, policy, change)
+
+
+def undecided_at(rollout: Rollout, rule: RolloutRule) -> datetime:
+    """When a rollout that is not decided by then has taken too long.
+
+    A step that begins late, for automatic change was stopped or the sessions came slowly, has its share of the time
+    still; so all steps together take twice the time at most, and stops.
+    """
+    longest = timedelta(hours=rule.longest_h)
+    return max(rollout.began_at + longest, rollout.step_began_at + longest / len(rule.steps))
 
 
 def _under_way(state: LoopState) -> Rollout:
@@ -60,7 +75,8 @@ def _under_way(state: LoopState) -> Rollout:
 def _what_is_worse(comparison: Comparison, rollout: Rollout, rule: RolloutRule) -> tuple[str, str] | None:
     """What is established against the new version, as an outcome and a reason; None if nothing is."""
     if comparison.errors is not None and comparison.errors.worse:
-        return "errors", f"{_share(comparison.errors)} of its requests failed, where {rule.errors:.1%} may."
+        more = f"by more than the {rule.errors:.1%} that may ({_share(comparison.errors)} of all so far failed)"
+        return "errors", f"Its requests fail more often than version {rollout.incumbent}'s of the same time, {more}."
     if comparison.incumbent.worse:
         return "worse_than_stable", f"It is worse than version {rollout.incumbent}: {_numbers(comparison.incumbent)}."
     if comparison.base is not None and comparison.base.worse:
@@ -75,10 +91,19 @@ def _what_is_worse(comparison: Comparison, rollout: Rollout, rule: RolloutRule) 
 
 
 def _lost_quality(seen: Seen, rollout: Rollout) -> tuple[str, str] | None:
+    """An alarm that the new version raised since it was promoted; it may have raised others as a canary."""
     quality = seen.quality
     if quality is None or quality.version != rollout.version or not quality.alarm:
         return None
+    if alarms_of(quality) == rollout.alarms:
+        return None
     return "lost_quality", f"Version {rollout.version} lost quality while some sessions were held back from it."
+
+
+def _speaks_for_it(comparison: Comparison) -> bool:
+    """Whether the new version is no worse than what is held back, so that going back would mend nothing."""
+    beside = comparison.incumbent
+    return beside.not_worse and beside.mean is not None and beside.mean >= 0
 
 
 def _onwards(seen: Seen, rollout: Rollout, policy: Policy) -> Verdict:

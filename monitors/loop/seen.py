@@ -24,6 +24,7 @@ class Quality:
         ratio: the evidence of a fall, 0 to 1; 1 raises the alarm.
         alarm: whether it was raised.
         alarms: how often it would have been, had the evidence begun anew after each.
+        observed_at: when the newest session was scored; None if that is not known.
     """
 
     version: int
@@ -36,6 +37,7 @@ class Quality:
     ratio: float = 0.0
     alarm: bool = False
     alarms: int = 0
+    observed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +146,16 @@ class Seen:
         now: the moment.
         deployment: what the name means; None before the first promote.
         changed_by: who made the present revision, if it was a person; None if it followed from a decision.
-        taken_away: whether that revision took away a version that a decision had made stable.
+        taken_away: whether people went back, since the revision that the loop knows, from a version that a decision had
+            made stable.
         frozen, paused: who stopped all automatic change, or that of this adapter, and why; None if nobody did.
         quality: None while there is no observation.
+        new_quality: what the watch over the version that rolls out says; None while nothing does.
         labels: what a training would have.
         open_job: a job of the adapter under way, whoever asked for it.
         job: the loop's own, by `LoopState.job`.
         spent: what the loop's trainings cost this month.
+        has_price: whether an hour of a GPU has a price, so that they cost anything.
         comparison: of the rollout under way.
         approvals: what people said.
     """
@@ -162,10 +167,12 @@ class Seen:
     frozen: str | None = None
     paused: str | None = None
     quality: Quality | None = None
+    new_quality: Quality | None = None
     labels: Labels = Labels()
     open_job: JobSeen | None = None
     job: JobSeen | None = None
     spent: float = 0.0
+    has_price: bool = True
     comparison: Comparison = Comparison()
     approvals: Sequence[Approval] = ()
 

@@ -22,7 +22,7 @@ from monitors.teaching.rows import SupervisedRow
 from registry.policies import LabelSource, RetrainRule
 
 MOST_LABELS = 100_000
-"""The newest so many of what people said, and of what the teacher did, are looked at."""
+"""The newest so many of what people said, and of what the teacher did, are looked at; of one key at most its share."""
 ACCEPTED_FROM = 0.99
 """The score of an answer that counts as accepted."""
 _CAPTURES = CaptureRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
@@ -86,9 +86,14 @@ def _said(adapter: str, rule: RetrainRule, since: datetime | None, until: dateti
     if "accepted" in rule.sources:
         accepts = or_(best.c.score >= ACCEPTED_FROM, and_(best.c.score.is_(None), best.c.thumb == "up"))
         wanted.append(and_(best.c.correction.is_(None), accepts, best.c.variant.in_(OWN_VARIANTS)))
-    names = (best.c.record_id, best.c.key_id, best.c.correction, _CAPTURES.c.prompt, _CAPTURES.c.answer)
-    joined = select(*names).select_from(best.outerjoin(_CAPTURES, _CAPTURES.c.id == best.c.record_id))
-    newest = joined.where(best.c.place == 1, or_(*wanted)).order_by(best.c.created_at.desc(), best.c.id.desc())
+    own_place = func.row_number().over(
+        partition_by=best.c.key_id, order_by=(best.c.created_at.desc(), best.c.id.desc())
+    )
+    labels = select(best, own_place.label("own_place")).where(best.c.place == 1, or_(*wanted)).subquery()
+    of_its_share = or_(labels.c.own_place <= rule.most_of_one_key * MOST_LABELS, labels.c.key_id.in_(rule.trusted_keys))
+    names = (labels.c.record_id, labels.c.key_id, labels.c.correction, _CAPTURES.c.prompt, _CAPTURES.c.answer)
+    joined = select(*names).select_from(labels.outerjoin(_CAPTURES, _CAPTURES.c.id == labels.c.record_id))
+    newest = joined.where(of_its_share).order_by(labels.c.created_at.desc(), labels.c.id.desc())
     return newest.limit(MOST_LABELS)
 
 

@@ -10,6 +10,21 @@ Phase = Literal["watching", "tuning", "rolling_out", "holding_back"]
 promotion some sessions are ``holding_back`` with the old one."""
 
 
+class Alarms(msgspec.Struct, frozen=True):
+    """How often the watch over a version, by a scorer, had raised the alarm."""
+
+    version: int
+    scorer: str
+    number: int
+
+
+class Learned(msgspec.Struct, frozen=True):
+    """Labels up to `until` were in the dataset of a version, or of those that it goes on from."""
+
+    version: int
+    until: datetime
+
+
 class Rollout(msgspec.Struct, frozen=True):
     """A new version on its way.
 
@@ -20,6 +35,7 @@ class Rollout(msgspec.Struct, frozen=True):
         began_at, step_began_at: when the rollout and its present step began.
         step: the index of the present weight in the policy's steps.
         sessions_before: pairs of sessions that were seen before the present step.
+        alarms: those of the new version when it was promoted; None before, or where it had not been watched yet.
     """
 
     version: int
@@ -29,6 +45,7 @@ class Rollout(msgspec.Struct, frozen=True):
     by_person: bool = False
     step: int = 0
     sessions_before: int = 0
+    alarms: Alarms | None = None
 
 
 class LoopState(msgspec.Struct, frozen=True):
@@ -42,9 +59,9 @@ class LoopState(msgspec.Struct, frozen=True):
             began; 0 before the first.
         job: the tuning job under way, or the last one.
         tuned_at: when the last training ended.
-        answered: what the last training answered: the version, the scorer, and how many alarms there had been.
+        answered: the alarms that trainings answered; those that came later begin the next one.
         labels_until: labels up to here were there at the last training; later ones count as new.
-        learned_until: labels up to here were in the dataset of a version that was promoted.
+        learned: what the versions that the loop made learned from.
         rollout: what is rolling out or held back.
     """
 
@@ -54,7 +71,11 @@ class LoopState(msgspec.Struct, frozen=True):
     revision: int = 0
     job: str | None = None
     tuned_at: datetime | None = None
-    answered: tuple[int, str, int] = (0, "", 0)
+    answered: tuple[Alarms, ...] = ()
     labels_until: datetime | None = None
-    learned_until: datetime | None = None
+    learned: tuple[Learned, ...] = ()
     rollout: Rollout | None = None
+
+    def learned_by(self, version: int) -> datetime | None:
+        """Up to when labels were in the version's dataset; None if the loop did not make it."""
+        return next((each.until for each in self.learned if each.version == version), None)

@@ -24,13 +24,14 @@ class Pending(msgspec.Struct, frozen=True):
         then: where the loop is once it is carried out, but for what only the carrying out can tell.
         revision: the deployment's revision that it was decided on; 0 before the first.
         decided_at: when.
+        policy: the number of the policy that it was decided by.
         order: of ``retrain``: the body that asks for the job, but for its file.
         until: of ``retrain``: labels up to here are its data, from `since` on.
         since: see `until`; None is from the beginning.
         file: of ``retrain``: the uploaded data, once it is there.
-        tries: how often it was refused.
+        tries: how often it could not be done.
         next_at: when it is tried again; None is at once.
-        trouble: why it was refused last, for people.
+        trouble: why it could not be done last, for people.
     """
 
     verdict: Verdict
@@ -38,6 +39,7 @@ class Pending(msgspec.Struct, frozen=True):
     then: LoopState
     revision: int
     decided_at: datetime
+    policy: int = 0
     order: dict[str, Any] | None = None
     since: datetime | None = None
     until: datetime | None = None

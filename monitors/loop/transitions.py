@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
-from monitors.loop.seen import Seen
-from monitors.loop.state import LoopState, Rollout
+from monitors.loop.seen import Quality, Seen
+from monitors.loop.state import Learned, LoopState, Rollout
 from monitors.loop.verdicts import Act, Verdict
-from monitors.loop.watching import answering
+from monitors.loop.watching import alarms_of
+from registry.catalog import Deployment
 
 Next = Callable[[LoopState, Verdict, Seen], LoopState]
 
@@ -30,7 +31,7 @@ def _stay(state: LoopState, _verdict: Verdict, _seen: Seen) -> LoopState:
 def _tuning(state: LoopState, _verdict: Verdict, seen: Seen) -> LoopState:
     assert seen.deployment is not None
     return _changed(
-        _answered(state, seen),
+        _answered(state, seen.quality),
         seen.now,
         phase="tuning",
         cycle=state.cycle + 1,
@@ -43,16 +44,17 @@ def _tuning(state: LoopState, _verdict: Verdict, seen: Seen) -> LoopState:
 def _rolling_out(state: LoopState, verdict: Verdict, seen: Seen) -> LoopState:
     assert seen.deployment is not None
     rollout = Rollout(verdict.version, seen.deployment.stable, began_at=seen.now, step_began_at=seen.now)
-    return _changed(state, seen.now, phase="rolling_out", tuned_at=_ended(seen), rollout=rollout)
+    learned = _learned(state, verdict.version)
+    return _changed(state, seen.now, phase="rolling_out", tuned_at=_ended(seen), learned=learned, rollout=rollout)
 
 
 def _watching_canary(state: LoopState, verdict: Verdict, seen: Seen) -> LoopState:
+    """No cycle of its own: nobody is asked about it, and what a person approved of before still counts."""
     assert seen.deployment is not None
     rollout = Rollout(
         verdict.version, seen.deployment.stable, began_at=seen.now, step_began_at=seen.now, by_person=True
     )
-    revision = seen.deployment.revision
-    return _changed(state, seen.now, phase="rolling_out", cycle=state.cycle + 1, revision=revision, rollout=rollout)
+    return _changed(state, seen.now, phase="rolling_out", revision=seen.deployment.revision, rollout=rollout)
 
 
 def _stepped(state: LoopState, _verdict: Verdict, seen: Seen) -> LoopState:
@@ -60,10 +62,13 @@ def _stepped(state: LoopState, _verdict: Verdict, seen: Seen) -> LoopState:
 
 
 def _promoted(state: LoopState, verdict: Verdict, seen: Seen) -> LoopState:
-    state = msgspec.structs.replace(state, learned_until=state.labels_until)
+    """What was said against the old version until then is answered."""
+    state = _answered(state, seen.quality)
     if verdict.weight is None:
         return _watching(state, verdict, seen)
-    return _changed(state, seen.now, phase="holding_back", rollout=_next_step(state.rollout, seen))
+    alarms = None if seen.new_quality is None else alarms_of(seen.new_quality)
+    rollout = msgspec.structs.replace(_next_step(state.rollout, seen), alarms=alarms)
+    return _changed(state, seen.now, phase="holding_back", rollout=rollout)
 
 
 def _watching(state: LoopState, _verdict: Verdict, seen: Seen) -> LoopState:
@@ -71,16 +76,30 @@ def _watching(state: LoopState, _verdict: Verdict, seen: Seen) -> LoopState:
 
 
 def _given_up(state: LoopState, verdict: Verdict, seen: Seen) -> LoopState:
-    """A refused training counts as a cycle, so that it is not asked for again before the cool-down is over."""
+    """A training that a person refused or cancelled is not asked for again before there is new evidence.
+
+    The refused one counts as a cycle, as the next one is asked about anew.
+    """
+    if verdict.outcome in ("refused", "cancelled"):
+        state = _answered(state, seen.quality)
     if verdict.outcome == "refused":
-        state = _answered(state, seen)
         return _changed(state, seen.now, phase="watching", cycle=state.cycle + 1, tuned_at=seen.now, rollout=None)
     return _changed(state, seen.now, phase="watching", tuned_at=_ended(seen), rollout=None)
 
 
-def _standing_back(state: LoopState, verdict: Verdict, seen: Seen) -> LoopState:
+def _after_a_person(state: LoopState, verdict: Verdict, seen: Seen) -> LoopState:
+    """The stable version is watched; a holdback of the loop's that the person left as it was goes on."""
     assert seen.deployment is not None
-    return msgspec.structs.replace(_watching(state, verdict, seen), revision=seen.deployment.revision)
+    if not (state.phase == "holding_back" and _is_held_back(state.rollout, seen.deployment)):
+        state = _watching(state, verdict, seen)
+    return msgspec.structs.replace(state, revision=seen.deployment.revision)
+
+
+def _is_held_back(rollout: Rollout | None, deployment: Deployment) -> bool:
+    canary = deployment.canary
+    if rollout is None or canary is None or not canary.holdback:
+        return False
+    return (deployment.stable, canary.version) == (rollout.version, rollout.incumbent)
 
 
 def _next_step(rollout: Rollout | None, seen: Seen) -> Rollout:
@@ -90,9 +109,19 @@ def _next_step(rollout: Rollout | None, seen: Seen) -> Rollout:
     )
 
 
-def _answered(state: LoopState, seen: Seen) -> LoopState:
-    assert seen.quality is not None
-    return msgspec.structs.replace(state, answered=answering(seen.quality))
+def _answered(state: LoopState, quality: Quality | None) -> LoopState:
+    """The state with all alarms of the version so far answered, if it was watched."""
+    if quality is None:
+        return state
+    others = (each for each in state.answered if (each.version, each.scorer) != (quality.version, quality.scorer))
+    return msgspec.structs.replace(state, answered=(*others, alarms_of(quality)))
+
+
+def _learned(state: LoopState, version: int) -> tuple[Learned, ...]:
+    if state.labels_until is None:
+        return state.learned
+    others = (each for each in state.learned if each.version != version)
+    return (*others, Learned(version, state.labels_until))
 
 
 def _ended(seen: Seen) -> datetime:
@@ -114,5 +143,6 @@ _NEXT: dict[Act, Next] = {
     "end_holdback": _watching,
     "roll_back": _watching,
     "end_cycle": _given_up,
-    "stand_back": _standing_back,
+    "take_up": _after_a_person,
+    "stand_back": _after_a_person,
 }

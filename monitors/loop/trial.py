@@ -11,8 +11,10 @@ from typing import Any, Self
 import msgspec
 
 from monitors.loop.evidence import Beside, Limit
+from monitors.loop.failures import Failures
 from monitors.loop.matching import Matching
 from monitors.loop.seen import Comparison, Held
+from monitors.loop.store import Kept
 from registry.policies import RolloutRule
 
 _HALF = 0.5
@@ -66,10 +68,11 @@ class Trial:
 
     Attributes:
         incumbent, base: the new version's scores beside the old version's, and the base model's.
-        errors, latency, cost: limits; None where nothing is looked at.
+        errors, latency, cost: limits, each beside the other version; None where nothing is looked at.
         scores: which sessions' scores wait for their other half.
         observation: the last observation that was read.
         requests: the last request that was read of each recorder (`monitors.log.arrivals`).
+        is_behind: whether more requests were there than were read.
     """
 
     sides: Sides
@@ -77,15 +80,16 @@ class Trial:
     base: Beside
     observation: int
     requests: dict[str, str]
-    errors: Limit | None = None
+    errors: Failures | None = None
     latency: Ratio | None = None
     cost: Ratio | None = None
     scores: Matching = field(default_factory=Matching)
+    is_behind: bool = False
 
     def follow(self, rule: RolloutRule) -> None:
         """Look at the limits as the policy has them now."""
         alpha = rule.guard_alpha
-        self.errors = _limit(self.errors, rule.errors, alpha)
+        self.errors = _failures(self.errors, rule.errors, alpha)
         self.latency = _ratio(self.latency, rule.latency_ratio, alpha)
         self.cost = _ratio(self.cost, rule.cost_ratio, alpha)
 
@@ -115,6 +119,7 @@ class Trial:
             "sides": msgspec.to_builtins(self.sides),
             "observation": self.observation,
             "requests": self.requests,
+            "is_behind": self.is_behind,
             "scores": self.scores.state(),
             "latency": None if self.latency is None else self.latency.matching.state(),
             "cost": None if self.cost is None else self.cost.matching.state(),
@@ -129,18 +134,24 @@ class Trial:
             base=Beside.from_state(tests["base"]),
             observation=cursors["observation"],
             requests=dict(cursors["requests"]),
-            errors=None if tests["errors"] is None else Limit.from_state(tests["errors"]),
+            errors=None if tests["errors"] is None else Failures.from_state(tests["errors"]),
             latency=_ratio_from(tests["latency"], cursors["latency"]),
             cost=_ratio_from(tests["cost"], cursors["cost"]),
             scores=Matching.from_state(cursors["scores"]),
+            is_behind=cursors["is_behind"],
         )
 
 
-def _limit(now: Limit | None, most: float | None, alpha: float) -> Limit | None:
+def is_behind(kept: Kept) -> bool:
+    """Whether requests of its rollout wait that were there at the last look."""
+    return bool(kept.cursors.get("is_behind"))
+
+
+def _failures(now: Failures | None, most: float | None, alpha: float) -> Failures | None:
     if most is None:
         return None
-    same = now is not None and (now.over.null_mean, now.over.alpha) == (most, alpha)
-    return now if same else Limit.begin(most=most, alpha=alpha)
+    same = now is not None and (now.test.most, now.test.alpha) == (most, alpha)
+    return now if same else Failures.begin(most=most, alpha=alpha)
 
 
 def _ratio(now: Ratio | None, ratio: float | None, alpha: float) -> Ratio | None:

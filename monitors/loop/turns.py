@@ -6,77 +6,49 @@ twice is done once.
 """
 
 import asyncio
+import logging
 import time
 from datetime import datetime, timedelta
-from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitors.loop import approvals, material
-from monitors.loop.acting import Acting, Done, Overtaken, settled
+from monitors.loop.acting import WATCHED, Acting, Done, Overtaken, settled
 from monitors.loop.decide import decide
-from monitors.loop.recording import advised, is_another, record, says_more, shown, shown_decision
-from monitors.loop.refusals import dropped, instead, is_over, later, refusal_told, rests, trouble_of
+from monitors.loop.looks import Looked, Looks
+from monitors.loop.recording import KIND, advised, is_another, record, says_more, shown, shown_decision
+from monitors.loop.refusals import dropped, forgotten, instead, is_over, later, refusal_told, rests, trouble_of
 from monitors.loop.seen import Labels, Seen
 from monitors.loop.state import LoopState
 from monitors.loop.store import Kept, Pending, load, save
 from monitors.loop.transitions import after
+from monitors.loop.trial import is_behind
 from monitors.loop.verdicts import Act, Verdict
+from monitors.loop.watching import conditions
 from monitors.watch.client import GatewayRefused
+from monitors.watch.errors import place_of
 from monitors.watch.work import Workshop
-from registry.catalog import Adapter, Catalog
+from registry.catalog import Adapter
 from registry.database import writing
 from registry.registry import Registry
+from registry.standing import standing_policy
+
+log = logging.getLogger(__name__)
 
 _REFRESH = timedelta(seconds=30)
 """How old what is shown of a wait may be, while its numbers change and nothing follows from them."""
 _AT_ONCE = 8
-"""Adapters that are looked at at once; carrying out takes no place."""
-_QUIET = frozenset({"quality_holds", "no_level", "nothing_serves", "off", "frozen", "paused"})
+"""Adapters that are looked at at once; counting labels and carrying out take no place."""
+_QUIET = frozenset({"quality_holds", "no_level", "cannot_fall", "nothing_serves", "off", "frozen", "paused"})
 """Outcomes that only something new makes others."""
 _URGENT: frozenset[Act] = frozenset({"roll_back", "stand_back"})
-_INWARD: frozenset[Act] = frozenset({"ask", "watch_canary", "end_cycle"})
+_INWARD: frozenset[Act] = frozenset({"ask", "watch_canary", "end_cycle", "take_up"})
 """Acts that change only what the loop keeps, so that they are done together with the decision."""
-_ALSO_IN_ADVICE: frozenset[Act] = frozenset({"watch_canary", "end_cycle", "stand_back"})
+_ALSO_IN_ADVICE: frozenset[Act] = frozenset({"watch_canary", "end_cycle", "take_up", "stand_back"})
 """Acts after which the loop is elsewhere also if it only advises."""
-
-
-class Looked(Protocol):
-    """What was read: see `monitors.loop.reading`."""
-
-    @property
-    def seen(self) -> Seen:
-        """What a decision is made from."""
-        ...
-
-    @property
-    def tests(self) -> dict[str, Any]:
-        """The rollout's tests, with what is new."""
-        ...
-
-    @property
-    def cursors(self) -> dict[str, Any]:
-        """How far they have read."""
-        ...
-
-
-class Looks(Protocol):
-    """Who reads it; only `see` is part of the transaction of the decision."""
-
-    async def changed(self, catalog: Catalog, now: datetime, /) -> set[str]:
-        """The adapters about which anything is new since the last call."""
-        ...
-
-    async def survey(self, adapter: Adapter, kept: Kept, now: datetime, /) -> Labels | None:
-        """The labels that there are; None where no decision would ask for them."""
-        ...
-
-    async def see(
-        self, connection: AsyncConnection, adapter: Adapter, kept: Kept, now: datetime, /, *, labels: Labels | None
-    ) -> Looked:
-        """Everything that a decision about the adapter is made from."""
-        ...
+_HELD_AGAIN = frozenset({"canary", "other_job", "budget", "hours"})
+"""What must hold of a training also when it begins later than it was decided."""
 
 
 class Turns:
@@ -84,6 +56,7 @@ class Turns:
 
     def __init__(self, workshop: Workshop, registry: Registry, looks: Looks) -> None:
         self._database = workshop.database
+        self._failures = workshop.metrics.failures
         self._looks = looks
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._acting = Acting(workshop, registry, self._note_file)
@@ -94,26 +67,34 @@ class Turns:
         Returns whether the adapter can be left alone until something about it is new.
         """
         began = time.monotonic()
-        async with self._places:
-            kept = await self._decided(adapter, now)
+        kept = await self._caught_up(adapter, now)
         if kept.pending is None:
             return adapter.policy.mode == "off" or _is_quiet(kept)
         if not rests(kept.pending, now) or await self._acting.is_stopped(adapter):
             await self._carry_out(adapter, kept, kept.pending, now, began)
         return False
 
+    async def _caught_up(self, adapter: Adapter, now: datetime) -> Kept:
+        """What is kept once nothing is to be done or all that was there has been looked at."""
+        kept, before = await self._decided(adapter, now), None
+        while kept.pending is None and is_behind(kept) and kept.cursors != before:
+            before = kept.cursors
+            kept = await self._decided(adapter, now)
+        return kept
+
     async def _decided(self, adapter: Adapter, now: datetime) -> Kept:
         """What is kept, with a decision that is to be carried out if there is one."""
-        async with self._database.connect() as connection:
+        async with self._places, self._database.connect() as connection:
             kept = await load(connection, adapter.name)
-        is_at_work = kept.pending is not None and not rests(kept.pending, now)
-        if is_at_work or adapter.policy.mode == "off":
+        is_off = adapter.policy.mode == "off"
+        if not _is_looked_at(kept.pending, now) or (is_off and not _is_changed(adapter, kept.state)):
             return kept
-        return await self._look(adapter, kept, now)
+        labels = None if is_off else await self._looks.survey(adapter, kept, now)
+        async with self._places:
+            return await self._look(adapter, kept, labels, now)
 
-    async def _look(self, adapter: Adapter, kept: Kept, now: datetime) -> Kept:
+    async def _look(self, adapter: Adapter, kept: Kept, labels: Labels | None, now: datetime) -> Kept:
         """Look without keeping anybody from writing; only what is new is looked at again, and kept."""
-        labels = await self._looks.survey(adapter, kept, now)
         async with self._database.connect() as connection:
             looked = await self._looks.see(connection, adapter, kept, now, labels=labels)
         if not _is_news(adapter, kept, looked, now):
@@ -132,7 +113,7 @@ class Turns:
         self, connection: AsyncConnection, adapter: Adapter, kept: Kept, verdict: Verdict, seen: Seen
     ) -> Kept:
         """What is kept after the verdict, which is recorded where it is news."""
-        kept = msgspec.structs.replace(kept, pending=None)
+        kept = forgotten(kept)
         if adapter.policy.mode == "advise":
             return await self._advise(connection, adapter.name, kept, verdict, seen)
         if verdict.act == "wait" and not is_another(kept, verdict):
@@ -176,23 +157,45 @@ class Turns:
     ) -> Pending:
         revision = seen.deployment.revision if seen.deployment else 0
         then = _then(state, verdict, seen)
-        pending = Pending(verdict, decision, then, revision, seen.now)
+        pending = Pending(verdict, decision, then, revision, seen.now, adapter.policy_number)
         if verdict.act != "retrain":
             return pending
         order = await material.job_body(
             connection, adapter, adapter.policy, verdict.reason, cycle=then.cycle, decision=decision
         )
-        return msgspec.structs.replace(pending, order=order, since=state.learned_until, until=seen.now)
+        return msgspec.structs.replace(pending, order=order, since=_learned(state, seen), until=seen.now)
 
     async def _carry_out(self, adapter: Adapter, kept: Kept, pending: Pending, now: datetime, began: float) -> None:
         try:
-            done = await self._acting.carry_out(adapter, kept, pending)
+            done = await self._acting.carry_out(
+                adapter, kept, pending, lambda: self._hold(adapter, kept, pending, _meanwhile(now, began))
+            )
         except Overtaken as overtaken:
             await self._drop(adapter.name, pending, str(overtaken), _meanwhile(now, began))
-        except GatewayRefused as refused:
-            await self._refused(adapter, pending, trouble_of(refused), _meanwhile(now, began))
+        except Exception as error:
+            if not isinstance(error, GatewayRefused):
+                log.error("%s about %s failed: %s", pending.verdict.act, adapter.name, place_of(error))
+                self._failures.labels(KIND).inc()
+            await self._refused(adapter, pending, trouble_of(error), _meanwhile(now, began))
         else:
             await self._finish(adapter.name, pending, done, _meanwhile(now, began))
+
+    async def _hold(self, adapter: Adapter, kept: Kept, pending: Pending, now: datetime) -> None:
+        """Have a training begin only while it would be decided still, whatever labels have come since.
+
+        Raises:
+            Overtaken: it would not.
+        """
+        if pending.verdict.act != "retrain":
+            return
+        async with self._database.connect() as connection:
+            policy, number = await standing_policy(connection, adapter.name)
+            seen = (await self._looks.see(connection, adapter, kept, now, labels=None)).seen
+        if number != pending.policy:
+            raise Overtaken("The policy was changed first.")
+        missing = [each for each in conditions(seen, kept.state, policy.retrain) if not each.holds]
+        if said := [each.said for each in missing if each.name in _HELD_AGAIN]:
+            raise Overtaken(" ".join(said))
 
     async def _finish(self, name: str, pending: Pending, done: Done, now: datetime) -> None:
         async with writing(self._database) as connection:
@@ -221,7 +224,7 @@ class Turns:
                 return
             verdict = dropped(pending, why)
             decision = await record(connection, name, kept.state, verdict, now)
-            kept = shown(msgspec.structs.replace(kept, pending=None), verdict, now, decision)
+            kept = shown(forgotten(kept), verdict, now, decision)
             await save(connection, name, kept, now)
 
     async def _refused(self, adapter: Adapter, pending: Pending, trouble: str, now: datetime) -> None:
@@ -232,14 +235,29 @@ class Turns:
             waiting = kept.pending
             if waiting is None or not _is_still(kept, pending):
                 return
+            kept = msgspec.structs.replace(kept, pending=later(waiting, trouble, now))
             if is_over(waiting, rule, now):
                 verdict = instead(waiting, trouble, rule)
                 kept = await self._follow(connection, adapter, kept, verdict, Seen(now, adapter.deployment))
-            else:
-                if trouble != waiting.trouble:
-                    await record(connection, adapter.name, kept.state, refusal_told(waiting, trouble), now)
-                kept = msgspec.structs.replace(kept, pending=later(waiting, trouble, now))
+            elif trouble != waiting.trouble:
+                await record(connection, adapter.name, kept.state, refusal_told(waiting, trouble), now)
             await save(connection, adapter.name, kept, now)
+
+
+def _learned(state: LoopState, seen: Seen) -> datetime | None:
+    """Up to when labels are in what the stable version, which the training goes on from, was made of."""
+    return None if seen.deployment is None else state.learned_by(seen.deployment.stable)
+
+
+def _is_looked_at(pending: Pending | None, now: datetime) -> bool:
+    """Whether what is seen now may come before what is to be carried out, or nothing is."""
+    return pending is None or rests(pending, now) or pending.verdict.act in WATCHED
+
+
+def _is_changed(adapter: Adapter, state: LoopState) -> bool:
+    """Whether anybody changed the deployment since the loop last did, or began something."""
+    deployment = adapter.deployment
+    return deployment is not None and state.revision not in (0, deployment.revision)
 
 
 def _is_news(adapter: Adapter, kept: Kept, looked: Looked, now: datetime) -> bool:

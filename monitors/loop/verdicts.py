@@ -18,6 +18,7 @@ Act = Literal[
     "end_holdback",
     "roll_back",
     "end_cycle",
+    "take_up",
     "stand_back",
 ]
 """wait            nothing is to be done now
@@ -30,6 +31,7 @@ promote         the canary becomes stable; a share is held back
 end_holdback    the share that was held back follows
 roll_back       the version from before serves everyone again
 end_cycle       what was under way is over without a new version; the stable one is watched again
+take_up         a person's change is taken up without a pause: of their own canary, or made while the loop was stopped
 stand_back      a person changed what was under way: it stays as it is, and the loop is paused for the adapter"""
 
 CHANGING: frozenset[Act] = frozenset({"begin_rollout", "next_step", "promote", "end_holdback", "roll_back"})

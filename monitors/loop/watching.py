@@ -7,8 +7,9 @@ import msgspec
 
 from monitors.loop.approving import RETRAIN, if_approved, refusal
 from monitors.loop.seen import Labels, Quality, Seen
-from monitors.loop.state import LoopState
+from monitors.loop.state import Alarms, LoopState
 from monitors.loop.verdicts import Verdict
+from registry.monitoring import QualityRule
 from registry.policies import Policy, RetrainRule
 
 _FEW = 0.01
@@ -24,12 +25,14 @@ class Condition:
         holds: whether it does.
         said: how it stands, for people.
         mend: what would make it hold.
+        binds: whether it could fail to hold; people are told of one that cannot, also while all is well.
     """
 
     name: str
     holds: bool
     said: str
     mend: str
+    binds: bool = True
 
 
 def watch(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
@@ -40,18 +43,27 @@ def watch(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
     if quality is None or quality.level is None:
         return Verdict("wait", "no_level", _RULE, _gathering(quality), "More sessions are scored.")
     if not quality.alarm:
-        return _wait_for_alarm(quality, policy)
-    if state.answered == answering(quality):
+        can_fall = policy.quality.can_fall(quality.level)
+        return _wait_for_alarm(quality, policy) if can_fall else _cannot_fall(quality, quality.level, policy.quality)
+    if is_answered(state, quality):
         return _wait_for_evidence(quality)
     return _after_alarm(seen, state, policy, quality)
 
 
-def answering(quality: Quality) -> tuple[int, str, int]:
-    """What a training answers: these alarms of this version. The next training needs one more of them.
+def is_answered(state: LoopState, quality: Quality) -> bool:
+    """Whether a training was about all alarms of the stable version. The next training needs one more of them.
 
-    Without that an alarm that was false would begin trainings for ever, for it stands.
+    Without that an alarm that was false would begin trainings for ever, for it stands. Nor does one begin by an alarm
+    of long ago, about a version that serves once more and of which nothing was seen since the last training.
     """
-    return quality.version, quality.scorer, quality.alarms
+    if state.tuned_at is not None and quality.observed_at is not None and quality.observed_at <= state.tuned_at:
+        return True
+    return alarms_of(quality) in state.answered
+
+
+def alarms_of(quality: Quality) -> Alarms:
+    """The alarms that there were so far."""
+    return Alarms(quality.version, quality.scorer, quality.alarms)
 
 
 def conditions(seen: Seen, state: LoopState, rule: RetrainRule) -> tuple[Condition, ...]:
@@ -60,9 +72,9 @@ def conditions(seen: Seen, state: LoopState, rule: RetrainRule) -> tuple[Conditi
         _no_canary(seen),
         _no_other_job(seen),
         _enough_rows(seen.labels, rule),
-        _more_than_one_voice(seen.labels),
+        _more_than_one_voice(seen.labels, rule),
         _cooled_down(seen.now, state.tuned_at, rule),
-        _within_budget(seen.spent, rule),
+        _within_budget(seen, rule),
         _within_hours(seen.now, rule),
     )
 
@@ -77,6 +89,18 @@ def _wait_for_alarm(quality: Quality, policy: Policy) -> Verdict:
     change = f"Sessions that score below {level - drop:.3f} on average, until the evidence is complete."
     inputs = {"recent": quality.recent, "level": level, "ratio": quality.ratio}
     return Verdict("wait", "quality_holds", _RULE, reason, change, inputs, quality.version)
+
+
+def _cannot_fall(quality: Quality, level: float, rule: QualityRule) -> Verdict:
+    reason = (
+        f"No alarm can ever come: {level:.3f} is expected by {quality.scorer}, where {rule.least:g} is the least there "
+        f"can be, and only a fall by {rule.drop:g} matters."
+    )
+    smaller = f"A smaller drop: `ostler policy set NAME quality.drop={(level - rule.least) / 2:.2g}`. Or the level"
+    which = "The level" if level <= rule.least else smaller
+    change = f"{which} that you expect of a good version, above {rule.least + rule.drop:g}, as quality.level."
+    inputs = {"recent": quality.recent, "level": level, "drop": rule.drop}
+    return Verdict("wait", "cannot_fall", _RULE, reason, change, inputs, quality.version)
 
 
 def _wait_for_evidence(quality: Quality) -> Verdict:
@@ -100,6 +124,7 @@ def _after_alarm(seen: Seen, state: LoopState, policy: Policy, quality: Quality)
         "rows": seen.labels.rows,
         "labels": msgspec.to_builtins(seen.labels),
         "conditions": {each.name: each.said for each in found},
+        "met": [each.name for each in found if each.holds and each.binds],
     }
     refused = refusal(seen, RETRAIN, state.cycle + 1)
     if refused is not None:
@@ -131,18 +156,42 @@ def _enough_rows(labels: Labels, rule: RetrainRule) -> Condition:
     left_out = labels.found - labels.rows
     said = f"{labels.rows} of {rule.least_rows} new labelled rows are there."
     mend = f"{rule.least_rows - labels.rows} more labelled rows arrive."
+    if unused := _unused(labels):
+        said += f" Beside them {', '.join(unused)}."
+    if labels.without_prompt:
+        mend += " Prompts are captured: `ostler monitoring NAME --capture 1`."
     if left_out > _FEW * labels.found:
         said += f" {left_out} more are left out, for no key may have more than {rule.most_of_one_key:.0%} of them."
-        mend += f" Or you trust the key {labels.heaviest_key}: `ostler policy set NAME retrain.trusted_keys=...`."
+        if labels.agreed or labels.heaviest_key != labels.lone_voice:
+            mend += _trust(labels.heaviest_key, rule)
     return Condition("enough_rows", labels.rows >= rule.least_rows, said, mend)
 
 
-def _more_than_one_voice(labels: Labels) -> Condition:
+def _unused(labels: Labels) -> list[str]:
+    """What else was said of answers since the last training, and why nothing is learned from it."""
+    counts = {
+        "have no captured prompt": labels.without_prompt,
+        "are no text to train on": labels.unusable,
+        "are contradicted by others": labels.contradicted,
+        "repeat another one": labels.repeated,
+    }
+    return [f"{count} {what}" for what, count in counts.items() if count]
+
+
+def _more_than_one_voice(labels: Labels, rule: RetrainRule) -> Condition:
     alone = "one key" if labels.lone_voice is None else f"the key {labels.lone_voice}"
     lost = f"Without {alone} nothing speaks for a loss of quality."
     said = "Quality is lost whichever key is left out." if labels.agreed else lost
-    mend = "Feedback from other keys says the same. Or you trust the key: `ostler policy set NAME` has the field"
-    return Condition("second_voice", labels.agreed, said, f"{mend} retrain.trusted_keys.")
+    mend = f"Feedback from other keys says the same.{_trust(labels.lone_voice, rule)}"
+    return Condition("second_voice", labels.agreed, said, mend)
+
+
+def _trust(key: str | None, rule: RetrainRule) -> str:
+    """How a person trusts a key, beside those that are trusted; empty where nobody knows which key it is."""
+    if key is None:
+        return ""
+    keys = ",".join((*rule.trusted_keys, key))
+    return f" Or you trust the key {key}: `ostler policy set NAME retrain.trusted_keys={keys}`."
 
 
 def _cooled_down(now: datetime, tuned_at: datetime | None, rule: RetrainRule) -> Condition:
@@ -153,9 +202,13 @@ def _cooled_down(now: datetime, tuned_at: datetime | None, rule: RetrainRule) ->
     return Condition("cool_down", now >= until, said, f"It is {_time(until)}.")
 
 
-def _within_budget(spent: float, rule: RetrainRule) -> Condition:
+def _within_budget(seen: Seen, rule: RetrainRule) -> Condition:
+    spent = seen.spent
     if rule.budget is None:
         return Condition("budget", holds=True, said=f"Trainings of this month cost {spent:.2f}.", mend="")
+    if not seen.has_price and not spent:
+        said = f"No price per GPU hour is set, so the budget of {rule.budget:.2f} binds nothing."
+        return Condition("budget", holds=True, said=said, mend="", binds=False)
     said = f"Trainings of this month cost {spent:.2f} of {rule.budget:.2f}."
     return Condition("budget", spent < rule.budget, said, "A new month begins, or the budget is raised.")
 

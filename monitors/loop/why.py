@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitors.decisions import StoredDecision, Wanted, newest_decisions
 from monitors.loop.approvals import Question, waiting
-from monitors.loop.decide import decide
+from monitors.loop.decide import stop_of
 from monitors.loop.followed import Followed, followed
 from monitors.loop.quality import seen_quality
 from monitors.loop.seen import Comparison, Labels, Quality, Seen
@@ -21,13 +22,16 @@ from monitors.loop.state import LoopState, Phase, Rollout
 from monitors.loop.store import Kept, Pending, load
 from monitors.loop.trial import Trial
 from monitors.loop.verdicts import Verdict
+from monitors.watch.loop import LEASE
 from registry.catalog import Adapter
 from registry.monitoring import QualityRule
-from registry.policies import Mode, Policy, RetrainRule, RolloutRule
+from registry.policies import Mode, RetrainRule, RolloutRule
 from registry.standing import standing, standing_stops
 from registry.stops import EVERYTHING, Stop
+from registry.tables import LeaseRow
 
 MOST_DONE = 5
+_LEASES = LeaseRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -109,6 +113,9 @@ class Explanation(msgspec.Struct, frozen=True):
         quality: how the stable version does; None while nothing was scored.
         labels: what a training would have; looked at from an alarm on only, None before.
         conditions: what must hold before a training, and how it stands; empty unless an alarm stands.
+        met: those of them that hold, and of which nothing need be said.
+        waits: what would be done if nothing were stopped, as far as the loop has looked; None where nothing is stopped.
+        monitored: whether a monitor is active, without which nothing is looked at or done.
         rollout: the new version under way; None if there is none.
         job: the tuning job under way, or the loop's last one.
         waits_for: what a person is asked; None if nothing is.
@@ -122,12 +129,15 @@ class Explanation(msgspec.Struct, frozen=True):
     cycle: int
     stable: int | None
     verdict: Said | None
+    waits: Said | None
+    monitored: bool
     stopped: Sequence[Stopped]
     waits_for: Question | None
     under_way: UnderWay | None
     quality: Quality | None
     labels: Labels | None
     conditions: dict[str, str]
+    met: Sequence[str]
     rollout: RollingOut | None
     job: str | None
     done: Sequence[DoneBefore]
@@ -139,8 +149,10 @@ async def explain(connection: AsyncConnection, adapter: Adapter, now: datetime) 
     stops = await standing_stops(connection, adapter.name)
     stood = await standing(connection, adapter.name)
     state = kept.state
-    inputs: dict[str, Any] = (kept.verdict or {}).get("inputs") or {}
+    known = _known(kept)
+    inputs: dict[str, Any] = (known or {}).get("inputs") or {}
     seen = Seen(now, stood.deployment, frozen=_word(stops.get(EVERYTHING)), paused=_word(stops.get(adapter.name)))
+    stop = stop_of(seen, adapter.policy)
     return Explanation(
         adapter=adapter.name,
         policy=_rules(adapter),
@@ -148,13 +160,16 @@ async def explain(connection: AsyncConnection, adapter: Adapter, now: datetime) 
         since=state.since,
         cycle=state.cycle,
         stable=None if stood.deployment is None else stood.deployment.stable,
-        verdict=_said(kept, seen, adapter.policy),
+        verdict=_as_said(known) if stop is None else _of(stop),
+        waits=None if stop is None or stop.outcome == "off" else _as_said(known),
+        monitored=await _is_monitored(connection, now),
         stopped=_stopped(stops.get(adapter.name), stops.get(EVERYTHING)),
         waits_for=await waiting(connection, adapter.name),
         under_way=None if kept.pending is None else _under_way(kept.pending),
         quality=await seen_quality(connection, adapter, stood.deployment),
         labels=msgspec.convert(inputs["labels"], Labels) if "labels" in inputs else None,
         conditions=inputs.get("conditions", {}),
+        met=inputs.get("met", []),
         rollout=_rollout(kept, state, seen),
         job=state.job,
         done=await _done(connection, adapter.name),
@@ -166,11 +181,14 @@ def _rules(adapter: Adapter) -> Rules:
     return Rules(adapter.policy_number, policy.mode, policy.quality, policy.retrain, policy.rollout)
 
 
-def _said(kept: Kept, seen: Seen, policy: Policy) -> Said | None:
-    """The newest verdict; while the loop is stopped it is that, whatever it decided before."""
-    if policy.mode == "off" or seen.frozen is not None or seen.paused is not None:
-        return _of(decide(seen, kept.state, policy))
+def _known(kept: Kept) -> dict[str, Any] | None:
+    """The newest verdict, without a stop: of one while the loop was stopped what would have been done."""
     said = kept.verdict
+    waits = (said or {}).get("inputs", {}).get("waits")
+    return said if said is None or waits is None else waits | {"at": said["at"], "decision": said["decision"]}
+
+
+def _as_said(said: dict[str, Any] | None) -> Said | None:
     if said is None:
         return None
     shown = {name: said[name] for name in ("act", "outcome", "rule", "reason", "would_change")}
@@ -223,6 +241,12 @@ def _comparison(kept: Kept, rollout: Rollout) -> Comparison | None:
     trial = Trial.from_state(kept.tests, kept.cursors)
     is_its = (trial.sides.new, trial.sides.began_at) == (rollout.version, rollout.began_at)
     return trial.comparison() if is_its else None
+
+
+async def _is_monitored(connection: AsyncConnection, now: datetime) -> bool:
+    """Whether any monitor holds the lease."""
+    held = select(_LEASES.c.holder).where(_LEASES.c.name == LEASE, _LEASES.c.expires_at > now)
+    return await connection.scalar(held) is not None
 
 
 async def _done(connection: AsyncConnection, adapter: str) -> list[DoneBefore]:

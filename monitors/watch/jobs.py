@@ -1,8 +1,8 @@
 """Every job of the monitor, in one list."""
 
+from collections import Counter
 from datetime import datetime
 
-from monitors.decisions import decision_counts
 from monitors.drifting.job import DriftJob
 from monitors.drifting.training import TrainingPrompts
 from monitors.judging.comparing import JudgingJob
@@ -14,6 +14,7 @@ from monitors.log.retention import RetentionJob
 from monitors.loop.controller import LoopJob
 from monitors.loop.gauges import LoopGaugesJob
 from monitors.money.jobs import CostJob, ReplicaTimeJob
+from monitors.tally import NewDecisions
 from monitors.teaching.job import TeachingJob
 from monitors.watch.work import Job, Workshop
 from monitors.webhooks.job import WebhookJob
@@ -32,6 +33,8 @@ class CountingJob:
 
     def __init__(self, workshop: Workshop) -> None:
         self._workshop = workshop
+        self._new = NewDecisions()
+        self._decisions: Counter[tuple[str, str, str]] = Counter()
 
     async def run(self, _catalog: Catalog, now: datetime, /) -> None:
         """Set the gauges from the database."""
@@ -42,7 +45,10 @@ class CountingJob:
             metrics.tuning_failures.labels(code).set(count)
         oldest = await waits_since(database)
         metrics.tuning_wait.set(0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
-        for labels, count in (await decision_counts(database)).items():
+        async with database.connect() as connection:
+            async for page in self._new.pages(connection):
+                self._decisions.update((row.adapter, row.kind, row.outcome) for row in page)
+        for labels, count in self._decisions.items():
             metrics.decisions.labels(*labels).set(count)
         told = await standing(database)
         metrics.webhook_deliveries.labels("queued").set(told.queued)

@@ -77,7 +77,7 @@ class MonitorMetrics:
             "ostler_loop_last_decision_timestamp_seconds", "When the loop last decided something new.", ("adapter",)
         )
         self.loop_acts = self._gauge(
-            "ostler_loop_acts", "What the loop decided to do so far, from the database.", ("adapter", "act")
+            "ostler_loop_acts", "What the loop did so far, from the database.", ("adapter", "act")
         )
         self.tuning_jobs = self._gauge("ostler_tuning_jobs", "Tuning jobs by status.", ("status",))
         self.tuning_failures = self._gauge("ostler_tuning_failures", "Failed tuning jobs by why.", ("code",))
@@ -85,7 +85,9 @@ class MonitorMetrics:
             "ostler_tuning_wait_seconds", "Longest wait of a tuning job that a tuner could begin; 0 if none waits."
         )
         self.webhook_deliveries = self._gauge(
-            "ostler_webhook_deliveries", "Events that wait to be told, or were given up; tests apart.", ("state",)
+            "ostler_webhook_deliveries",
+            "Events that wait to be told, or were given up, of webhooks that are on; no tests.",
+            ("state",),
         )
         self.webhook_wait = self._gauge(
             "ostler_webhook_wait_seconds", "How long the oldest event that is not told yet has waited; 0 if none does."

@@ -7,6 +7,7 @@ hooks       where to tell, and what signs it
 
 signing     signatures as the Standard Webhooks specification has them
 sending     one attempt
+addresses   where nothing is sent
 retries     when the next one is
 deliveries  what was told, what was not, and telling it again
 job         the monitor's job that tells what is due

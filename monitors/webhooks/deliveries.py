@@ -7,7 +7,7 @@ from sqlalchemy import Row, delete, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from monitors.tables import DeliveryRow
-from monitors.webhooks.hooks import SWITCHED_OFF, find_target
+from monitors.webhooks.hooks import find_target
 from registry.database import writing
 from registry.errors import Conflict, NotFound
 
@@ -52,9 +52,9 @@ async def send_again(engine: AsyncEngine, id: str, now: datetime) -> Row[Any]:
     async with writing(engine) as connection:
         row = await find_delivery(connection, id)
         if row.state == "held":
-            raise Conflict("what it tells of is not carried out yet; it is sent once it is")
+            raise Conflict(f"what it tells webhook {row.webhook} is not carried out yet; it is sent once it is")
         if await find_target(connection, row.webhook, now) is None:
-            raise Conflict(f"{SWITCHED_OFF}, or deleted; switch it on first")
+            raise Conflict(f"webhook {row.webhook} is switched off, or deleted; switch it on first")
         again = {"state": "queued", "attempts": 0, "next_at": now, "delivered_at": None}
         changed = update(_DELIVERIES).where(_DELIVERIES.c.id == id).values(**again).returning(_DELIVERIES)
         sent: Row[Any] = (await connection.execute(changed)).one()
@@ -71,6 +71,6 @@ async def drop(engine: AsyncEngine, id: str) -> Row[Any]:
     async with writing(engine) as connection:
         row = await find_delivery(connection, id)
         if row.state != "dead":
-            raise Conflict(f"only what was given up can be dropped, and this is {row.state}")
+            raise Conflict(f"only what was given up can be dropped, and this, to webhook {row.webhook}, is {row.state}")
         await connection.execute(delete(_DELIVERIES).where(_DELIVERIES.c.id == id))
         return row

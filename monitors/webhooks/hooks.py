@@ -18,6 +18,7 @@ from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from monitors.tables import DeliveryRow, WebhookRow
+from monitors.webhooks.addresses import is_link_local
 from monitors.webhooks.queue import give_up
 from monitors.webhooks.signing import new_secret
 from registry.errors import Conflict, InvalidValue, NotFound
@@ -178,7 +179,7 @@ def check_url(url: str) -> str:
     """Return `url` if something can be sent there.
 
     Raises:
-        InvalidValue: it is no address of a web server, or one with a user and password.
+        InvalidValue: it is no address of a web server, one with a user and password, or a link-local one.
     """
     if len(url) > LONGEST_URL:
         raise InvalidValue(f"the address may have {LONGEST_URL} characters at most", param="url")
@@ -193,6 +194,10 @@ def check_url(url: str) -> str:
         raise InvalidValue("the address must be like https://example.com/hooks", param="url")
     if "@" in parts.netloc or parts.fragment:
         raise InvalidValue("the address may have no user, no password and no #fragment", param="url")
+    if is_link_local(parts.hostname or ""):
+        raise InvalidValue(
+            "the address is link-local (169.254.0.0/16, fe80::/10): no receiver can be there", param="url"
+        )
     return url
 
 

@@ -16,6 +16,7 @@ from monitors.webhooks.events import TEST, Told, body_of, told_of, trial_body
 
 _DELIVERIES = DeliveryRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _WEBHOOKS = WebhookRow.__table__  # type: ignore[attr-defined]
+_IS_ON = _WEBHOOKS.c.deleted_at.is_(None) & _WEBHOOKS.c.disabled_at.is_(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,10 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How many deliveries wait, how many were given up, and since when the oldest that waits does; tests apart."""
+    """How many deliveries wait, how many were given up, and since when the oldest that waits does; tests apart.
+
+    What a webhook that is switched off was not told is not among them, for nobody wants to be told.
+    """
 
     queued: int
     dead: int
@@ -49,7 +53,7 @@ async def enqueue(connection: AsyncConnection, decision_id: int, decision: Decis
     told = told_of(decision_id, decision)
     if not told:
         return
-    listening = select(_WEBHOOKS).where(_WEBHOOKS.c.deleted_at.is_(None), _WEBHOOKS.c.disabled_at.is_(None))
+    listening = select(_WEBHOOKS).where(_IS_ON)
     rows = [
         _row(webhook.id, each.event, each.source, body_of(each, decision_id, decision, now), now, held=each.once_done)
         for webhook in await connection.execute(listening)
@@ -106,7 +110,9 @@ async def standing(engine: AsyncEngine) -> Standing:
     """How the queue stands."""
     state = _DELIVERIES.c.state
     query = select(state, func.count().label("number"), func.min(_DELIVERIES.c.created_at).label("oldest"))
-    query = query.where(state.in_(("queued", "dead")), _DELIVERIES.c.event != TEST).group_by(state)
+    enabled = select(_WEBHOOKS.c.id).where(_IS_ON)
+    counted = (state.in_(("queued", "dead")), _DELIVERIES.c.event != TEST, _DELIVERIES.c.webhook.in_(enabled))
+    query = query.where(*counted).group_by(state)
     async with engine.connect() as connection:
         found = {row.state: row for row in await connection.execute(query)}
     queued, dead = found.get("queued"), found.get("dead")

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import httpx
 import msgspec
 
+from monitors.webhooks.addresses import LinkLocal, check_peer
 from monitors.webhooks.hooks import Target
 from monitors.webhooks.queue import Due
 from monitors.webhooks.retries import wished_pause
@@ -67,11 +68,14 @@ class Sender:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._answer(target.url, content, headers, now)
+        except LinkLocal as error:
+            return Tried("unreachable", str(error))
         except Exception as error:  # whatever is wrong at their end, or with their address, must not stop the others
             return Tried("unreachable", f"no answer ({type(error).__name__})")
 
     async def _answer(self, url: str, content: bytes, headers: Mapping[str, str], now: datetime) -> Tried:
-        async with self._http.stream("POST", url, content=content, headers=headers) as response:
+        checked = {"trace": check_peer}
+        async with self._http.stream("POST", url, content=content, headers=headers, extensions=checked) as response:
             if response.is_success:
                 return Tried("delivered")
             outcome: Outcome = "gone" if response.status_code == HTTPStatus.GONE else "refused"

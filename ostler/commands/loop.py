@@ -9,6 +9,10 @@ from ostler.client import AdminClient, segment
 from ostler.options import Json, Key, Name, Url, show
 
 Why = Annotated[str, typer.Option("--reason", "-m", help="Why; it stands in the audit log.")]
+Decision = Annotated[
+    int | None,
+    typer.Option(min=1, help="The question that is meant, as `why` shows it.", show_default="the one that waits"),
+]
 _WANTED = {"retrain": "the training", "promote": "the promotion"}
 
 
@@ -22,14 +26,18 @@ def resume(name: Name, reason: Why = "", json: Json = False, url: Url = "", api_
     show(_tell(name, "resume", reason, url, api_key), json, _standing)
 
 
-def approve(name: Name, reason: Why = "", json: Json = False, url: Url = "", api_key: Key = "") -> None:
+def approve(
+    name: Name, reason: Why = "", decision: Decision = None, json: Json = False, url: Url = "", api_key: Key = ""
+) -> None:
     """Say yes to the training or promotion of an adapter that waits for approval."""
-    show(_tell(name, "approve", reason, url, api_key), json, _answered)
+    show(_tell(name, "approve", reason, url, api_key, decision), json, _answered)
 
 
-def reject(name: Name, reason: Why = "", json: Json = False, url: Url = "", api_key: Key = "") -> None:
+def reject(
+    name: Name, reason: Why = "", decision: Decision = None, json: Json = False, url: Url = "", api_key: Key = ""
+) -> None:
     """Say no to the training or promotion that waits; a refused version is rolled back."""
-    show(_tell(name, "reject", reason, url, api_key), json, _answered)
+    show(_tell(name, "reject", reason, url, api_key, decision), json, _answered)
 
 
 def freeze(reason: Why = "", json: Json = False, url: Url = "", api_key: Key = "") -> None:
@@ -42,8 +50,9 @@ def unfreeze(reason: Why = "", json: Json = False, url: Url = "", api_key: Key =
     show(AdminClient(url, api_key).call("DELETE", "/freeze", params={"reason": reason}), json, _frozen)
 
 
-def _tell(name: str, what: str, reason: str, url: str, api_key: str) -> Any:
-    return AdminClient(url, api_key).call("POST", f"/adapters/{segment(name)}/{what}", json={"reason": reason})
+def _tell(name: str, what: str, reason: str, url: str, api_key: str, decision: int | None = None) -> Any:
+    body = {"reason": reason} | ({} if decision is None else {"decision": decision})
+    return AdminClient(url, api_key).call("POST", f"/adapters/{segment(name)}/{what}", json=body)
 
 
 def _standing(answer: Any) -> None:

@@ -1,6 +1,7 @@
 """Commands about webhooks: where events are told, and what became of each."""
 
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from ostler.options import Json, Key, Url, show
 _PAGE = 500
 _POLL_S = 0.5
 _LONGEST_TEST_S = 30.0
+_OF_THIS_ONE = (404, 409)
 WebhookId = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id, as `webhooks list` shows it.")]
 DeliveryIds = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="Deliveries, as `webhooks deliveries` shows them.")
@@ -117,8 +119,8 @@ def retry(
 ) -> None:
     """Send deliveries again, each under its own id; a monitor does it within seconds."""
     client = AdminClient(url, api_key)
-    found = [client.call("POST", f"{_delivery_path(each)}/retry") for each in _meant(client, delivery_ids, dead=dead)]
-    show({"data": found, "has_more": False}, json, _deliveries)
+    done = _for_each(_meant(client, delivery_ids, dead=dead), lambda path: client.call("POST", f"{path}/retry"))
+    _tell(done, json, _deliveries)
 
 
 def drop(
@@ -126,8 +128,8 @@ def drop(
 ) -> None:
     """Drop deliveries that were given up: nobody is told of them any more."""
     client = AdminClient(url, api_key)
-    found = [client.call("DELETE", _delivery_path(each)) for each in _meant(client, delivery_ids, dead=dead)]
-    show({"data": found, "has_more": False}, json, lambda _: _say(f"Dropped: {len(found)}."))
+    done = _for_each(_meant(client, delivery_ids, dead=dead), lambda path: client.call("DELETE", path))
+    _tell(done, json, lambda dropped: _say(f"Dropped: {len(dropped['data'])}."))
 
 
 def _path(webhook_id: str) -> str:
@@ -148,6 +150,35 @@ def _meant(client: AdminClient, ids: list[str] | None, *, dead: bool) -> list[st
     if dead == bool(ids):
         raise CommandFailed("say either which deliveries, or --dead", 2)
     return ids or _all_dead(client)
+
+
+def _for_each(ids: list[str], act: Callable[[str], Any]) -> Any:
+    """Do it to each delivery, whatever is refused of others: the answers, and of what was refused the reasons.
+
+    Raises:
+        CommandFailed: it failed otherwise, as it would for the others, too.
+    """
+    done: list[Any] = []
+    refused: list[Any] = []
+    for each in ids:
+        try:
+            done.append(act(_delivery_path(each)))
+        except CommandFailed as failed:
+            if failed.status not in _OF_THIS_ONE:
+                raise
+            refused.append({"id": each, "error": str(failed)})
+    return {"data": done, "has_more": False, "refused": refused}
+
+
+def _tell(done: Any, json: bool, for_people: Callable[[Any], None]) -> None:
+    """Say what was done, and what was refused, which fails the command."""
+    refused = done["refused"]
+    if json or done["data"] or not refused:
+        show(done, json, for_people)
+    for each in refused:
+        render.error(f"{each['id']}: {each['error']}")
+    if refused:
+        raise typer.Exit(1)
 
 
 def _all_dead(client: AdminClient) -> list[str]:

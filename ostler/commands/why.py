@@ -1,7 +1,10 @@
 """The command that explains what the loop does with an adapter, on one screen."""
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 from rich.table import Table
@@ -20,6 +23,18 @@ _PHASES = {
 }
 _STOPS = {"pause": "paused", "freeze": "everything is frozen"}
 _WANTED = {"retrain": "a training", "promote": "the promotion"}
+_ASKS = ("asked", "not_approved")
+_HEADINGS = len("changes it")
+_COMMAND = "command"
+"""The heading of what is not a row, but a line of its own, which can be copied whole."""
+_LONG_COMMAND = re.compile(r":? `(ostler [^`]{28,})`[.]? ?")
+"""What a row would break in two."""
+_UNUSED = {
+    "without_prompt": "without prompt",
+    "unusable": "no text",
+    "contradicted": "contradicted",
+    "repeated": "repeated",
+}
 _GUARDS = {"errors": "failed", "latency": "slower than allowed", "cost": "dearer than allowed"}
 
 
@@ -30,14 +45,23 @@ def why(name: Name, json: Json = False, url: Url = "", api_key: Key = "") -> Non
 
 def _screen(answer: Any) -> None:
     render.out.print(Text.assemble((render.words(answer["adapter"]).plain, "bold"), f": Ostler {_standing(answer)}."))
+    for is_command, lines in groupby(_lines(answer), lambda line: line[0] == _COMMAND):
+        if is_command:
+            for _, command in lines:
+                render.out.print(Text("  ") + render.words(command), soft_wrap=True)
+        else:
+            _print(lines)
+    rows = [(render.when(each["created_at"])[:16], _did(each), each["reason"]) for each in answer["done"]]
+    render.table(("WHEN", "DONE", "WHY"), rows, "Nothing was done by itself so far.", folds=False)
+
+
+def _print(lines: Iterable[tuple[str, str]]) -> None:
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(no_wrap=True, style="bold", min_width=_HEADINGS)
     grid.add_column(overflow="fold")
-    for heading, line in _lines(answer):
+    for heading, line in lines:
         grid.add_row(heading, render.words(line))
     render.out.print(grid)
-    rows = [(render.when(each["created_at"])[:16], _did(each), each["reason"]) for each in answer["done"]]
-    render.table(("WHEN", "DONE", "WHY"), rows, "Nothing was done by itself so far.")
 
 
 def _standing(answer: Any) -> str:
@@ -61,8 +85,8 @@ def _stopped(answer: Any) -> Iterator[tuple[str, str]]:
         said = f": {stop['reason']}" if stop["reason"] else ""
         yield "stopped", f"{_STOPS[stop['by']]} by {stop['actor']} at {render.when(stop['created_at'])}{said}"
     if asked := answer["waits_for"]:
-        how = f"`ostler approve {name}` or `ostler reject {name}`"
-        yield "asked", f"for {_WANTED[asked['wanted']]}, since {render.when(asked['asked_at'])}: {how}"
+        yield "asked", f"for {_WANTED[asked['wanted']]}, since {render.when(asked['asked_at'])}; approve, or reject:"
+        yield _COMMAND, f"ostler approve {name} --decision {asked['decision']}"
     if pending := answer["under_way"]:
         trouble = f"; refused {pending['tries']} times: {pending['trouble']}" if pending["trouble"] else ""
         act = pending["act"].replace("_", " ")
@@ -70,13 +94,45 @@ def _stopped(answer: Any) -> Iterator[tuple[str, str]]:
 
 
 def _decided(answer: Any) -> Iterator[tuple[str, str]]:
-    said = answer["verdict"]
-    if said is None:
-        yield "now", "The loop has not looked at it yet."
-        return
-    yield "now", said["reason"]
-    if said["would_change"]:
-        yield "changes it", said["would_change"].replace(" NAME", f" {answer['adapter']}")
+    said, name = answer["verdict"], answer["adapter"]
+    if said is not None:
+        yield "now", said["reason"]
+    if waits := answer["waits"]:
+        act = "" if waits["act"] == "wait" else f"{waits['act'].replace('_', ' ')}. "
+        yield "waits", f"{act}{waits['reason']}"
+    yield "looked", _looked(answer)
+    asks = answer["waits_for"] is not None and (said or {}).get("outcome") in _ASKS
+    if (change := (said or {}).get("would_change")) and not asks:
+        yield from _with_commands("changes it", change.replace(" NAME", f" {name}"))
+
+
+def _looked(answer: Any) -> str:
+    """How old it is what is shown, and whether anybody looks: a quiet adapter and a dead monitor are told apart."""
+    monitor = "a monitor is active" if answer["monitored"] else "no monitor is active: start `ostler monitor`"
+    at = ((answer["waits"] or answer["verdict"]) or {}).get("decided_at")
+    if at is None:
+        never = "the policy's mode is off" if answer["policy"]["mode"] == "off" else "the loop has not looked at it yet"
+        return f"{never}; {monitor}"
+    return f"{_age(at)} ago ({render.when(at)[:16]}); {monitor}"
+
+
+def _age(moment: str) -> str:
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _with_commands(heading: str, line: str) -> Iterator[tuple[str, str]]:
+    """The line, with long commands on lines of their own, where they can be copied whole."""
+    *before, last = _LONG_COMMAND.split(line)
+    for words, command in zip(before[::2], before[1::2], strict=True):
+        yield heading, f"{words}:"
+        yield _COMMAND, command
+        heading = ""
+    if last:
+        yield heading, last
 
 
 def _seen(answer: Any) -> Iterator[tuple[str, str]]:
@@ -84,10 +140,23 @@ def _seen(answer: Any) -> Iterator[tuple[str, str]]:
         yield "quality", _quality(quality)
     if labels := answer["labels"]:
         yield "labels", _labels(labels)
-    for condition, said in answer["conditions"].items():
-        yield "", f"{condition.replace('_', ' ')}: {said}"
+    yield from _conditions(answer)
     if rollout := answer["rollout"]:
         yield from _rollout(rollout, answer["policy"]["rollout"], answer["phase"])
+
+
+def _conditions(answer: Any) -> Iterator[tuple[str, str]]:
+    """What a training waits for, but for what stands above already; what is met in one line."""
+    above = " ".join((said or {}).get("reason", "") for said in (answer["verdict"], answer["waits"]))
+    for name, said in answer["conditions"].items():
+        if name not in answer["met"] and said not in above:
+            yield "", f"{_plain(name)}: {said}"
+    if answer["met"]:
+        yield "", f"met: {', '.join(map(_plain, answer['met']))}"
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _quality(quality: Any) -> str:
@@ -104,7 +173,8 @@ def _labels(labels: Any) -> str:
     kinds = ", ".join(f"{count} {source}" for source, count in labels["by_source"].items()) or "none"
     heaviest = f"; {labels['heaviest_share']:.0%} by {labels['heaviest_key']}" if labels["heaviest_key"] else ""
     left = f", of {labels['found']} found" if labels["found"] != labels["rows"] else ""
-    return f"{labels['rows']} new ones ({kinds}){left}{heaviest}"
+    unused = ", ".join(f"{labels[name]} {words}" for name, words in _UNUSED.items() if labels[name])
+    return f"{labels['rows']} new ones ({kinds}){left}{heaviest}" + (f"; not used: {unused}" if unused else "")
 
 
 def _rollout(rollout: Any, rule: Any, phase: str) -> Iterator[tuple[str, str]]:
@@ -152,25 +222,38 @@ def _rules(policy: Any) -> Iterator[tuple[str, str]]:
     number = f"policy {policy['number']}" if policy["number"] else "the defaults"
     chance = f"an alarm by chance once in {quality['alarm_every']} sessions"
     yield "rule", f"{number}: a fall by {quality['drop']:g} matters, {chance}"
-    budget = "no budget" if retrain["budget"] is None else f"{retrain['budget']:g} a month"
-    yes = ", approval" if retrain["approval"] else ""
-    yield (
-        "",
-        (
-            f"retrains with {retrain['least_rows']} labels, at most {retrain['most_of_one_key']:.0%} of one key, "
-            f"{retrain['cool_down_h']:g} h apart, {budget}{yes}"
-        ),
+    yield "", _retrains(retrain)
+    yield "", _rolls_out(rollout)
+    yield "", _limits(rollout)
+
+
+def _retrains(rule: Any) -> str:
+    budget = "no budget" if rule["budget"] is None else f"{rule['budget']:g} a month"
+    hours = "at any hour" if rule["hours"] is None else "from {} to {} h UTC".format(*rule["hours"])
+    yes = ", approval" if rule["approval"] else ""
+    return (
+        f"retrains with {rule['least_rows']} labels, at most {rule['most_of_one_key']:.0%} of one key, "
+        f"{rule['cool_down_h']:g} h apart, {hours}, {budget}{yes}"
     )
-    steps = ", ".join(f"{weight:.0%}" for weight in rollout["steps"])
-    asks = ", approval" if rollout["approval"] else ""
-    held = f"{rollout['holdback']:.0%} held back for {rollout['holdback_h']:g} h"
-    yield (
-        "",
-        (
-            f"rolls out by {steps}, each {rollout['least_sessions']} sessions and {rollout['least_minutes']:g} min, "
-            f"within {rollout['longest_h']:g} h; {held}{asks}"
-        ),
+
+
+def _rolls_out(rule: Any) -> str:
+    steps = ", ".join(f"{weight:.0%}" for weight in rule["steps"])
+    asks = ", approval" if rule["approval"] else ""
+    return (
+        f"rolls out by {steps}, each {rule['least_sessions']} sessions and {rule['least_minutes']:g} min, within "
+        f"{rule['longest_h']:g} h; {rule['holdback']:.0%} held back for {rule['holdback_h']:g} h{asks}"
     )
+
+
+def _limits(rule: Any) -> str:
+    limits = {
+        "{:.3g}% more failed requests": None if rule["errors"] is None else 100 * rule["errors"],
+        "{:g} times the time for a token": rule["latency_ratio"],
+        "{:g} times the cost": rule["cost_ratio"],
+    }
+    looked_at = [words.format(limit) for words, limit in limits.items() if limit is not None]
+    return f"goes back if worse, or over {', '.join(looked_at)}" if looked_at else "goes back if worse; no other limit"
 
 
 def _did(each: Any) -> str:

@@ -97,7 +97,7 @@ class Jobs(Claims):
         Raises:
             InvalidValue: the idempotency key is too long, or was sent with another order.
             Conflict: too many jobs of this key are open.
-            Stopped: it is automatic, and automatic change of the adapter is stopped.
+            Stopped: it is automatic, and that is stopped, or the adapter's policy does not want it.
             NotFound: a file that it names was deleted.
         """
         order.check()

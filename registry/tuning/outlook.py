@@ -51,7 +51,7 @@ async def jobs_asked_for(connection: AsyncConnection, adapter: str, idempotency_
 async def times_of(
     connection: AsyncConnection, adapter: str, *, idempotency_prefix: str, since: datetime
 ) -> Sequence[JobTime]:
-    """The adapter's jobs that were asked for since then with an idempotency key that begins so."""
+    """The adapter's jobs with an idempotency key that begins so: those that began since then, wait, or are at work."""
     columns = _JOBS.c
     amount = _VERSIONS.c.lineage[("cost", "amount")].as_float().label("amount")
     made = and_(
@@ -59,9 +59,10 @@ async def times_of(
         _VERSIONS.c.adapter_id == select(_ADAPTERS.c.id).where(_ADAPTERS.c.name == adapter).scalar_subquery(),
     )
     key = func.substr(columns.idempotency_key, 1, len(idempotency_prefix))
+    is_recent = or_(func.coalesce(columns.started_at, columns.created_at) >= since, columns.state.in_(OPEN))
     query = (
         select(columns.base, columns.started_at, columns.finished_at, amount)
         .select_from(_JOBS.outerjoin(_VERSIONS, made))
-        .where(columns.adapter == adapter, columns.created_at >= since, key == idempotency_prefix)
+        .where(columns.adapter == adapter, is_recent, key == idempotency_prefix)
     )
     return [JobTime(*row) for row in await connection.execute(query)]

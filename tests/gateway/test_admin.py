@@ -42,6 +42,7 @@ async def test_no_admin_path_is_open_to_clients(two: RunningGateway) -> None:
     before = await adapters(two), (await two.http.get("/admin/v1/keys")).json()
     for method, path in calls:
         ids = {"key_id": "key_0", "evaluation_id": "run_0", "drift_id": "run_0", "replica_id": "engine-0"}
+        ids |= {"webhook_id": "hook_0", "delivery_id": "told_0"}
         filled = path.format(name="support", number=1, **ids)
         refused = await stranger(two, client, method, filled)
         assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_permissions"), path

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from monitors.decisions import Decision, record_decision
 from monitors.loop import approvals
-from monitors.loop.state import LoopState
+from monitors.loop.state import LoopState, Rollout
 from monitors.loop.store import Kept, save
 from tests.conftest import RunningGateway
 from tests.gateway.answers import error_of, new_key, stranger
@@ -43,6 +43,7 @@ async def newest(gateway: RunningGateway) -> Any:
 async def test_a_promotion_may_hold_some_sessions_back(two: RunningGateway) -> None:
     """On the version of before; all of it is shown, and a plain rollback takes the new one away."""
     decision = await decided(two)
+    await two.let_act("support")
     answer = await two.http.patch(f"{SUPPORT}/deployment", json=HOLDBACK | {"decision": decision, "reason": "better"})
     assert answer.status_code == 200, answer.text
     assert answer.json()["deployment"]["canary"] == HOLDBACK["canary"]
@@ -83,6 +84,7 @@ async def test_an_automatic_change_follows_from_a_stored_decision(two: RunningGa
 async def test_a_stop_holds_at_once(two: RunningGateway, method: str, path: str, undo: tuple[str, str]) -> None:
     """Automatic changes are refused with a code of their own, before an engine is asked; a person's are made."""
     decision = await decided(two)
+    await two.let_act("support")
     assert (await two.http.request(method, path, json={"reason": "looks odd"})).status_code == 200
     again = await two.http.request(method, path, json={"reason": "again"})
     assert "looks odd" in again.text
@@ -101,6 +103,22 @@ async def test_a_stop_holds_at_once(two: RunningGateway, method: str, path: str,
     assert (await two.http.post(f"{SUPPORT}/rollback", json={"decision": decision})).is_success
 
 
+@pytest.mark.parametrize("mode", ["off", "advise"])
+async def test_a_mode_that_is_not_to_act_holds_at_once(two: RunningGateway, mode: str) -> None:
+    """As a stop does: changes that follow from a decision are refused, a person's are made."""
+    decision = await decided(two)
+    await two.let_act("support")
+    assert (await two.http.patch(f"{SUPPORT}/policy", json={"mode": mode})).is_success
+    for call in (
+        two.http.patch(f"{SUPPORT}/deployment", json={"stable": 2, "decision": decision}),
+        two.http.post(f"{SUPPORT}/rollback", json={"decision": decision}),
+    ):
+        refused = await call
+        assert (refused.status_code, error_of(refused)["code"]) == (409, "stopped")
+        assert f"is {mode}" in error_of(refused)["message"]
+    assert (await two.promote("support", 2)).is_success
+
+
 async def test_what_is_stopped_is_shown(two: RunningGateway) -> None:
     """The freeze and each pause, with who, why and when; ending the freeze leaves the pauses."""
     assert (await two.http.get(FREEZE)).json() == {"frozen": None, "paused": {}}
@@ -117,7 +135,7 @@ async def test_what_is_stopped_is_shown(two: RunningGateway) -> None:
 @pytest.mark.parametrize(("word", "answer"), [("approve", "approved"), ("reject", "rejected")])
 async def test_an_answer_is_kept_with_who_gave_it(two: RunningGateway, word: str, answer: str) -> None:
     """Once: then nothing waits. The loop reads it, and the audit log has it."""
-    state = LoopState(phase="rolling_out", cycle=3)
+    state = LoopState(phase="rolling_out", cycle=3, rollout=Rollout(2, 1, NOW, NOW))
     await asked(two, "promote", 3, state)
     found = await two.http.post(f"{SUPPORT}/{word}", json={"reason": "I looked"})
     assert found.status_code == 200, found.text
@@ -146,3 +164,14 @@ async def test_only_admins_say_it_and_only_of_what_exists(two: RunningGateway, w
     unknown = await two.http.post(f"/admin/v1/adapters/never/{word}")
     assert (unknown.status_code, error_of(unknown)["code"]) == (404, "not_found")
     assert (await two.http.post(f"{SUPPORT}/{word}", json={"why": "x"})).status_code == 400
+
+
+async def test_an_answer_may_name_its_question(two: RunningGateway) -> None:
+    """One that comes late for another question is refused, and what waits still waits."""
+    await asked(two, "promote", 3, LoopState(phase="rolling_out", cycle=3, rollout=Rollout(2, 1, NOW, NOW)))
+    for word in ("approve", "reject"):
+        late = await two.http.post(f"{SUPPORT}/{word}", json={"decision": 6})
+        assert (late.status_code, error_of(late)["param"]) == (409, "decision")
+        assert "what waits is decision 7, about a promotion" in error_of(late)["message"]
+    found = await two.http.post(f"{SUPPORT}/approve", json={"decision": 7})
+    assert (found.status_code, found.json()["decision"]) == (200, 7), found.text

@@ -64,7 +64,7 @@ async def test_a_change_touches_only_what_it_says(two: RunningGateway) -> None:
         ({"scorers": [{"scorer": "judge", "options": {"shares": 1}}]}, 422, "scorers", "shares"),
         ({"scorers": [LONG]}, 400, "scorers", "65536"),
         ({"quality": {"scorer": "valid_json"}}, 422, "quality.scorer", "feedback"),
-        ({"quality": {"level": 1.5}}, 400, "quality.level", "from 0 to 1"),
+        ({"quality": {"level": 1.5}}, 400, "quality.level", "from -1 to 1"),
         ({"capture": -1}, 400, "capture", "0"),
         ({"captures": 1}, 400, "captures", "captures"),
     ],
@@ -149,12 +149,12 @@ async def test_quality_tells_what_the_tests_know(two: RunningGateway, tmp_path: 
 
 async def test_the_bounds_of_the_api_are_those_of_the_registry(two: RunningGateway) -> None:
     """What the document allows at its edges is taken."""
-    edges = {"level": 1, "level_observations": 10, "drop": 0, "alarm_every": 10**12, "alpha": 0.5}
+    edges = {"level": 1, "level_observations": 10, "drop": 0.999, "alarm_every": 10**12, "alpha": 0.5}
     drift = {"every_h": 0, "window_rows": 20, "reference_rows": 50, "false_alarms_per_week": 1e-6}
     found = await changed(two, quality=edges, drift=drift, capture_days=1 / 24, golden_every_h=8760)
     assert found["quality"] == {"scorer": QualityRule().scorer, "against": "level", **edges}
-    found = await changed(two, quality={"against": "base", "level": -1})
-    assert (found["quality"]["against"], found["quality"]["level"]) == ("base", -1)
+    found = await changed(two, quality={"against": "base", "level": -0.9, "drop": 0.05})
+    assert (found["quality"]["against"], found["quality"]["level"]) == ("base", -0.9)
     refused = await two.http.patch(MONITORING, json={"quality": {"against": "level"}})
     assert (refused.status_code, refused.json()["error"]["param"]) == (422, "quality.level")
 

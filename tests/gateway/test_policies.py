@@ -32,15 +32,17 @@ async def test_the_defaults_are_shown_at_first(two: RunningGateway) -> None:
     assert found == {"number": 0, **msgspec.to_builtins(Policy()), "retrain": msgspec.to_builtins(RetrainRule())} | {
         "rollout": {**msgspec.to_builtins(RolloutRule()), "steps": [0.05, 0.25, 0.5]},
         "retrain": {**msgspec.to_builtins(RetrainRule()), "sources": ["correction", "accepted"], "trusted_keys": []},
+        "warnings": [],
     }
     assert (await history(two)) == {"data": [], "has_more": False}
 
 
 async def test_a_change_touches_only_what_it_says(two: RunningGateway) -> None:
     """Also within the parts; each has a number, who made it and why, and holds at once."""
+    trusted = [(await new_key(two))[1]["id"]]
     first = await changed(two, mode="act", rollout={"steps": [0.1, 0.5], "errors": None}, reason="we trust it")
     second = await changed(two, retrain={"hours": [22, 6], "budget": 50, "job": JOB}, quality={"drop": 0.1})
-    third = await changed(two, retrain={"hours": None, "trusted_keys": ["key_1"]})
+    third = await changed(two, retrain={"hours": None, "trusted_keys": trusted})
     assert (first["number"], first["mode"], first["rollout"]["steps"]) == (1, "act", [0.1, 0.5])
     assert first["rollout"]["least_sessions"] == 50
     assert second == first | {
@@ -50,15 +52,26 @@ async def test_a_change_touches_only_what_it_says(two: RunningGateway) -> None:
     }
     assert third == second | {
         "number": 3,
-        "retrain": second["retrain"] | {"hours": None, "trusted_keys": ["key_1"]},
+        "retrain": second["retrain"] | {"hours": None, "trusted_keys": trusted},
     }
     assert (await two.http.get(POLICY)).json() == third
     assert (await changed(two, mode="act")) == third, "what changes nothing has no number"
     found = await history(two, limit=2)
     assert ([each["number"] for each in found["data"]], found["has_more"]) == ([3, 2], True)
     (oldest,) = (await history(two, before=2))["data"]
-    assert oldest == first | {name: oldest[name] for name in ("actor", "reason", "created_at")}
+    assert oldest | {"warnings": first["warnings"]} == first | {
+        name: oldest[name] for name in ("actor", "reason", "created_at")
+    }
     assert oldest["reason"] == "we trust it"
+
+
+async def test_acting_without_captured_prompts_is_warned_of(two: RunningGateway) -> None:
+    """Whenever the policy is shown, as nothing would ever be trained; not once prompts are captured."""
+    (warning,) = (await changed(two, mode="act"))["warnings"]
+    assert "`ostler monitoring support --capture 1`" in warning
+    assert (await two.http.get(POLICY)).json()["warnings"] == [warning]
+    await two.http.patch("/admin/v1/adapters/support/monitoring", json={"capture": 0.5})
+    assert (await two.http.get(POLICY)).json()["warnings"] == []
 
 
 async def test_the_quality_rule_is_that_of_the_monitoring(two: RunningGateway) -> None:
@@ -74,14 +87,21 @@ async def test_the_quality_rule_is_that_of_the_monitoring(two: RunningGateway) -
 @pytest.mark.parametrize(
     ("order", "status", "param", "says"),
     [
-        ({"mode": "sometimes"}, 400, "mode", "sometimes"),
-        ({"rollout": {"step": [0.1]}}, 400, "rollout.step", "unknown field"),
+        ({"mode": "sometimes"}, 400, "mode", "'act', 'advise' or 'off'"),
+        ({"rollout": {"step": [0.1]}}, 400, "rollout.step", "there is no field"),
         ({"rollout": {"steps": [0.5, 0.1]}}, 422, "rollout", "larger than the last"),
-        ({"rollout": {"steps": []}}, 400, "rollout.steps", ">= 1"),
+        ({"rollout": {"steps": [0.05, 0.25, 0.5, 1]}}, 422, "rollout", "after the last step the version is promoted"),
+        ({"rollout": {"longest_h": 0.4}}, 422, "rollout", "3 steps of rollout.least_minutes take 0.5 h"),
+        ({"retrain": {"hours": [5, 5]}}, 422, "retrain", "none is all day"),
+        ({"retrain": {"sources": ["accepted", "accepted"]}}, 422, "retrain", "more than once"),
+        ({"retrain": {"trusted_keys": ["nonsense"]}}, 422, "retrain.trusted_keys", "ostler keys list"),
+        ({"quality": {"drop": 1}}, 400, "quality.drop", "1"),
+        ({"quality": {"level": 0.03}}, 422, "quality.level", "no alarm could ever come"),
+        ({"rollout": {"steps": []}}, 400, "rollout.steps", "1 to 20 items"),
         ({"rollout": {"holdback": 0.6}}, 400, "rollout.holdback", "0.5"),
-        ({"retrain": {"hours": [22]}}, 400, "retrain.hours", ">= 2"),
+        ({"retrain": {"hours": [22]}}, 400, "retrain.hours", "2 items or null"),
         ({"retrain": {"least_rows": 9}}, 400, "retrain.least_rows", "10"),
-        ({"retrain": {"sources": ["hearsay"]}}, 400, None, "hearsay"),
+        ({"retrain": {"sources": ["hearsay"]}}, 400, "retrain.sources[0]", "'accepted', 'correction' or 'teacher'"),
         ({"retrain": {"job": {"model": "tiny"}}}, 422, "retrain.job", "model"),
         ({"retrain": {"job": {"hyperparameters": {"n_epochs": 0}}}}, 422, "retrain.job", "n_epochs"),
         ({"retrain": {"job": {"ostler": {"adapter": "other"}}}}, 422, "retrain.job", "ostler.adapter"),

@@ -281,3 +281,21 @@ async def test_an_evaluation_waits_for_clients(watched: Watched) -> None:
     assert int(response.headers["retry-after"]) >= 1
     assert watched.count("ostler_rejected_total", reason="clients_first") == 1
     assert (await client).status_code == 200
+
+
+async def test_the_log_says_whose_turn_it_was(watched: Watched) -> None:
+    """Where another version or the base model answers in its place, and where nothing does."""
+    assert (await watched.gateway.http.patch(DEPLOYMENT, json={"canary": {"version": 2, "weight": 1.0}})).is_success
+    served = await watched.ask()
+    assert (served.version, served.variant, served.intended) == (2, "canary", None)
+    breakers = watched.gateway.app.state.fleet.breakers
+    breakers.failed(served.model, certain=True)
+    instead = await watched.ask()
+    assert (instead.version, instead.variant, instead.intended, instead.status) == (1, "fallback", 2, 200)
+    breakers.failed(instead.model, certain=True)
+    refused = await watched.ask()
+    assert (refused.status, refused.error, refused.replica) == (503, "version_not_servable", None)
+    assert (refused.adapter, refused.version, refused.variant, refused.intended) == ("support", 2, "canary", None)
+    assert (await watched.gateway.http.patch(DEPLOYMENT, json={"canary": None, "fallback": ["base"]})).is_success
+    base = await watched.ask()
+    assert (base.version, base.variant, base.intended, base.status) == (None, "fallback", 1, 200)

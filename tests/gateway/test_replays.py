@@ -1,5 +1,6 @@
 """Dry runs of policies, as the admin API takes them."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -20,11 +21,12 @@ async def test_a_policy_is_tried_on_what_was_recorded(two: RunningGateway) -> No
     usual = {"adapter": "support", "version": 1, "scorer": "feedback", "against": "level"}
     async with database.begin() as connection:
         for number, value in enumerate(values):
-            row = usual | {"session": f"s{number}", "value": value}
+            row = usual | {"session": f"s{number}", "value": value, "created_at": datetime.now(UTC)}
             await connection.execute(OBSERVATIONS.insert().values(**row))
     plain = await two.http.post(CHECK)
     assert plain.status_code == 200, plain.text
     assert (plain.json()["observations"], plain.json()["alarms"], plain.json()["mode"]) == (60, [], "advise")
+    assert datetime.fromisoformat(plain.json()["observed_until"]) <= datetime.now(UTC)
     order = {"mode": "act", "quality": {"level": 0.9, "alarm_every": 1000}, "days": 1}
     found = (await two.http.post(CHECK, json=order)).json()
     assert (found["mode"], found["alarms"][0]["version"], found["alarms"][0]["level"]) == ("act", 1, 0.9)

@@ -156,6 +156,8 @@ def test_what_fails_is_stood_in_for(
     assert (route.variant, route.version) == (variant, expected)
     assert route.model == (expected.engine_name if expected else "tiny")
     assert (route.adapter, route.pool) == ("support", "tiny")
+    turn = deployment.canary.version if deployment.canary and deployment.canary.weight else deployment.stable
+    assert route.intended == (turn if variant == "fallback" else None)
 
 
 @pytest.mark.parametrize(

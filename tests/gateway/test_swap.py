@@ -1,11 +1,15 @@
 """Hot swap: load and probe before the flip, keep the version before, drain before unloading."""
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 
+from monitors.decisions import Decision, record_decision
 from registry.artifacts import ArtifactStore
 from tests.conftest import RunningGateway, serving, until
+
+DEPLOYMENT = "/admin/v1/adapters/support/deployment"
 
 
 async def served(gateway: RunningGateway, model: str = "support") -> str:
@@ -95,6 +99,30 @@ async def test_promote_while_the_engine_is_down_changes_nothing(two: RunningGate
     assert response.status_code == 503
     assert (await deployment(two))["stable"] == 1
     await two.engine.start()
+
+
+async def test_an_automatic_change_that_waits_gives_way_to_a_rollback(two: RunningGateway) -> None:
+    """Which would else wait for the engines as long; what was given up is refused, and a person's change goes on."""
+    await two.let_act("support")
+    assert (await two.http.patch(DEPLOYMENT, json={"fallback": "base"})).is_success
+    async with two.app.state["database"].begin() as connection:
+        decided = Decision("support", 2, "loop", "begun", "", "", {})
+        decision = await record_decision(connection, decided, datetime.now(UTC))
+    two.engine.load_s = 60.0
+    canary = {"canary": {"version": 2, "weight": 0.1}, "decision": decision}
+    waiting = asyncio.create_task(two.http.patch(DEPLOYMENT, json=canary))
+    await until(lambda: any(name.startswith("load support@2") for name in two.engine.calls))
+    async with asyncio.timeout(30):
+        assert (await two.http.post("/admin/v1/adapters/support/rollback", json={"to": 1})).is_success
+        refused = await waiting
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    assert (await deployment(two))["canary"] is None
+    two.engine.load_s = 0.2
+    await two.push("support", 3.0)
+    person = asyncio.create_task(two.http.patch(DEPLOYMENT, json={"canary": {"version": 3, "weight": 0.1}}))
+    await asyncio.sleep(0.05)
+    await two.http.post("/admin/v1/adapters/support/rollback", json={"to": 1})
+    assert (await person).is_success
 
 
 async def test_many_requests_for_a_cold_version_load_it_once(two: RunningGateway) -> None:

@@ -105,6 +105,10 @@ async def test_a_secret_is_shown_once(gateway: RunningGateway) -> None:
         "https://exämple.com/hook",
         "https://example.com/a hook",
         "https://example.com/\n",
+        "http://169.254.169.254/latest/meta-data",
+        "http://2852039166/",
+        "http://[fe80::1]/hook",
+        "http://[::ffff:169.254.169.254]/hook",
     ],
 )
 async def test_addresses_that_nothing_can_be_sent_to_are_refused(gateway: RunningGateway, url: str) -> None:

@@ -126,6 +126,7 @@ async def test_what_waits_and_what_was_done_is_told(two: RunningGateway) -> None
         state = LoopState("rolling_out", 1, rollout=Rollout(2, 1, NOW, NOW))
         await save(connection, "support", Kept(state, pending=pending, verdict=shown(WAITS)), NOW)
         await approvals.ask(connection, "support", 1, "promote", asked, NOW)
+    await two.let_act("support")
     await two.http.patch("/admin/v1/adapters/support/deployment", json={"stable": 2, "decision": promoted})
     found = await why(two)
     assert (found["waits_for"]["wanted"], found["waits_for"]["decision"]) == ("promote", asked)
@@ -141,6 +142,7 @@ async def test_decisions_are_found_by_what_they_are(two: RunningGateway) -> None
         drift = await decide(connection, "", "drift", kind="drift")
         waits = await decide(connection, "wait", "tuning")
         promoted = await decide(connection, "promote", "promoted")
+    await two.let_act("support")
     await two.http.patch("/admin/v1/adapters/support/deployment", json={"stable": 2, "decision": promoted})
 
     async def ids(**params: Any) -> list[int]:

@@ -82,7 +82,7 @@ async def test_a_policy_is_shown_changed_and_looked_back_on(two: Cli) -> None:
     for words in ("advises, and changes nothing", "the defaults", "rollout.steps", "0.05,0.25,0.5", "retrain.budget"):
         assert words in shown
     done = (await two("policy", "set", "support", "mode=act", "rollout.errors=none", "-m", "we trust it")).out
-    for words in ("retrains and rolls out by itself (policy 1)", "rollout.errors", "none"):
+    for words in ("retrains and rolls out by itself (policy 1)", "rollout.errors", "none", "Warning: No prompt"):
         assert words in done
     assert "retrain.budget" not in done
     found = (await two("policy", "set", "support", "retrain.hours=22,6", "--json")).json
@@ -132,7 +132,9 @@ async def test_what_waits_is_answered(two: Cli) -> None:
     database: AsyncEngine = two.gateway.app.state["database"]
     async with database.begin() as connection:
         await approvals.ask(connection, "support", 1, "retrain", 7, NOW)
-    assert "refused the training of support (decision 7)" in (await two("reject", "support", "-m", "not now")).out
+    (await two("approve", "support", "--decision", "6")).assert_failed(REFUSED, "decision 6", "decision 7")
+    no = ("reject", "support", "--decision", "7", "-m", "not now")
+    assert "refused the training of support (decision 7)" in (await two(*no)).out
     (await two("approve", "support")).assert_failed(REFUSED, "nothing about 'support' waits")
 
 
@@ -143,6 +145,7 @@ async def test_history_tells_what_followed_from_a_decision(two: Cli) -> None:
         number = await record_decision(connection, Decision("support", 2, "loop", "promoted", "r", "w", {}), NOW)
     canary = {"version": 1, "weight": 0.05, "holdback": True}
     change = {"stable": 2, "canary": canary, "decision": number}
+    await two.gateway.let_act("support")
     assert (await two.gateway.http.patch("/admin/v1/adapters/support/deployment", json=change)).is_success
     assert f"following decision {number}" in (await two("history", "support")).out
     assert "version 1 held back for 5% of sessions" in (await two("show", "support")).out

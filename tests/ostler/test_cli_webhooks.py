@@ -1,6 +1,7 @@
 """`ostler webhooks`: where events are told, and what became of each."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,26 @@ async def test_dead_letters_are_listed_sent_again_and_dropped(quick: QuickCli, g
     assert "Dropped: 3." in (await quick("webhooks", "drop", "--dead")).out
     assert "No deliveries." in (await quick("webhooks", "deliveries")).out
     assert (await quick("webhooks", "deliveries", "--limit", "1")).code == DONE
+
+
+async def test_what_is_refused_of_one_webhook_holds_up_no_other(quick: QuickCli, gateway: RunningGateway) -> None:
+    """The others' letters go, the refusals are listed, each with its webhook, and the exit code tells scripts."""
+    hooks = [(await added(quick, f"https://example.com/{number}"))["webhook"]["id"] for number in range(2)]
+    for _ in range(3):
+        await decide(database(gateway))
+    await quick("webhooks", "disable", hooks[1])
+    async with database(gateway).begin() as connection:
+        await connection.execute(update(_DELIVERIES).values(state="dead", attempts=10))
+    sent = await quick("webhooks", "retry", "--dead")
+    assert (sent.code, sent.out.count(f"to {hooks[0]}"), sent.out.count(hooks[1])) == (REFUSED, 3, 0)
+    assert sent.err.count("error: ") == sent.err.count(f"webhook {hooks[1]} is switched off") == 3
+    left = [each["id"] for each in (await quick("webhooks", "deliveries", "--state", "dead", "--json")).json["data"]]
+    assert len(left) == 3
+    again = await quick("webhooks", "retry", "--dead", "--json")
+    assert again.code == REFUSED
+    told = json.loads(again.out)
+    assert (told["data"], {each["id"] for each in told["refused"]}) == ([], set(left))
+    (await quick("webhooks", "retry", left[0])).assert_failed(REFUSED, left[0], hooks[1])
+    dropped = await quick("webhooks", "drop", left[0], "nobody", left[1])
+    assert (dropped.code, dropped.out.strip()) == (REFUSED, "Dropped: 2.")
+    assert "error: nobody: " in dropped.err

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from registry.catalog import Scope
 from registry.errors import InvalidValue, NotFound
 from registry.monitoring import Monitoring
 from registry.policies import Policy, RetrainRule, RolloutRule, stored_policy
@@ -85,12 +86,23 @@ async def test_the_quality_rule_is_one_however_it_is_changed(three: Registry) ->
         ({"rollout": RolloutRule(steps=(0.5, 0.1))}, "rollout"),
         ({"rollout": RolloutRule(steps=(0.1, 0.1))}, "rollout"),
         ({"rollout": RolloutRule(steps=(0.0, 0.1))}, "rollout"),
+        ({"rollout": RolloutRule(steps=(0.05, 0.25, 0.5, 1.0))}, "rollout"),
+        ({"rollout": RolloutRule(steps=(1.0,))}, "rollout"),
+        ({"rollout": RolloutRule(least_minutes=30.0, longest_h=1.4)}, "rollout"),
         ({"rollout": RolloutRule(steps=())}, "policy"),
+        ({"retrain": RetrainRule(hours=(5, 5))}, "retrain"),
+        ({"retrain": RetrainRule(sources=("correction", "correction"))}, "retrain"),
+        ({"retrain": RetrainRule(trusted_keys=("key_1", "key_1"))}, "retrain"),
+        ({"retrain": RetrainRule(trusted_keys=("nonsense",))}, "retrain.trusted_keys"),
         ({"rollout": RolloutRule(least_sessions=0)}, "policy"),
         ({"retrain": RetrainRule(budget=float("inf"))}, "retrain"),
         ({"retrain": RetrainRule(job={"model": "x"})}, "retrain"),
         ({"retrain": RetrainRule(job={"ostler": {"x": "x" * 20_000}})}, "retrain"),
         ({"quality": with_(Policy().quality, drop=2.0)}, "quality.drop"),
+        ({"quality": with_(Policy().quality, drop=1.0)}, "quality.drop"),
+        ({"quality": with_(Policy().quality, drop=0.0)}, "quality.drop"),
+        ({"quality": with_(Policy().quality, level=0.05, drop=0.05)}, "quality.level"),
+        ({"quality": with_(Policy().quality, against="base", level=-0.95, drop=0.05)}, "quality.level"),
         ({"mode": "sometimes"}, "policy"),
     ],
 )
@@ -100,6 +112,29 @@ async def test_what_makes_no_sense_is_refused(three: Registry, wrong: dict[str, 
         await three.change_policy("support", lambda policy: with_(policy, **wrong), actor="ann")
     assert refused.value.param == param
     assert (await three.catalog()).adapters["support"].policy_number == 0
+
+
+async def test_a_key_is_trusted_by_its_id(three: Registry) -> None:
+    """Its name is answered with the id that is meant; one that is trusted already stays, though it is revoked."""
+    key, _ = await three.create_key(name="backend", scopes=frozenset({Scope.INFERENCE}), actor="ann")
+    other, _ = await three.create_key(name="other", scopes=frozenset({Scope.INFERENCE}), actor="ann")
+
+    def trusting(*ids: str) -> Any:
+        return lambda now: with_(now, retrain=with_(now.retrain, trusted_keys=ids))
+
+    with pytest.raises(InvalidValue, match=key.id):
+        await three.change_policy("support", trusting("backend"), actor="ann")
+    await three.change_policy("support", trusting(other.id), actor="ann")
+    await three.revoke_key(other.id, actor="ann")
+    await three.change_policy("support", trusting(other.id, key.id), actor="ann")
+    assert (await three.catalog()).adapters["support"].policy.retrain.trusted_keys == (other.id, key.id)
+
+
+async def test_the_last_step_is_followed_by_the_promotion(three: Registry) -> None:
+    """Who writes 1 as the last step, as most people would, is told to leave it out, and why."""
+    rule = RolloutRule(steps=(0.05, 0.25, 0.5, 1.0))
+    with pytest.raises(InvalidValue, match="after the last step the version is promoted"):
+        await three.change_policy("support", lambda now: with_(now, rollout=rule), actor="ann")
 
 
 async def test_what_the_caller_refuses_is_not_changed(three: Registry) -> None:

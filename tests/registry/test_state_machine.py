@@ -15,6 +15,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.artifacts import Artifact, ArtifactStore
@@ -25,12 +26,13 @@ from registry.errors import NotFound, RegistryError
 from registry.lora import CheckedAdapter
 from registry.mapping import to_state
 from registry.registry import Registry
-from registry.tables import RevisionRow
+from registry.tables import AdapterRow, RevisionRow
 from tests.registry.deployment_model import Archive, Call, Change, Halt, Model, Register, Revision, Rollback
 from tests.registry.faults import Crash, Fault, Faults
 from tests.registry.lora_samples import BASE, RANK
 
 NAME = "support"
+ACTS = update(AdapterRow).values(policy={"number": 1, "mode": "act"})
 CHECKED = CheckedAdapter(RANK, 8.0, False, ("q_proj",), 1, "F32", (), {})  # noqa: FBT003
 numbers = st.integers(1, 5)
 shares = st.sampled_from([0.0, 0.1, 0.5])
@@ -80,6 +82,7 @@ async def _play(registry: Registry, call: Call) -> object:
                 pushed = await registry._register(
                     change, NAME, BASE, CHECKED, artifact, note="", lineage=None, verdict=None
                 )
+                await change.session.exec(ACTS)
             return pushed.version.number
         case Change(patch, seen, decision):
             changed = await registry.change(NAME, patch, expected_revision=seen, decision=decision, actor="ann")

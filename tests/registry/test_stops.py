@@ -7,11 +7,13 @@ import pytest
 from registry.catalog import Canary
 from registry.deployments import Patch
 from registry.errors import InvalidValue, NotFound, Stopped
+from registry.policies import Mode, Policy
 from registry.registry import Registry
 from registry.stops import EVERYTHING
 from tests.conftest import AdapterMaker
 
 STEPS = 40
+ACTS = Policy(mode="act")
 
 
 @pytest.fixture
@@ -20,6 +22,7 @@ async def live(three: Registry, adapter_folder: AdapterMaker) -> Registry:
     await three.push("billing", adapter_folder(1.0), actor="ann")
     for name in ("support", "billing"):
         await three.promote(name, 1, actor="ann")
+        await three.change_policy(name, lambda _: ACTS, actor="ann")
     await three.change("support", Patch(canary=Canary(2, 0.1)), actor="ann")
     return three
 
@@ -54,6 +57,24 @@ async def test_nothing_automatic_changes_what_is_stopped(live: Registry, stopped
     newest, by_bob, *_ = await live.history("support")
     assert (newest.decision, by_bob.decision) == (7, None)
     assert (await live.audit(limit=1))[0].detail == {"reason": "", "restores": 1, "decision": 7, "forced": None}
+
+
+@pytest.mark.parametrize("mode", ["off", "advise"])
+async def test_a_mode_that_is_not_to_act_stops_it_at_once(live: Registry, mode: Mode) -> None:
+    """Seen beforehand too; of that adapter alone, and not what people change."""
+    await live.change_policy("support", lambda _: Policy(mode=mode), actor="ann")
+    history = await live.history("support")
+    for refused in (
+        live.change("support", Patch(stable=2), decision=1, actor="monitor"),
+        live.rollback("support", decision=1, actor="monitor"),
+        live.preview("support", Patch(stable=2), decision=1),
+        live.preview_rollback("support", decision=1),
+    ):
+        with pytest.raises(Stopped, match=f"is {mode}"):
+            await refused
+    assert await live.history("support") == history
+    await act(live, "billing", 1)
+    await live.rollback("support", actor="bob")
 
 
 async def test_a_stop_is_one_however_often_it_is_said(live: Registry) -> None:

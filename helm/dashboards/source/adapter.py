@@ -328,7 +328,7 @@ _LOOP = Row(
         ),
         graph(
             "What it did",
-            "What the loop decided to do so far. `ostler decisions NAME --kind loop` tells why.",
+            "What the loop did so far. `ostler decisions NAME --kind loop` tells why.",
             Query(f"max by (act) (ostler_loop_acts{{{_ADAPTER}}})", "{{act}}"),
         ),
     ),

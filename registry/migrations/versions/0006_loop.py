@@ -110,6 +110,9 @@ def upgrade() -> None:
     with op.batch_alter_table("adapters") as table:
         table.add_column(sa.Column("policy", sa.JSON(), nullable=True))
 
+    with op.batch_alter_table("request_log") as table:
+        table.add_column(sa.Column("intended", sa.Integer(), nullable=True))
+
     with op.batch_alter_table("revisions") as table:
         table.add_column(sa.Column("is_holdback", sa.Boolean(), server_default=sa.false(), nullable=False))
         table.add_column(sa.Column("decision", sa.BigInteger(), nullable=True))

@@ -1,7 +1,9 @@
 """The request log read in the order in which it is written."""
 
 from datetime import timedelta
+from typing import Any
 
+import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from monitors.log.arrivals import Position, arrived, newest, position_at
@@ -12,10 +14,10 @@ OTHER = "ffffffffffffffff"
 
 
 async def read(database: AsyncEngine, position: Position, limit: int = 100) -> tuple[list[str], Position]:
-    """The ids of what is behind the position, of versions 2 and 3."""
+    """The ids of what is behind the position, of the new version 3 and the old one 2."""
     async with database.connect() as connection:
-        rows, after = await arrived(connection, position, await newest(connection), "support", (2, 3), limit=limit)
-        return [row.id for row in rows], after
+        found = await arrived(connection, position, await newest(connection), "support", 3, 2, limit=limit)
+        return [row.id for row in found.rows], found.position
 
 
 async def test_each_row_is_read_once(database: AsyncEngine) -> None:
@@ -56,3 +58,27 @@ async def test_reading_begins_at_a_moment(database: AsyncEngine) -> None:
 async def test_an_empty_log_has_no_recorders(database: AsyncEngine) -> None:
     """And nothing to read."""
     assert await read(database, {}) == ([], {})
+
+
+async def test_what_answered_in_a_versions_place_is_read(database: AsyncEngine) -> None:
+    """Also the base model, and from the moment on."""
+    instead: dict[str, Any] = {"variant": "fallback", "version": None}
+    rows = [request(n) | instead | {"intended": intended} for n, intended in enumerate((2, 3, 4, None))]
+    await log(database, rows)
+    async with database.connect() as connection:
+        position = await position_at(connection, "support", (2, 3), NOW)
+    assert (await read(database, position))[0] == [row_id(0), row_id(1)]
+
+
+async def test_all_of_the_new_version_is_read_and_of_the_old_one_some_of_the_whole_time(
+    database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their ids alone, so that nothing depends on how they went."""
+    monkeypatch.setattr("monitors.log.arrivals._AT_LEAST", 16)
+    await log(database, [request(n, 3 if n % 512 == 7 else 2) for n in range(1024)])
+    ids, position = await read(database, {}, limit=4)
+    assert position == {RECORDER: row_id(1023)}
+    old = [each for each in ids if each not in (row_id(7), row_id(519))]
+    assert len(old) == len(ids) - 2 == 16
+    quarters = [sum(row_id(n) <= each < row_id(n + 256) for each in old) for n in range(0, 1024, 256)]
+    assert quarters == [4, 4, 4, 4]

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from monitors.loop.decide import decide
 from monitors.loop.seen import Approval, Comparison, Held, JobSeen, Labels, Quality, Seen
-from monitors.loop.state import LoopState, Rollout
+from monitors.loop.state import Alarms, Learned, LoopState, Rollout
 from monitors.loop.transitions import after
 from monitors.loop.verdicts import CHANGING
 from registry.catalog import Canary, Deployment
 from registry.policies import Policy, RetrainRule, RolloutRule
 from tests.monitors.loop.cases import NOW
 
-QUIET = frozenset({"wait"})
 maybe = st.booleans()
 counts = st.integers(0, 3_000)
 moments = st.floats(0, 400).map(lambda hours: NOW - timedelta(hours=hours))
@@ -51,7 +50,9 @@ qualities = st.builds(
     recent=st.none() | st.floats(0, 1),
     alarm=maybe,
     alarms=st.integers(0, 3),
+    observed_at=st.none() | moments,
 )
+alarms = st.builds(Alarms, versions, st.just("feedback"), st.integers(0, 3))
 approvals = st.builds(
     Approval,
     st.sampled_from(["retrain", "promote"]),
@@ -72,6 +73,7 @@ seens = st.builds(
     frozen=st.none() | st.just("ada: holidays"),
     paused=st.none() | st.just("ada: holidays"),
     quality=st.none() | qualities,
+    new_quality=st.none() | qualities,
     labels=labels,
     open_job=st.none() | jobs,
     job=st.none() | jobs,
@@ -107,9 +109,10 @@ def states(draw: st.DrawFn) -> LoopState:
     """One that the loop may be in: a rollout belongs to the phases that have one."""
     phase: Any = draw(st.sampled_from(["watching", "tuning", "rolling_out", "holding_back"]))
     began, step_began = sorted([draw(moments), draw(moments)])
-    rollout = Rollout(
-        draw(versions), draw(versions), began, step_began, draw(maybe), draw(st.integers(0, 3)), draw(counts)
-    )
+    step, before = draw(st.integers(0, 3)), draw(counts)
+    by_person = phase == "rolling_out" and draw(maybe)
+    known = draw(st.none() | alarms) if phase == "holding_back" else None
+    rollout = Rollout(draw(versions), draw(versions), began, step_began, by_person, step, before, known)
     return LoopState(
         phase,
         cycle=draw(st.integers(0, 5)),
@@ -117,8 +120,9 @@ def states(draw: st.DrawFn) -> LoopState:
         revision=draw(st.integers(0, 9)),
         job="job-4",
         tuned_at=draw(st.none() | moments),
-        answered=(draw(versions), "feedback", draw(st.integers(0, 3))),
+        answered=tuple(draw(st.lists(alarms, max_size=2))),
         labels_until=draw(st.none() | moments),
+        learned=tuple(draw(st.lists(st.builds(Learned, versions, moments), max_size=2))),
         rollout=rollout if phase in ("rolling_out", "holding_back") else None,
     )
 
@@ -134,22 +138,31 @@ def reachable(seen: Seen, state: LoopState) -> bool:
 @any_case
 @given(seens, states(), policies)
 def test_nothing_is_changed_while_all_is_stopped(seen: Seen, state: LoopState, policy: Policy) -> None:
-    """Frozen, paused or off, there is only waiting."""
+    """Frozen, paused or off, there is only waiting, but for knowing what a person changed, which is known once."""
     assume(seen.frozen is not None or seen.paused is not None or policy.mode == "off")
     verdict = decide(seen, state, policy)
-    assert verdict.act in QUIET
-    assert after(state, verdict, seen) == state
+    then = after(state, verdict, seen)
+    if verdict.act == "wait":
+        assert then == state
+        return
+    assert verdict.act == "take_up"
+    assert seen.changed_by is not None
+    assert decide(seen, then, policy).act == "wait"
 
 
 @any_case
 @given(seens, states(), policies)
 def test_a_persons_change_of_what_is_under_way_always_comes_first(seen: Seen, state: LoopState, policy: Policy) -> None:
-    """Whatever else is seen, the deployment stays as it is."""
+    """Whatever else is seen, the deployment stays as it is; of what a person had begun it is no news to the loop."""
     assume(state.phase != "watching" and seen.deployment is not None)
     assert seen.deployment is not None
     seen = replace(seen, changed_by="ada", frozen=None, paused=None)
     assume(seen.deployment is not None and seen.deployment.revision != state.revision and policy.mode != "off")
-    assert decide(seen, state, policy).act == "stand_back"
+    act = decide(seen, state, policy).act
+    if state.rollout is None or not state.rollout.by_person:
+        assert act == "stand_back"
+    else:
+        assert act in ("take_up", "roll_back", "wait")
 
 
 @any_case

@@ -11,6 +11,7 @@ from monitors.loop.seen import Approval
 from monitors.loop.state import LoopState, Phase
 from monitors.loop.store import Kept, save
 from registry.errors import InvalidValue, NotFound
+from registry.transactions import Change, Transactions
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -89,3 +90,23 @@ async def test_a_reason_that_cannot_be_kept_answers_nothing(database: AsyncEngin
     with pytest.raises(InvalidValue):
         await approvals.answer(database, "support", "approved", actor="ann", reason="\0", now=NOW)
     assert await waiting(database) == ("retrain", 1, 1)
+
+
+async def test_an_answer_is_kept_only_together_with_its_audit_entry(
+    database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who said yes is never lost: without the one there is not the other."""
+    await ask(database, "retrain", 1)
+
+    def full(*_arguments: object, **_detail: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Change, "audit", full)
+        with pytest.raises(OSError, match="full"):
+            await approvals.answer(database, "support", "approved", actor="ann", now=NOW)
+    assert await waiting(database) == ("retrain", 1, 1)
+    await approvals.answer(database, "support", "rejected", actor="ann", reason="no", now=NOW)
+    (entry,) = await Transactions(database).audit(limit=1)
+    assert (entry.action, entry.subject, entry.actor) == ("reject", "adapter:support", "ann")
+    assert entry.detail == {"wanted": "retrain", "decision": 1, "reason": "no"}

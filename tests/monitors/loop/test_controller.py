@@ -4,6 +4,7 @@ import asyncio
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from monitors.loop import approvals
 from monitors.loop.acting import ACTOR
 from monitors.loop.seen import Labels
-from monitors.loop.state import LoopState
+from monitors.loop.state import Learned, LoopState
 from monitors.loop.store import Kept, load, save
 from monitors.watch.client import GatewayRefused
 from registry.catalog import Adapter, Catalog
@@ -27,12 +28,14 @@ from tests.monitors.loop.stories import (
     ROLLOUT,
     WORSE,
     CountedClient,
+    Killed,
     Looked,
     Points,
     Told,
     World,
     label,
 )
+from tests.ostler.in_process import QuickCli
 
 ADVISES = msgspec.structs.replace(ACTS, mode="advise")
 APPROVED = msgspec.structs.replace(ACTS, retrain=msgspec.structs.replace(RETRAIN, approval=True))
@@ -86,7 +89,8 @@ async def test_the_whole_story(world: World, begin: Begin, tuner: Tuner) -> None
     (asked,) = await world.jobs(name)
     assert "Quality was lost" in asked.order["reason"]
     kept = await world.kept(name)
-    assert (kept.state.phase, kept.state.cycle, kept.state.learned_until) == ("watching", 1, kept.state.labels_until)
+    assert (kept.state.phase, kept.state.cycle) == ("watching", 1)
+    assert (kept.state.learned_by(1), kept.state.learned_by(2)) == (None, kept.state.labels_until)
 
 
 async def test_a_worse_canary_goes_back(world: World, begin: Begin, tuner: Tuner) -> None:
@@ -112,9 +116,9 @@ async def test_a_worse_version_goes_back_from_its_holdback(world: World, begin: 
 
 
 async def test_a_person_rolls_back_in_the_middle(
-    world: World, gateway: RunningGateway, begin: Begin, tuner: Tuner
+    world: World, gateway: RunningGateway, begin: Begin, tuner: Tuner, tmp_path: Path
 ) -> None:
-    """That stands, the loop is paused for the adapter, and says so."""
+    """That stands, the loop is paused for the adapter, and says so; so does `ostler why`."""
     name = await begin("support")
     await to_canary(world, name, tuner)
     answer = await gateway.http.post(f"/admin/v1/adapters/{name}/rollback", json={"reason": "no"})
@@ -128,6 +132,36 @@ async def test_a_person_rolls_back_in_the_middle(
     assert "test (key_" in stop.reason
     assert await outcome(world, name) == "paused"
     assert ("stand_back", "person") in await world.decisions(name)
+    shown = " ".join((await QuickCli(gateway, tmp_path)("why", name)).out.split())
+    assert "changed the deployment (revision 3) while the loop was rolling out. That stands" in shown
+    for words in ("now It is paused: by ostler (test (key_", "stand back", f"changes it `ostler resume {name}`"):
+        assert words in shown, shown
+
+
+@pytest.mark.parametrize("how", ["paused", "off"])
+async def test_one_resume_is_enough(
+    world: World, gateway: RunningGateway, begin: Begin, tuner: Tuner, how: str
+) -> None:
+    """After a person has rolled back while the loop was stopped, or its mode was `off`, it goes on from there."""
+    name, job = await begin("support"), world.job()
+    await to_canary(world, name, tuner)
+    world.told.bad[name] = 0
+    if how == "paused":
+        await world.registry.stop(name, actor="ann")
+    else:
+        await world.registry.change_policy(name, lambda _: msgspec.structs.replace(ACTS, mode="off"), actor="ann")
+    answer = await gateway.http.post(f"/admin/v1/adapters/{name}/rollback", json={"reason": "no"})
+    assert answer.status_code == 200
+    for _ in range(2):
+        await world.turn(name, job)
+    assert (await world.kept(name)).state.phase == "watching"
+    await world.registry.go_on(name, actor="ann")
+    await world.registry.change_policy(name, lambda _: ACTS, actor="ann")
+    for _ in range(2):
+        await world.turn(name, job)
+    assert await world.registry.stops() == {}
+    assert await outcome(world, name) == "quality_holds"
+    assert ("take_up", "person") in await world.decisions(name)
 
 
 async def test_a_person_is_first_between_decision_and_act(
@@ -178,7 +212,7 @@ async def test_after_a_stop_nothing_changes(world: World, begin: Begin, tuner: T
             assert (await world.revisions(name), len(await world.jobs(name))) == before
             await world.registry.go_on(stopped, actor="ann")
         await tuner(name)
-        if (await world.kept(name)).state.learned_until and (await world.kept(name)).state.phase == "watching":
+        if (await world.decisions(name))[-1][0] == "end_holdback":
             break
     assert len(await world.revisions(name)) == 5
     assert {place.split()[0] for place in places} >= {"retrain", "begin_rollout", "next_step", "promote"}
@@ -352,7 +386,7 @@ async def test_what_was_learned_before_is_not_learned_again(
     """A training has the labels since the one before; the tuner replays older rows as the job says."""
     name = await begin("support")
     async with writing(world.database) as connection:
-        learned = Kept(LoopState(learned_until=NOW - timedelta(minutes=30)))
+        learned = Kept(LoopState(learned=(Learned(1, NOW - timedelta(minutes=30)),)))
         await save(connection, name, learned, NOW)
     await label(world.database, name, what="new-", when=NOW - timedelta(minutes=10))
     await world.turn(name, world.job())
@@ -412,6 +446,54 @@ async def test_of_two_uploads_at_once_the_first_that_was_kept_is_asked_for(
     await world.turn(name, world.job(Noting()))
     (asked,) = await world.jobs(name)
     assert asked.order["training_file"] == sent
+
+
+async def test_what_another_monitor_did_at_the_same_moment_counts_as_done(
+    world: World, gateway: RunningGateway, begin: Begin, tuner: Tuner
+) -> None:
+    """The gateway refuses the second of two; the revision names the decision, so that nobody stands back."""
+    name = await begin("support")
+    await to_canary(world, name, tuner)
+
+    class Second(Points):
+        async def __call__(self, place: str) -> None:
+            pending = (await world.kept(name)).pending
+            if place.startswith("before PATCH") and pending is not None:
+                await patch(gateway, name, {"canary": {"version": 2, "weight": 0.5}, "decision": pending.decision})
+
+    await world.turn(name, world.job(Second()))
+    kept = await world.kept(name)
+    assert (await world.revisions(name))[-1] == ("canary", 1, 2, 0.5, True)
+    assert (kept.pending, kept.state.revision) == (None, 3)
+    assert kept.state.rollout is not None
+    assert kept.state.rollout.step == 1
+    assert ("wait", "dropped") not in await world.decisions(name)
+
+
+async def test_a_way_back_that_another_decision_has_gone_is_gone(
+    world: World, gateway: RunningGateway, begin: Begin, tuner: Tuner
+) -> None:
+    """A second one would bring the worse version again."""
+    name = await begin("support")
+    await to_canary(world, name, tuner)
+    world.told.beside[name] = WORSE
+
+    class Dying(Points):
+        async def __call__(self, place: str) -> None:
+            if place.endswith("/rollback"):
+                raise Killed
+
+    with pytest.raises(Killed):
+        await world.turn(name, world.job(Dying()))
+    (asked,) = await world.jobs(name)
+    other = int(asked.order["metadata"]["decision"])
+    answer = await gateway.http.post(f"/admin/v1/adapters/{name}/rollback", json={"decision": other})
+    assert answer.status_code == 200, answer.text
+    await world.turn(name, world.job())
+    assert [each[0] for each in await world.revisions(name)].count("rollback") == 1
+    kept = await world.kept(name)
+    assert (kept.state.phase, kept.state.revision, kept.pending) == ("watching", 3, None)
+    assert ("wait", "dropped") not in await world.decisions(name)
 
 
 async def test_a_way_back_that_is_refused_is_decided_once(world: World, begin: Begin, tuner: Tuner) -> None:

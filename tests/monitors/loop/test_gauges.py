@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from monitors.decisions import Decision, record_decision
+from monitors.decisions import Decision, Wanted, newest_decisions, record_decision
 from monitors.loop import approvals
 from monitors.loop.evidence import Beside
+from monitors.loop.followed import Followed, followed
 from monitors.loop.gauges import LoopGaugesJob
 from monitors.loop.state import LoopState, Rollout
 from monitors.loop.store import Kept, Pending, save
@@ -21,6 +22,7 @@ from registry.catalog import Catalog
 from registry.stops import EVERYTHING
 from registry.tables import StopRow
 from tests.monitors.judging.rows import NOW, catalog, say, workshop
+from tests.monitors.loop.traffic import ask_for, revise
 
 HOUR = timedelta(hours=1)
 CATALOG = catalog()
@@ -63,14 +65,37 @@ async def test_an_adapter_is_shown_from_the_start(shop: Workshop) -> None:
 
 
 async def test_what_was_done_is_counted(shop: Workshop, database: AsyncEngine) -> None:
-    """By act, without what was only advised; the newest decision of any kind has its moment."""
-    for act, outcome in (("promote", "promoted"), ("roll_back", "errors"), ("roll_back", "cost")):
-        await decide(database, act, outcome)
+    """By act, without what was only decided or advised; the newest decision of any kind has its moment."""
+    acts = (("promote", "promoted"), ("roll_back", "errors"), ("roll_back", "cost"), ("end_cycle", "rejected"))
+    made = [await decide(database, act, outcome) for act, outcome in acts]
+    for number, decision in enumerate(made[:2], start=1):
+        await revise(database, number, 2, decision=decision)
     await decide(database, "promote", "would_promote")
     await decide(database, "wait", "gathers", NOW + HOUR)
-    await LoopGaugesJob(shop).run(CATALOG, NOW)
-    assert (shown(shop, "acts", act="promote"), shown(shop, "acts", act="roll_back")) == (1, 2)
+    job = LoopGaugesJob(shop)
+    for _ in range(2):
+        await job.run(CATALOG, NOW)
+        counts = [shown(shop, "acts", act=act) for act in ("promote", "roll_back", "end_cycle", "retrain")]
+        assert counts == [1, 1, 1, 0]
     assert shown(shop, "last_decision_timestamp_seconds") == (NOW + HOUR).timestamp()
+
+
+async def test_what_is_done_long_after_it_was_decided_is_counted_then(shop: Workshop, database: AsyncEngine) -> None:
+    """While it is tried it is not done; of two decisions for one job the one counts that the job names."""
+    dropped, wanted = [await decide(database, "retrain", "begun", NOW - 9 * HOUR) for _ in range(2)]
+    then = LoopState("tuning", 1)
+    await keep(database, Kept(pending=Pending(Verdict("retrain", "begun", "", "", ""), wanted, then, 1, NOW)))
+    job = LoopGaugesJob(shop)
+    await job.run(CATALOG, NOW)
+    assert shown(shop, "acts", act="retrain") == 0
+    await ask_for(database, 1, order={"metadata": {"decision": str(wanted)}})
+    await keep(database, Kept(then))
+    await job.run(CATALOG, NOW)
+    assert shown(shop, "acts", act="retrain") == 1
+    async with database.connect() as connection:
+        found = await newest_decisions(connection, Wanted(adapter="support"), limit=10)
+        assert await followed(connection, found) == {wanted: Followed(job="job-1")}
+    assert dropped not in job._done._open
 
 
 async def test_a_rollout_has_evidence_until_it_is_over(shop: Workshop, database: AsyncEngine) -> None:

@@ -1,17 +1,21 @@
 """The training material: which labels count, what a file has, and that no key alone decides what is learned."""
 
+import asyncio
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.tuning.bodies import NewJob
 from monitors.log.retention import RetentionJob
+from monitors.loop import material, sources
 from monitors.loop.material import Surveyor, job_body, labels, rows
 from monitors.loop.seen import Labels
 from monitors.tables import DriftRunRow, TeacherLabelRow
@@ -240,6 +244,39 @@ async def test_the_job_goes_on_from_what_serves_and_says_why(database: AsyncEngi
     assert order.ostler.start_from is None
     assert order.method is not None
     assert order.method.supervised is not None
+
+
+async def test_a_key_that_floods_leaves_room_for_others(database: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the newest labels that are looked at it has its share at most, unless it is trusted."""
+    monkeypatch.setattr(sources, "MOST_LABELS", 10)
+    for number in range(6):
+        await correct(database, f"old-{number}", f"key-{number % 3}", "right", created_at=NOW)
+    for number in range(30):
+        await correct(database, f"new-{number}", "flood", f"wrong {number}", created_at=NOW + timedelta(minutes=1))
+    found = await seen(database, RetrainRule(most_of_one_key=0.4))
+    assert (found.rows, found.found, found.heaviest_share) == (10, 10, 0.4)
+    trusting = await seen(database, RetrainRule(most_of_one_key=0.4, trusted_keys=("flood",)))
+    assert (trusting.found, trusting.heaviest_key) == (10, None)
+
+
+async def test_of_many_adapters_the_labels_of_a_few_are_counted_at_once(
+    database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for their turn."""
+    at_once, most = 0, 0
+
+    async def counted(*_arguments: Any, **_window: Any) -> Labels:
+        nonlocal at_once, most
+        at_once, most = at_once + 1, max(most, at_once + 1)
+        await asyncio.sleep(0.01)
+        at_once -= 1
+        return Labels()
+
+    monkeypatch.setattr(material, "labels", counted)
+    surveyor = Surveyor(database)
+    adapters = [replace(support(), name=f"a{number}") for number in range(6)]
+    await asyncio.gather(*(surveyor.labels(each, Policy(), since=None, until=LATER) for each in adapters))
+    assert most == 2
 
 
 async def test_looking_again_costs_nothing_for_a_while(database: AsyncEngine) -> None:

@@ -9,27 +9,28 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import event, insert, text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from monitors.judging.quality import QualityJob
 from monitors.loop.reading import Looked, Reader
+from monitors.loop.seen import Held
 from monitors.loop.state import LoopState, Rollout
 from monitors.loop.store import Kept
+from monitors.loop.trial import is_behind
 from monitors.settings import MonitorSettings
+from monitors.watch.progress import move_cursor
 from registry.catalog import Adapter, Catalog
 from registry.monitoring import QualityRule
 from registry.policies import Policy, RolloutRule
 from registry.registry import Registry
-from registry.tuning.tables import TuningJobRow
 from tests.monitors.judging.rows import NOW, catalog, workshop
 from tests.monitors.judging.rows import observe as observe_level
-from tests.monitors.loop.traffic import log, observe, request, revise, scored
+from tests.monitors.loop.traffic import ask_for, log, observe, request, revise, scored
 
 LATER = NOW + timedelta(hours=2)
 ROLLOUT = Rollout(3, 2, began_at=NOW, step_began_at=NOW)
 ROLLING = Kept(LoopState("rolling_out", revision=1, rollout=ROLLOUT))
-_JOBS: Any = TuningJobRow.__table__  # type: ignore[attr-defined]
 
 
 def support(quality: QualityRule = QualityRule(), rollout: RolloutRule = RolloutRule()) -> Adapter:  # noqa: B008
@@ -218,28 +219,118 @@ async def test_the_base_is_held_against_the_new_version(reader: Reader, database
     assert (found.n, found.mean) == (1, 0.25)
 
 
-async def test_a_burst_of_errors_is_seen_at_once(reader: Reader, database: AsyncEngine) -> None:
-    """A handful of them, also answers that broke off, and requests that the old version answered in its place."""
-    await revise(database, 1, 2, canary=3, canary_weight=0.05)
-    kept = after(await look(reader, database))
-    await log(database, [request(n, 3) for n in range(20)])
-    await log(database, [request(n, 3, status=503, error="engine_unavailable") for n in range(20, 24)])
-    await log(database, [request(n, 3, error="engine_error") for n in range(24, 26)])
-    await log(database, [request(n, 2, variant="fallback") for n in range(26, 28)])
-    found = (await look(reader, database, kept)).seen.comparison.errors
+async def failures(reader: Reader, database: AsyncEngine, rows: Sequence[dict[str, Any]]) -> Held:
+    """What the limit on failures says of these requests of a rollout."""
+    await revise(database, 1, 2, canary=3, canary_weight=0.5)
+    await log(database, rows)
+    found = (await look(reader, database)).seen.comparison.errors
     assert found is not None
-    assert (found.n, found.worse) == (28, True)
+    return found
 
 
-async def test_what_is_the_clients_own_fault_says_nothing(reader: Reader, database: AsyncEngine) -> None:
-    """Nor do requests of others."""
-    await revise(database, 1, 2, canary=3, canary_weight=0.05)
-    await log(database, [request(n, 3, status=400 + n, error="invalid_request") for n in (0, 4, 29, 99)])
-    await log(database, [request(10, 3, error="client_gone"), request(11, 3, variant="shadow", status=503)])
-    await log(database, [request(n, 2, status=500, error="engine_error") for n in range(12, 20)])
-    found = (await look(reader, database)).seen.comparison
-    assert found.errors is not None
-    assert found.errors.n == 0
+def burst(**fields: Any) -> list[dict[str, Any]]:
+    """A good minute, and one in which ten requests of the new version go otherwise, and all of the old one's well."""
+    good = [*(request(n, 2 + n % 2) for n in range(60)), *(request(n) for n in range(60, 120, 2))]
+    return [*good, *(request(n, 3) | fields for n in range(61, 81, 2))]
+
+
+REFUSED: dict[str, Any] = {"status": 503, "error": "version_not_servable", "replica": None}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": 502, "error": "engine_error"},
+        {"status": 200, "error": "engine_error", "first_byte_s": 0.1},
+        {"status": 503, "error": "engine_unavailable"},
+        REFUSED,
+        {"version": 2, "variant": "fallback", "intended": 3},
+        {"version": None, "variant": "fallback", "intended": 3},
+        {"status": 499, "error": "client_gone", "duration_s": 30.0},
+        {"status": 504, "error": "deadline_exceeded", "duration_s": 30.0},
+    ],
+    ids=["error", "broken", "engine lost", "refused", "old instead", "base instead", "hangs", "hangs until the end"],
+)
+async def test_a_burst_of_one_version_alone_is_seen_at_once(
+    reader: Reader, database: AsyncEngine, fields: dict[str, Any]
+) -> None:
+    """Ten of its requests, in whatever way it failed; also answers that something else had to give in its place."""
+    found = await failures(reader, database, burst(**fields))
+    assert (found.n, found.worse) == (40, True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": 503, "error": "overloaded", "replica": None},
+        {"status": 503, "error": "engine_unavailable", "replica": None},
+        {"status": 503, "error": "gateway_stopping"},
+        {"status": 503, "error": "database_unavailable", "replica": None},
+        {"status": 500, "error": "internal_error"},
+        {"status": 504, "error": "deadline_exceeded", "replica": None, "duration_s": 30.0},
+        {"status": 504, "error": "deadline_exceeded", "duration_s": 0.1},
+        {"status": 200, "error": "deadline_exceeded", "duration_s": 30.0, "first_byte_s": 0.1},
+        {"status": 499, "error": "client_gone", "duration_s": 0.4},
+        {"status": 499, "error": "client_gone", "duration_s": 30.0, "first_byte_s": 0.1},
+        {"status": 499, "error": "client_gone", "duration_s": 30.0, "queue_s": 29.9},
+        {"status": 400, "error": "invalid_request"},
+        {"status": 429, "error": "rate_limit_exceeded"},
+        {"variant": "pinned", "status": 502, "error": "engine_error"},
+        {"variant": "shadow", "status": 502, "error": "engine_error"},
+        {"version": None, "variant": "fallback", "intended": 3, "status": 502, "error": "engine_error"},
+    ],
+    ids=lambda fields: " ".join(str(value) for value in fields.values()),
+)
+async def test_what_is_not_the_versions_doing_says_nothing(
+    reader: Reader, database: AsyncEngine, fields: dict[str, Any]
+) -> None:
+    """The gateway's own refusals, a client's deadline or its going away, its mistakes, and requests of others."""
+    found = await failures(reader, database, burst(**fields))
+    assert (found.n, found.worse, found.mean) == (30, False, 0.0)
+
+
+@pytest.mark.parametrize("fields", [{"status": 502, "error": "engine_error"}, REFUSED, {"duration_s": 9.0}])
+async def test_what_both_versions_suffer_takes_none_back(
+    reader: Reader, database: AsyncEngine, fields: dict[str, Any]
+) -> None:
+    """An outage of the engines is the installation's, and so are clients who all give up."""
+    gone = {"status": 499, "error": "client_gone"} if "duration_s" in fields else {}
+    rows = burst()
+    down = [request(n, 2 + n % 2) | fields | gone for n in range(120, 180)]
+    found = await failures(reader, database, [*rows, *down])
+    assert (found.n, found.worse) == (70, False)
+
+
+@pytest.mark.parametrize("fields", [REFUSED, {"version": None, "variant": "fallback", "intended": 3}])
+async def test_a_promoted_version_that_fails_is_seen_while_some_are_held_back(
+    reader: Reader, database: AsyncEngine, fields: dict[str, Any]
+) -> None:
+    """Whether the base model answers in its place or nothing does, beside few answers of the old version."""
+    await revise(database, 1, 3, canary=2, canary_weight=0.05, is_holdback=True, previous_stable=2, decision=7)
+    rows = [request(n, 3) | {"variant": "stable"} | (fields if n > 60 else {}) for n in range(150) if n % 20]
+    await log(database, [*rows, *(request(n, variant="canary") for n in range(0, 150, 20))])
+    held = Kept(msgspec.structs.replace(ROLLING.state, phase="holding_back"))
+    found = (await look(reader, database, held)).seen.comparison.errors
+    assert found is not None
+    assert found.worse
+
+
+async def test_a_look_says_whether_there_is_more(
+    reader: Reader, database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the next one follows at once; each recorder has its share, and none waits for another's backlog."""
+    other = "ffffffffffffffff"
+    await revise(database, 1, 2, canary=3, canary_weight=0.5)
+    await log(database, [request(n, 3) for n in range(30)])
+    await log(database, [request(n, 3, other, status=502, error="engine_error") for n in range(3)])
+    monkeypatch.setattr("monitors.loop.limits.MOST_AT_ONCE", 20)
+    kept, counts = ROLLING, []
+    for _ in range(3):
+        looked = await look(reader, database, kept)
+        kept = after(looked)
+        assert looked.seen.comparison.errors is not None
+        counts.append((looked.seen.comparison.errors.n, is_behind(kept)))
+    assert counts == [(13, True), (33, False), (33, False)]
 
 
 async def test_slow_and_dear_answers_are_found(reader: Reader, database: AsyncEngine) -> None:
@@ -284,10 +375,9 @@ async def test_another_rollout_begins_with_nothing(reader: Reader, database: Asy
 
 async def test_who_changed_the_deployment(reader: Reader, database: AsyncEngine) -> None:
     """A person, or the loop; and whether the person took away what the loop had made stable."""
-    watching = Kept()
 
-    async def seen() -> tuple[str | None, bool]:
-        found = (await look(reader, database, watching)).seen
+    async def seen(known: int = 0) -> tuple[str | None, bool]:
+        found = (await look(reader, database, Kept(LoopState(revision=known)))).seen
         return found.changed_by, found.taken_away
 
     assert await seen() == (None, False)
@@ -299,11 +389,29 @@ async def test_who_changed_the_deployment(reader: Reader, database: AsyncEngine)
     assert await seen() == ("eve", False)
     await revise(database, 4, 1, previous_stable=2, action="rollback")
     assert await seen() == ("eve", True)
-    await revise(database, 5, 3, previous_stable=1)
-    assert await seen() == ("eve", False)
-    found = (await look(reader, database, watching)).seen
+    await revise(database, 5, 1, previous_stable=1, shadow="base", shadow_share=0.5)
+    assert (await seen(2), await seen(4)) == (("eve", True), ("eve", False))
+    await revise(database, 6, 3, previous_stable=1)
+    assert await seen(4) == ("eve", False)
+    found = (await look(reader, database, Kept())).seen
     assert found.deployment is not None
-    assert (found.deployment.revision, found.deployment.stable) == (5, 3)
+    assert (found.deployment.revision, found.deployment.stable) == (6, 3)
+
+
+async def test_only_who_goes_back_takes_away(reader: Reader, database: AsyncEngine) -> None:
+    """A newer version over the loop's own is no answer to it, and neither is what serves again by now."""
+    await revise(database, 1, 1)
+    await revise(database, 2, 2, previous_stable=1, decision=7, actor="ostler")
+    await revise(database, 3, 3, previous_stable=2)
+    known = Kept(LoopState(revision=2))
+    assert not (await look(reader, database, known)).seen.taken_away
+    await revise(database, 4, 1, previous_stable=3)
+    assert not (await look(reader, database, known)).seen.taken_away
+    await revise(database, 5, 2, previous_stable=1, decision=9, actor="ostler")
+    await revise(database, 6, 1, previous_stable=2)
+    assert (await look(reader, database, Kept(LoopState(revision=5)))).seen.taken_away
+    await revise(database, 7, 2, previous_stable=1)
+    assert not (await look(reader, database, Kept(LoopState(revision=5)))).seen.taken_away
 
 
 async def test_stops_are_seen(reader: Reader, database: AsyncEngine, registry: Registry) -> None:
@@ -318,26 +426,8 @@ async def test_stops_are_seen(reader: Reader, database: AsyncEngine, registry: R
 
 async def job(database: AsyncEngine, number: int, state: str = "succeeded", **fields: Any) -> None:
     """A tuning job that the loop asked for; it took an hour."""
-    usual = {
-        "id": f"job-{number}",
-        "key_id": "key-1",
-        "adapter": "support",
-        "base": "tiny",
-        "model": "support@2",
-        "order": {},
-        "state": state,
-        "stage": "done",
-        "wanted": "run",
-        "asked": "",
-        "attempt": 0,
-        "created_by": "ostler",
-        "idempotency_key": f"loop-support-{number}",
-        "created_at": NOW,
-        "started_at": LATER - timedelta(hours=1),
-        "finished_at": LATER if state != "running" else None,
-    }
-    async with database.begin() as connection:
-        await connection.execute(insert(_JOBS).values(usual | fields))
+    times = {"started_at": LATER - timedelta(hours=1), "finished_at": LATER if state != "running" else None}
+    await ask_for(database, number, state=state, **times | fields)
 
 
 async def test_jobs_are_seen(reader: Reader, database: AsyncEngine) -> None:
@@ -361,9 +451,11 @@ async def test_trainings_of_the_month_are_added_up(reader: Reader, database: Asy
     await job(database, 2, "running", started_at=LATER - timedelta(minutes=30))
     await job(database, 3, idempotency_key=None)
     await job(database, 4, adapter="support-eu", idempotency_key="loop-support-eu-1")
-    await job(database, 5, created_at=NOW - timedelta(days=5))
+    await job(database, 5, created_at=NOW - timedelta(days=5), started_at=NOW - timedelta(days=5))
     await job(database, 6, "queued", started_at=None)
     assert (await look(reader, database, Kept())).seen.spent == pytest.approx(3.6 + 1.8)
+    await job(database, 8, created_at=NOW - timedelta(days=5))  # it waited for the new month
+    assert (await look(reader, database, Kept())).seen.spent == pytest.approx(3.6 + 1.8 + 3.6)
     await job(database, 7, version=3)
     async with database.begin() as connection:
         await connection.execute(
@@ -373,7 +465,7 @@ async def test_trainings_of_the_month_are_added_up(reader: Reader, database: Asy
                 ' \'{"cost": {"amount": 0.25}}\' FROM adapters'
             )
         )
-    assert (await look(reader, database, Kept())).seen.spent == pytest.approx(3.6 + 1.8 + 0.25)
+    assert (await look(reader, database, Kept())).seen.spent == pytest.approx(3.6 + 1.8 + 3.6 + 0.25)
 
 
 RULE = QualityRule(level=0.9, drop=0.1, alarm_every=100)
@@ -467,6 +559,26 @@ async def test_only_what_changed_is_to_be_looked_at(
     await registry.stop(None, actor="eve")
     assert await reader.changed(known, NOW) == {"support", "other"}
     assert await reader.changed(known, NOW) == set()
+
+
+async def test_the_first_round_reads_no_observation(
+    reader: Reader, database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All adapters are looked at then anyway, and there may be many millions."""
+    asked: list[tuple[int, int]] = []
+
+    async def observed(_connection: Any, last: int, newest: int) -> set[str]:
+        asked.append((last, newest))
+        return set()
+
+    monkeypatch.setattr("monitors.loop.reading._observed", observed)
+    async with database.begin() as connection:
+        await move_cursor(connection, QualityJob.name, "", "70")
+    known = Catalog(change=1, adapters={"support": support()})
+    assert await reader.changed(known, NOW) == {"support"}
+    assert asked == []
+    await reader.changed(known, NOW)
+    assert asked == [(70, 70)]
 
 
 async def test_requests_are_read_up_to_the_newest_of_the_round(reader: Reader, database: AsyncEngine) -> None:

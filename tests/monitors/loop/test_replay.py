@@ -23,6 +23,7 @@ FELL = QualityRule(level=0.9, drop=0.05, alarm_every=10_000)
 RETRAIN = RetrainRule(least_rows=20)
 ROLLOUT = RolloutRule(steps=(0.1, 0.5), least_sessions=5, least_minutes=1.0)
 DAY = timedelta(days=1)
+TRAINED = "Trainings are taken to end at once and without a version, and cost nothing."
 
 
 def at(minutes: float) -> datetime:
@@ -37,9 +38,9 @@ async def tried(database: AsyncEngine, policy: Policy, until: datetime, since: d
         return await replay(connection, adapter, policy, since, until)
 
 
-async def answered(database: AsyncEngine, values: Iterable[float], *, labelled: bool = True) -> None:
+async def answered(database: AsyncEngine, values: Iterable[float], *, labelled: bool = True, first: int = 0) -> None:
     """Sessions of three keys, a minute apart, each with its score, and with a correction if they are `labelled`."""
-    for number, value in enumerate(values):
+    for number, value in enumerate(values, first):
         session, said = f"s{number}", {"score": value} | ({"correction": "it is this"} if labelled else {})
         await observe(database, session, value, at=at(number))
         await capture(database, f"r{number}", "that", created_at=at(number))
@@ -117,6 +118,29 @@ async def test_the_level_is_that_of_the_first_sessions_however_long_ago(database
     assert {each.level for each in found.alarms} == {1.0}
 
 
+async def test_of_too_many_sessions_the_last_that_was_looked_at_is_named(
+    database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest are missing then, nothing is decided about their time, and fewer days show them."""
+    monkeypatch.setattr("monitors.loop.replay_watch.MOST_OBSERVATIONS", 30)
+    monkeypatch.setattr("monitors.loop.replay_watch._PAGE", 10)
+    await revise(database, 1, 2, created_at=NOW - DAY)
+    await answered(database, [0.0] * 30, labelled=False)
+    for number in range(30):
+        late = {"id": f"late-{number}", "key_id": f"key-{number % 3}", "created_at": at(100)}
+        await say(database, f"r{number}", correction="it is this", **late)
+    policy = Policy("act", FELL, RETRAIN)
+    whole = await tried(database, policy, at(300))
+    assert (whole.observations, whole.observed_until, whole.notes[:1]) == (30, at(29), [TRAINED])
+    await answered(database, [0.0] * 5, first=30, labelled=False)
+    cut = await tried(database, policy, at(300))
+    assert (cut.observations, cut.observed_until) == (30, at(29))
+    assert "what came after 2026-11-03 12:29 UTC was not looked at. Ask for fewer days." in cut.notes[0]
+    assert max(each.at for each in whole.decisions) > at(29) >= max(each.at for each in cut.decisions)
+    fewer = await tried(database, policy, at(300), since=at(20))
+    assert (fewer.observed_until, any("fewer days" in note for note in fewer.notes)) == (at(34), False)
+
+
 async def test_without_a_fall_nothing_is_decided(database: AsyncEngine) -> None:
     """And it says what it looked at, or that there was nothing."""
     empty = await tried(database, Policy("act"), at(60))
@@ -177,10 +201,11 @@ async def test_a_canary_that_nobody_scored_stays_undecided(database: AsyncEngine
 
 
 async def test_failing_requests_take_a_canary_back(database: AsyncEngine) -> None:
-    """By the limit on errors, without any score."""
+    """By the limit on errors, without any score, while the other version answers."""
     await revise(database, 1, 2, created_at=NOW - DAY)
     await revise(database, 2, 2, canary=3, canary_weight=0.3, created_at=NOW)
-    await log(database, [request(number, 3, status=502, error="upstream") for number in range(1, 40)])
+    failed: dict[str, Any] = {"status": 502, "error": "engine_error"}
+    await log(database, [request(n, 3, **failed) if n % 2 else request(n) for n in range(1, 80)])
     (canary,) = (await tried(database, Policy("act", rollout=ROLLOUT), at(600))).canaries
     assert [each.outcome for each in canary.moments] == ["errors"]
     assert canary.moments[0].at < at(2)

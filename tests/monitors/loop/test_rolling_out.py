@@ -7,6 +7,7 @@ import pytest
 
 from monitors.loop.decide import decide
 from monitors.loop.seen import Approval, Comparison, Held, Seen
+from monitors.loop.state import Alarms
 from monitors.loop.transitions import after
 from registry.catalog import Canary, Deployment
 from registry.policies import Policy
@@ -144,16 +145,17 @@ def test_no_data_is_never_a_pass(comparison: Comparison) -> None:
     seen = rolling(comparison=comparison)
     assert decide(seen, rollout_state(step=0), POLICY).act == "wait"
     long_ago = NOW - timedelta(hours=168)
-    assert decide(seen, rollout_state(began_at=long_ago), POLICY).outcome == "undecided"
+    assert decide(seen, rollout_state(began_at=long_ago, step_began_at=long_ago), POLICY).outcome == "undecided"
 
 
 def test_what_stays_undecided_goes_back_or_stays_as_the_policy_says() -> None:
     """At the end of the time, and not before."""
     seen = rolling(comparison=Comparison(OPEN))
     long_ago = NOW - timedelta(hours=168)
-    just_before = rollout_state(began_at=long_ago + timedelta(seconds=1))
+    a_third = NOW - timedelta(hours=168 / 3)
+    just_before = rollout_state(began_at=long_ago + timedelta(seconds=1), step_began_at=a_third)
     assert decide(seen, just_before, POLICY).outcome == "not_shown"
-    over = rollout_state(began_at=long_ago)
+    over = rollout_state(began_at=long_ago, step_began_at=a_third)
     assert decide(seen, over, POLICY).act == "roll_back"
     held = decide(seen, over, with_rollout(undecided="hold"))
     assert (held.act, held.outcome) == ("wait", "undecided")
@@ -166,6 +168,19 @@ def test_a_version_that_was_shown_in_time_is_promoted_though_the_time_is_over() 
     assert decide(rolling(), rollout_state(began_at=old), POLICY).act == "promote"
     first = rolling(deployment=Deployment(7, 1, Canary(2, 0.05)))
     assert decide(first, rollout_state(began_at=old, step=0), POLICY).act == "next_step"
+
+
+def test_a_step_that_begins_late_has_its_share_of_the_time() -> None:
+    """It was frozen up to there, say: what spoke for it then is not undecided at the next look. Nor is it for ever."""
+    old = rollout_state(began_at=NOW - timedelta(hours=169), step=0)
+    first = rolling(deployment=Deployment(7, 1, Canary(2, 0.05)))
+    verdict = decide(first, old, POLICY)
+    assert verdict.act == "next_step"
+    state = after(old, verdict, first)
+    second = replace(first, deployment=Deployment(7, 1, Canary(2, 0.25)))
+    for hours, outcome in ((0.001, "gathers"), (55.9, "gathers"), (56, "undecided")):
+        found = decide(replace(second, now=NOW + timedelta(hours=hours)), state, POLICY)
+        assert found.outcome == outcome, hours
 
 
 @pytest.mark.parametrize(
@@ -219,10 +234,41 @@ def test_the_share_is_held_back_for_its_time() -> None:
     assert after(over, verdict, held_back()).rollout is None
 
 
+BELOW = Comparison(replace(GOOD, mean=-0.01))
+
+
 def test_an_alarm_about_the_promoted_version_takes_it_back_while_sessions_are_held_back() -> None:
     """An alarm about another version does not."""
     state = rollout_state("holding_back")
-    about = held_back(quality=quality(version=2))
+    about = held_back(quality=quality(version=2), comparison=BELOW)
     assert decide(about, state, POLICY).outcome == "lost_quality"
-    assert decide(held_back(quality=quality(version=1)), state, POLICY).act == "wait"
-    assert decide(held_back(quality=quality(version=2, alarm=False)), state, POLICY).act == "wait"
+    for other in (quality(version=1), quality(version=2, alarm=False)):
+        assert decide(held_back(quality=other, comparison=BELOW), state, POLICY).outcome == "holds_back"
+
+
+def test_an_alarm_that_stood_at_the_promotion_takes_nothing_back() -> None:
+    """The version raised it as a canary, and was promoted all the same; only one more is news."""
+    rolled = rolling(quality=quality(), new_quality=quality(version=2, alarms=3))
+    state = after(rollout_state(), decide(rolled, rollout_state(), POLICY), rolled)
+    assert state.rollout is not None
+    assert state.rollout.alarms == Alarms(2, "feedback", 3)
+    seen = held_back(quality=quality(version=2, alarms=3), comparison=BELOW)
+    assert decide(seen, state, POLICY).outcome == "holds_back"
+    again = replace(seen, quality=quality(version=2, alarms=4))
+    assert decide(again, state, POLICY).outcome == "lost_quality"
+
+
+def test_a_better_version_that_lost_quality_is_not_rolled_back_to_the_worse_one() -> None:
+    """It is told of, and the holdback ends in its time. What does not speak for it is enough to go back, though."""
+    state = rollout_state("holding_back")
+    better = Held(n=500, mean=0.15, low=0.1, high=0.2, not_worse=True)
+    alarm = quality(version=2, level=0.85, recent=0.75)
+    verdict = decide(held_back(quality=alarm, comparison=Comparison(better)), state, POLICY)
+    assert (verdict.act, verdict.outcome) == ("wait", "lost_alike")
+    assert "lost quality" in verdict.reason
+    assert "+0.150" in verdict.reason
+    over = rollout_state("holding_back", step_began_at=NOW - timedelta(hours=72))
+    assert decide(held_back(quality=alarm, comparison=Comparison(better)), over, POLICY).act == "end_holdback"
+    for unsure in (replace(better, not_worse=False), replace(better, mean=-0.001), Held()):
+        found = decide(held_back(quality=alarm, comparison=Comparison(unsure)), state, POLICY)
+        assert (found.act, found.outcome) == ("roll_back", "lost_quality")

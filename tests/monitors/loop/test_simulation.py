@@ -1,11 +1,14 @@
 """The whole decision code over simulated traffic, on a small scale; `benchmarks/loop.py` has the large one."""
 
 import math
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import loop as simulation
 from benchmarks.loop import BAD, KINDS, NEVER, POLICY, Traffic, Trial, Watches, guard, roll_out, watch
 from monitors.judging.evidence import Watch
 from registry.monitoring import QualityRule
@@ -75,3 +78,23 @@ def test_a_limit_that_is_kept_stops_hardly_any_version() -> None:
     kept = guard(np.random.default_rng(8), 0.05, 0.05, 0.01, 300, 2_000)
     assert kept.over.mean() <= at_most(0.01, 300)
     assert guard(np.random.default_rng(9), 0.05, 0.3, 0.01, 100, 500, good=2_000).over.all()
+
+
+def test_all_tables_are_made_in_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a few short runs of each; a table that is named is printed, and is the same one."""
+    page = tmp_path / "loop.md"
+    few = {"RUNS": 2, "SESSIONS": 300, "ROLLOUTS": 2, "GUARD_REQUESTS": 50, "KINDS": KINDS[2:], "RESULTS": page}
+    for name, value in few.items():
+        monkeypatch.setattr(simulation, name, value)
+    monkeypatch.setattr(sys, "argv", ["loop"])
+    simulation.main()
+    made = page.read_text()
+    assert made.count("\n## ") == len(simulation.PARTS)
+    assert made.count("\n| graded, mean 0.8 | ") == 4 + 2 + len(simulation.TRIALS)
+    monkeypatch.setattr(sys, "argv", ["loop", "limits"])
+    simulation.main()
+    limits = capsys.readouterr().out
+    assert limits.startswith("## Limits")
+    assert made.endswith(limits)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from monitors.loop.seen import Comparison, JobSeen
-from monitors.loop.state import LoopState, Rollout
+from monitors.loop.state import Alarms, LoopState, Rollout
 from monitors.loop.transitions import after
 from monitors.loop.verdicts import Act, Verdict
 from registry.catalog import Deployment
@@ -16,7 +16,7 @@ from tests.monitors.loop.cases import (
     GOOD,
     NOW,
     TUNING,
-    held_back,
+    quality,
     rolling,
     rollout_state,
     watched,
@@ -37,10 +37,18 @@ def test_waiting_changes_nothing(act: Act, state: LoopState) -> None:
 
 def test_a_training_is_a_cycle_of_its_own() -> None:
     """From the revision that serves, with the labels up to now, in answer to the alarms so far."""
-    state = after(LoopState(cycle=3, learned_until=EARLIER), verdict("retrain", version=1), watched())
+    state = after(LoopState(cycle=3), verdict("retrain", version=1), watched())
     assert (state.phase, state.cycle, state.revision) == ("tuning", 4, 3)
-    assert (state.since, state.labels_until, state.learned_until) == (NOW, NOW, EARLIER)
-    assert state.answered == (1, "feedback", 1)
+    assert (state.since, state.labels_until) == (NOW, NOW)
+    assert state.answered == (Alarms(1, "feedback", 1),)
+
+
+def test_what_was_answered_is_known_of_each_version() -> None:
+    """By its newest alarms; that of another version stays."""
+    state = after(LoopState(), verdict("retrain"), watched())
+    for found in (quality(version=2), quality(alarms=5), quality(scorer="label")):
+        state = after(state, verdict("retrain"), watched(quality=found))
+    assert set(state.answered) == {Alarms(2, "feedback", 1), Alarms(1, "feedback", 5), Alarms(1, "label", 1)}
 
 
 def test_a_rollout_begins_at_the_first_step_of_the_same_cycle() -> None:
@@ -60,14 +68,22 @@ def test_a_step_begins_anew_with_the_sessions_so_far() -> None:
     assert state.rollout == Rollout(2, 1, EARLIER, NOW, step=1, sessions_before=73)
 
 
-@pytest.mark.parametrize(("weight", "phase"), [(0.05, "holding_back"), (None, "watching")])
-def test_what_a_promoted_version_learned_from_is_learned(weight: float | None, phase: str) -> None:
-    """And only then: labels of a version that went back are used again."""
-    before = msgspec.structs.replace(rollout_state(), labels_until=EARLIER)
-    state = after(before, verdict("promote", weight=weight), rolling())
-    assert (state.phase, state.learned_until) == (phase, EARLIER)
-    back = after(before, verdict("roll_back"), rolling())
-    assert (back.phase, back.learned_until) == ("watching", None)
+@pytest.mark.parametrize("act", ["roll_back", "end_holdback", "stand_back", "take_up"])
+def test_a_version_learned_what_its_training_had_and_the_one_before_did_not(act: Act) -> None:
+    """So labels of a version that went back, or that a person takes away, are used again."""
+    begun = after(TUNING, verdict("begin_rollout", weight=0.05), watched())
+    held = after(begun, verdict("promote", weight=0.05), rolling())
+    state = after(held, verdict(act), watched())
+    assert (state.learned_by(1), state.learned_by(2)) == (None, EARLIER)
+    third = msgspec.structs.replace(TUNING, learned=state.learned, labels_until=NOW)
+    state = after(third, verdict("begin_rollout", version=3, weight=0.05), watched())
+    assert (state.learned_by(1), state.learned_by(2), state.learned_by(3)) == (None, EARLIER, NOW)
+
+
+def test_what_was_said_against_the_old_version_is_answered_by_the_promotion() -> None:
+    """Alarms of the time of the training and the rollout are old when it serves once more."""
+    state = after(rollout_state(), verdict("promote", weight=0.05), rolling(quality=quality(alarms=4)))
+    assert state.answered == (Alarms(1, "feedback", 4),)
 
 
 def test_the_time_of_a_holdback_begins_with_the_promotion() -> None:
@@ -78,11 +94,11 @@ def test_the_time_of_a_holdback_begins_with_the_promotion() -> None:
     assert state.since == NOW
 
 
-@pytest.mark.parametrize("act", ["roll_back", "end_holdback", "stand_back"])
+@pytest.mark.parametrize("act", ["roll_back", "end_holdback", "take_up", "stand_back"])
 @pytest.mark.parametrize("phase", ["rolling_out", "holding_back"])
 def test_what_is_over_leaves_nothing_under_way(act: Act, phase: str) -> None:
     """The stable version is watched from now on, and no cycle is counted twice."""
-    state = after(rollout_state(phase), verdict(act), held_back())
+    state = after(rollout_state(phase), verdict(act), watched())
     assert (state.phase, state.rollout, state.since, state.cycle) == ("watching", None, NOW, 4)
 
 

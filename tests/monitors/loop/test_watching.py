@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from monitors.loop.decide import decide
 from monitors.loop.seen import Approval, JobSeen, Labels, Seen
@@ -126,6 +127,19 @@ def test_another_versions_alarm_is_not_answered_by_a_training_about_this_one(oth
     assert decide(watched(quality=quality(**other)), ended, POLICY).act == "retrain"
 
 
+def test_an_alarm_of_long_ago_begins_no_training_when_its_version_serves_once_more() -> None:
+    """Trainings about it and about another version answered it; nothing of it was seen since."""
+    seen, state = watched(), FRESH
+    for found in (seen, replace(seen, quality=quality(version=2))):
+        state = after(state, decide(found, state, POLICY), found)
+    back = LoopState(answered=state.answered, tuned_at=NOW - timedelta(days=90))
+    assert decide(seen, back, POLICY).outcome == "answered"
+    old = quality(alarms=2, observed_at=NOW - timedelta(days=91))
+    assert decide(replace(seen, quality=old), back, POLICY).outcome == "answered"
+    new = quality(alarms=2, observed_at=NOW - timedelta(days=89))
+    assert decide(replace(seen, quality=new), back, POLICY).act == "retrain"
+
+
 APPROVED = with_retrain(approval=True)
 
 
@@ -164,3 +178,54 @@ def test_an_approval_does_not_stand_in_for_what_else_is_missing() -> None:
     """It may have been given before the budget was spent."""
     seen = watched(approvals=[Approval("retrain", 4, "approved", "ada")], spent=10.0)
     assert decide(seen, FRESH, with_retrain(approval=True, budget=10.0)).outcome == "no_budget"
+
+
+def test_a_level_from_which_nothing_can_fall_is_told_of() -> None:
+    """No alarm could ever come, so that it is not said that quality holds; with what would help."""
+    verdict = decide(watched(quality=quality(alarm=False, level=0.04, recent=0.0)), FRESH, POLICY)
+    assert (verdict.act, verdict.outcome) == ("wait", "cannot_fall")
+    assert "No alarm can ever come" in verdict.reason
+    assert "quality.drop=0.02" in verdict.would_change
+    nothing = decide(watched(quality=quality(alarm=False, level=0.0)), FRESH, POLICY)
+    assert nothing.outcome == "cannot_fall"
+    assert "quality.drop=" not in nothing.would_change
+    assert decide(watched(quality=quality(alarm=False, level=0.06)), FRESH, POLICY).outcome == "quality_holds"
+    beside = structs.replace(POLICY, quality=structs.replace(POLICY.quality, against="base"))
+    assert decide(watched(quality=quality(alarm=False, level=0.04)), FRESH, beside).outcome == "quality_holds"
+    assert decide(watched(quality=quality(alarm=False, level=-0.97)), FRESH, beside).outcome == "cannot_fall"
+
+
+def test_labels_that_cannot_be_used_are_told_of() -> None:
+    """With how many there are of each kind, and how prompts come to be captured."""
+    labels = Labels(agreed=True, without_prompt=5000, unusable=3, contradicted=2, repeated=1)
+    verdict = decide(watched(labels=labels), FRESH, POLICY)
+    for said in ("5000 have no captured prompt", "3 are no text", "2 are contradicted", "1 repeat"):
+        assert said in verdict.reason
+    assert "`ostler monitoring NAME --capture 1`" in verdict.would_change
+    assert "--capture" not in decide(watched(labels=ROWS), FRESH, POLICY).would_change
+
+
+def test_a_budget_without_prices_is_told_of() -> None:
+    """It binds nothing; once anything was spent there are prices."""
+    policy = with_retrain(budget=50.0)
+    verdict = decide(watched(has_price=False), FRESH, policy)
+    assert verdict.act == "retrain"
+    assert "No price per GPU hour is set" in verdict.inputs["conditions"]["budget"]
+    assert "budget" not in verdict.inputs["met"]
+    assert "budget" in decide(watched(), FRESH, policy).inputs["met"]
+    assert decide(watched(has_price=False, spent=60.0), FRESH, policy).outcome == "no_budget"
+
+
+def test_how_a_key_is_trusted_can_be_pasted() -> None:
+    """Once, with the keys that are trusted already."""
+    labels = Labels(rows=0, found=900, heaviest_key="k7", heaviest_share=1.0, lone_voice="k7")
+    change = decide(watched(labels=labels), FRESH, with_retrain(trusted_keys=("k1",))).would_change
+    assert change.count("`ostler policy set NAME retrain.trusted_keys=k1,k7`") == 1
+
+
+def test_while_it_is_stopped_it_is_told_what_waits() -> None:
+    """What would be done if nothing were stopped, from the same numbers; it is not done."""
+    for stopped in ({"paused": "ann"}, {"frozen": "ann"}):
+        verdict = decide(watched(**stopped), FRESH, POLICY)
+        assert verdict.act == "wait"
+        assert (verdict.inputs["waits"]["act"], verdict.inputs["waits"]["inputs"]["rows"]) == ("retrain", 500)

@@ -9,10 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from monitors.tables import ObservationRow, RequestRow
 from registry.tables import AdapterRow, RevisionRow
+from registry.tuning.tables import TuningJobRow
 from tests.monitors.judging.rows import NOW
 
 RECORDER = "aaaaaaaaaaaaaaaa"
-_MODELS: tuple[Any, ...] = (AdapterRow, RevisionRow, RequestRow, ObservationRow)
+_MODELS: tuple[Any, ...] = (AdapterRow, RevisionRow, RequestRow, ObservationRow, TuningJobRow)
 _TABLES: Any = {model: model.__table__ for model in _MODELS}
 
 
@@ -41,6 +42,9 @@ def request(number: int, version: int = 2, recorder: str = RECORDER, **fields: A
         "queue_s": 0.0,
         "cost": 0.5,
         "session": f"s{recorder[0]}{number}",
+        "first_byte_s": None,
+        "replica": "engine-0",
+        "intended": None,
     }
     return usual | fields
 
@@ -72,6 +76,28 @@ async def scored(database: AsyncEngine, number: int, version: int, value: float,
     row = request(number, version, **fields)
     await log(database, [row])
     await observe(database, row["session"], value, version, at=row["started_at"] + timedelta(minutes=1))
+
+
+async def ask_for(database: AsyncEngine, number: int, **fields: Any) -> None:
+    """A tuning job that the loop asked for."""
+    usual = {
+        "id": f"job-{number}",
+        "key_id": "key-1",
+        "adapter": "support",
+        "base": "tiny",
+        "model": "support@2",
+        "order": {},
+        "state": "succeeded",
+        "stage": "done",
+        "wanted": "run",
+        "asked": "",
+        "attempt": 0,
+        "created_by": "ostler",
+        "idempotency_key": f"loop-support-{number}",
+        "created_at": NOW,
+    }
+    async with database.begin() as connection:
+        await connection.execute(insert(_TABLES[TuningJobRow]).values(usual | fields))
 
 
 async def revise(database: AsyncEngine, number: int, stable: int, **fields: Any) -> None:

@@ -279,6 +279,20 @@ async def test_an_address_where_nobody_is_has_failed(
     await receiver.start()
 
 
+async def test_no_name_leads_to_a_link_local_address(
+    monitor: Monitor, database: AsyncEngine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it led to when it was looked up before: who is connected to counts, and is told nothing."""
+    monkeypatch.setattr("monitors.webhooks.addresses.is_link_local", lambda host: host == "127.0.0.1")
+    named = receiver.url.replace("127.0.0.1", "localhost")
+    await Webhooks(database).add(named, actor="ann")
+    await decide(database)
+    await monitor.run()
+    (row,) = await deliveries(database)
+    told = "the address leads to 127.0.0.1, which is link-local: no receiver can be there"
+    assert (receiver.got, row.state, row.attempts, row.error) == ([], "queued", 1, told)
+
+
 async def test_whatever_goes_wrong_on_the_way_is_a_failure(
     monitor: Monitor, database: AsyncEngine, receiver: Receiver
 ) -> None:

@@ -115,7 +115,7 @@ async def test_an_alarm_is_told(shop: Workshop, database: AsyncEngine) -> None:
 
 
 async def test_the_queue_is_shown(shop: Workshop, database: AsyncEngine) -> None:
-    """What waits, what was given up, and since when the oldest waits; what somebody only tries does not count."""
+    """What waits, what was given up, and since when the oldest waits; no tests, and nothing of one that is off."""
 
     def shown(name: str, **labels: str) -> float | None:
         return shop.metrics.registry.get_sample_value(f"ostler_webhook_{name}", labels)
@@ -134,5 +134,11 @@ async def test_the_queue_is_shown(shop: Workshop, database: AsyncEngine) -> None
     await CountingJob(shop).run(catalog(), NOW + timedelta(minutes=10))
     assert (shown("deliveries", state="queued"), shown("deliveries", state="dead")) == (2, 1)
     assert shown("wait_seconds") == pytest.approx((NOW + timedelta(minutes=10) - oldest).total_seconds())
+    await Webhooks(database).switch(made.id, on=False, actor="ann")
+    await CountingJob(shop).run(catalog(), NOW + timedelta(minutes=10))
+    assert (shown("deliveries", state="queued"), shown("deliveries", state="dead")) == (0, 0), "nobody wants them"
+    await Webhooks(database).switch(made.id, on=True, actor="ann")
+    await CountingJob(shop).run(catalog(), NOW + timedelta(minutes=10))
+    assert (shown("deliveries", state="queued"), shown("deliveries", state="dead")) == (0, 3)
     shop.metrics.forget_findings()
     assert (shown("deliveries", state="dead"), shown("wait_seconds")) == (None, 0)

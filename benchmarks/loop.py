@@ -309,7 +309,7 @@ class _Tests:
         found: list[Any] = [
             self.incumbent.worse.rejected,
             self.incumbent.not_worse.rejected,
-            self.errors.test.rejected,
+            self.errors.rejected,
             self.latency.over.rejected,
             False if self.base is None else self.base.worse.rejected,
         ]
@@ -323,10 +323,10 @@ class _Tests:
 
 
 def kept(tests: Any, places: Any) -> Any:
-    """These runs' tests out of tests that were fed arrays; those of one run as numbers."""
+    """These runs' tests out of tests that were fed arrays; of one run as numbers. One that was fed nothing stays."""
     if isinstance(tests, np.ndarray):
         return tests[places] if np.ndim(tests[places]) else float(tests[places])
-    if not is_dataclass(tests):
+    if not is_dataclass(tests) or getattr(tests, "count", 1) == 0:
         return tests
     kind: Any = type(tests)
     return kind(**{entry.name: kept(getattr(tests, entry.name), places) for entry in fields(tests)})
@@ -415,7 +415,7 @@ def fail(rng: np.random.Generator, case: Failing, most: float, alpha: float, run
         own = case.rate if is_new and request >= case.good else 0.0
         limit.take("new" if is_new else "old", failed=(rng.random(runs) < own) | is_down)
         count += is_new and request >= case.good
-        over: Any = limit.test.rejected
+        over: Any = limit.rejected
         first[over & (first == NEVER)] = count
         if (first != NEVER).all():
             break
@@ -508,6 +508,8 @@ def guards(rng: np.random.Generator, runs: int, requests: int) -> list[str]:
         ("the same, with 25%", Failing(0.25, 1.0, 10_000)),
         ("with 50%", Failing(0.5, 1.0, 10_000)),
         ("with 95%: the other one is held back", Failing(0.95, 1.0, 10_000)),
+        ("with 100%: it is alone", Failing(1.0, 1.0, 10_000)),
+        ("with 95%, in none, but in outages", Failing(0.95, 0.0, outages=True)),
     )
     for told, case in own:
         found = fail(rng, case, 0.05, alpha, runs, requests)

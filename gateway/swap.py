@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from gateway.directory import Directory
@@ -46,6 +46,7 @@ class Swapper:
         self._patience_s = patience_s
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._automatic: dict[str, asyncio.Timeout] = {}
+        self._first: Counter[str] = Counter()
 
     async def change(
         self,
@@ -59,30 +60,34 @@ class Swapper:
     ) -> Adapter:
         """Change the deployment; what is changed is served from the moment that this returns.
 
-        `decision` is what an automatic change follows from; without one it is a person's.
+        `decision` is what an automatic change follows from; without one it is a person's, and automatic ones of the
+        adapter that are not written yet give way to it.
 
         Raises:
             RegistryError: there is no such adapter or version, or the change makes no sense.
             RevisionMismatch: someone else changed it since.
-            Conflict: it was automatic, and gave way to a rollback.
+            Conflict: it was automatic, and gave way to a person's change or a rollback.
             VersionNotServable, EngineUnavailable: the engines cannot serve it; the deployment is as it was.
         """
-        expected = expected_revision
-        return await self._carry_out(
-            "change",
-            name,
-            lambda: self._registry.preview(name, patch, expected_revision=expected, decision=decision, reason=reason),
-            lambda prepared: self._registry.change(
+        expected, is_automatic = expected_revision, decision is not None
+        with contextlib.nullcontext() if is_automatic else self._comes_first(name):
+            return await self._carry_out(
+                "change",
                 name,
-                patch,
-                prepared=prepared,
-                expected_revision=expected,
-                decision=decision,
-                actor=actor,
-                reason=reason,
-            ),
-            gives_way=decision is not None,
-        )
+                lambda: self._registry.preview(
+                    name, patch, expected_revision=expected, decision=decision, reason=reason
+                ),
+                lambda prepared: self._registry.change(
+                    name,
+                    patch,
+                    prepared=prepared,
+                    expected_revision=expected,
+                    decision=decision,
+                    actor=actor,
+                    reason=reason,
+                ),
+                gives_way=is_automatic,
+            )
 
     async def rollback(
         self,
@@ -96,8 +101,8 @@ class Swapper:
     ) -> Adapter:
         """Restore what revision `to` made the name mean, or else what it meant before the present version served.
 
-        An automatic change of the adapter that still waits for the engines gives way to it. `decision` is what an
-        automatic one follows from; without one it is a person's.
+        Automatic changes of the adapter that are not written yet give way to it, unless it is refused as things are.
+        `decision` is what an automatic one follows from; without one it is a person's.
 
         Raises:
             RegistryError: there is no such adapter or revision, or nothing came before.
@@ -105,22 +110,37 @@ class Swapper:
             VersionNotServable, EngineUnavailable: the engines cannot serve it; the deployment is as it was.
         """
         expected = expected_revision
-        if (waiting := self._automatic.pop(name, None)) is not None:
-            waiting.reschedule(0)  # it ends at once
-        return await self._carry_out(
-            "rollback",
-            name,
-            lambda: self._registry.preview_rollback(name, to, expected_revision=expected, decision=decision),
-            lambda prepared: self._registry.rollback(
+
+        async def plan() -> Deployment:
+            return await self._registry.preview_rollback(name, to, expected_revision=expected, decision=decision)
+
+        await plan()  # one that is refused breaks nothing off
+        with self._comes_first(name):
+            return await self._carry_out(
+                "rollback",
                 name,
-                to=to,
-                prepared=prepared,
-                expected_revision=expected,
-                decision=decision,
-                actor=actor,
-                reason=reason,
-            ),
-        )
+                plan,
+                lambda prepared: self._registry.rollback(
+                    name,
+                    to=to,
+                    prepared=prepared,
+                    expected_revision=expected,
+                    decision=decision,
+                    actor=actor,
+                    reason=reason,
+                ),
+            )
+
+    @contextlib.contextmanager
+    def _comes_first(self, name: str) -> Iterator[None]:
+        """For the block automatic changes of the adapter give way: one that waits for the engines ends at once."""
+        self._first[name] += 1
+        if (waiting := self._automatic.pop(name, None)) is not None:
+            waiting.reschedule(0)
+        try:
+            yield
+        finally:
+            self._first[name] -= 1
 
     async def _carry_out(
         self,
@@ -149,19 +169,25 @@ class Swapper:
         """Hold versions ready on the engines for the block.
 
         Raises:
-            Conflict: it gave way while it waited for them.
+            Conflict: it gave way to a change or a rollback that came before it was ready.
         """
         async with contextlib.AsyncExitStack() as stack:
+            self._require_way(name, gives_way)  # who comes first may have come while it queued for its turn
             try:
                 async with asyncio.timeout(None) as waiting:
                     if gives_way:
                         self._automatic[name] = waiting
                     await stack.enter_async_context(self._fleet.everywhere(versions, self._pool(name), deadline))
             except TimeoutError:
-                raise Conflict(f"adapter {name!r} is being rolled back; look, and try again") from None
+                raise _gave_way(name) from None
             finally:
                 self._automatic.pop(name, None)
+            self._require_way(name, gives_way)  # or just as the engines were ready
             yield
+
+    def _require_way(self, name: str, gives_way: bool) -> None:
+        if gives_way and self._first[name]:
+            raise _gave_way(name)
 
     async def verify(self, name: str, number: int) -> list[Verdict]:
         """Have a version prove anew, on each of its healthy home replicas, that it acts.
@@ -205,3 +231,7 @@ class Swapper:
         if number not in adapter.versions:
             raise NotFound(f"adapter {name!r} has no version {number}", param="version")
         return adapter.versions[number]
+
+
+def _gave_way(name: str) -> Conflict:
+    return Conflict(f"adapter {name!r} is being changed by a person or rolled back; look, and try again")

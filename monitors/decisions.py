@@ -57,7 +57,8 @@ class Wanted:
     Attributes:
         before: those with a smaller id.
         since, until: from the one moment on, and before the other.
-        acted: those that something followed from: what the loop did by itself, and alarms of lost quality.
+        acted: those that something followed from: what the loop did by itself, what it took up of a person's changes,
+            and alarms of lost quality.
     """
 
     adapter: str | None = None
@@ -71,6 +72,8 @@ class Wanted:
 
 ACTS = ("retrain", "begin_rollout", "next_step", "promote", "end_holdback", "roll_back", "end_cycle", "stand_back")
 """What the loop does: the act in the inputs of its decisions. Where it only says what it would do, nothing is done."""
+_TOLD = ("take_up", "watch_canary")
+"""Acts that follow a person's."""
 WOULD = "would_"
 """How the outcomes begin of what the loop only says that it would do."""
 
@@ -110,7 +113,7 @@ def _is_alarm() -> ColumnElement[bool]:
 
 def _did() -> ColumnElement[bool]:
     """Whether a decision is of the loop, and to do something."""
-    does = _DECISIONS.c.inputs["act"].as_string().in_(ACTS)
+    does = _DECISIONS.c.inputs["act"].as_string().in_(ACTS + _TOLD)
     return and_(_DECISIONS.c.kind == "loop", does, ~_DECISIONS.c.outcome.startswith(WOULD, autoescape=True))
 
 

@@ -131,20 +131,24 @@ class _Evidence:
     """What both kinds share: a mean with its interval, and a mean of the newest observations.
 
     `anew` tells when a test last began anew, and why; None if it never did. `watch` is None unless the quality rule
-    watches this.
+    watches this; `alarms` is how many alarms an earlier watch had raised when it ended, and the next one counts on.
     """
 
     mean: ConfidenceSequence
     recent: float = 0.0
     anew: dict[str, str] | None = None
     watch: Watch | None = field(default=None, kw_only=True)
+    alarms: int = field(default=0, kw_only=True)
 
     def _adopt_watch(self, rule: QualityRule, now: datetime, *, is_watched: bool) -> bool:
         before = self.watch
+        if before is not None:
+            self.alarms = before.alarms
         if not is_watched:
             self.watch = None
         elif before is None or _differences(before.rule, rule):
             self.watch = Watch.begin(rule, before)
+            self.watch.alarms = self.alarms
             if before is not None:
                 self._begin_anew(f"the quality rule changed: {_differences(before.rule, rule)}", now)
         return self.watch is not before
@@ -180,13 +184,14 @@ class LevelEvidence(_Evidence):
         """Everything, as JSON."""
         watch = None if self.watch is None else self.watch.state()
         stored = {"mean": self.mean.state(), "recent": self.recent, "anew": self.anew, "watch": watch}
-        return stored | {"summary": self.summary()}
+        return stored | {"alarms": self.alarms, "summary": self.summary()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """The evidence that `state` was taken from."""
         watch = None if state["watch"] is None else Watch.from_state(state["watch"])
-        return cls(ConfidenceSequence.from_state(state["mean"]), state["recent"], state["anew"], watch=watch)
+        mean, alarms = ConfidenceSequence.from_state(state["mean"]), state.get("alarms", 0)
+        return cls(mean, state["recent"], state["anew"], watch=watch, alarms=alarms)
 
     def adopt(self, rule: QualityRule, now: datetime, *, is_watched: bool) -> bool:
         """Follow a quality rule from now on, which watches these scores or others; whether that changed anything."""
@@ -251,7 +256,8 @@ class DifferenceEvidence(_Evidence):
         """Everything, as JSON."""
         tests = {"mean": self.mean.state(), "better": self.better.state(), "worse": self.worse.state()}
         watch = None if self.watch is None else self.watch.state()
-        return {**tests, "recent": self.recent, "anew": self.anew, "watch": watch, "summary": self.summary()}
+        stored = {"recent": self.recent, "anew": self.anew, "watch": watch, "alarms": self.alarms}
+        return {**tests, **stored, "summary": self.summary()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
@@ -264,6 +270,7 @@ class DifferenceEvidence(_Evidence):
             BettingTest.from_state(state["better"]),
             BettingTest.from_state(state["worse"]),
             watch=None if watch is None else Watch.from_state(watch),
+            alarms=state.get("alarms", 0),
         )
 
     def summary(self) -> dict[str, Any]:

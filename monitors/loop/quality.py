@@ -16,13 +16,6 @@ from registry.monitoring import Against, QualityRule
 _EVIDENCE = EvidenceRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 
 
-_BESIDE: dict[Against, str] = {
-    "level": "",
-    "base": " beside the base model",
-    "incumbent": " beside the version before",
-}
-
-
 async def seen_quality(connection: AsyncConnection, adapter: Adapter, deployment: Deployment | None) -> Quality | None:
     """How the stable version does by the quality rule; None while there is no observation of it.
 
@@ -61,4 +54,11 @@ def quality_of(version: int, test: WatchedTest, summary: dict[str, Any], rule: Q
     if watch is not None:
         found |= {name: watch[name] for name in ("level", "ratio", "alarm")}
         found["alarms"] = watch.get("alarms", int(watch["alarm"]))
-    return Quality(version, test.scorer + _BESIDE[rule.against], **found)
+    return Quality(version, test.scorer + _beside(test, rule.against), **found)
+
+
+def _beside(test: WatchedTest, against: Against) -> str:
+    """What the scores are held against; alarms are counted for each such thing alone."""
+    if against == "incumbent":
+        return f" beside version {test.version}"
+    return " beside the base model" if against == "base" else ""

@@ -45,8 +45,9 @@ def later(pending: Pending, trouble: str, now: datetime) -> Pending:
 
 
 def is_over(pending: Pending, rule: RolloutRule, now: datetime) -> bool:
-    """Whether it has been tried for long enough."""
-    return now - pending.decided_at >= timedelta(hours=rule.longest_h)
+    """Whether it has been tried for long enough, and there is something to do instead."""
+    has_other = pending.verdict.act in _INSTEAD
+    return has_other and now - pending.decided_at >= timedelta(hours=rule.longest_h)
 
 
 def instead(pending: Pending, trouble: str, rule: RolloutRule) -> Verdict:
@@ -69,7 +70,7 @@ def forgotten(kept: Kept) -> Kept:
     gateway knows the job, is used up.
     """
     pending, state = kept.pending, kept.state
-    if pending is not None and pending.verdict.act == "retrain" and pending.file is not None and pending.tries:
+    if pending is not None and pending.verdict.act == "retrain" and pending.file is not None:
         state = msgspec.structs.replace(state, cycle=pending.then.cycle)
     return msgspec.structs.replace(kept, pending=None, state=state)
 

@@ -43,7 +43,9 @@ def hold_back(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
     """What becomes of a promoted version while some sessions are held back from it."""
     rollout, rule = _under_way(state), policy.rollout
     lost = _lost_quality(seen, rollout)
-    worse = _what_is_worse(seen.comparison, rollout, rule) or (None if _speaks_for_it(seen.comparison) else lost)
+    pairs, mean = _since_promotion(seen.comparison, rollout)
+    speaks_for_it = pairs >= rule.least_sessions and mean >= 0
+    worse = _what_is_worse(seen.comparison, rollout, rule) or (None if speaks_for_it else lost)
     if worse is not None:
         return _verdict("roll_back", worse, seen, rollout, policy)
     over = rollout.step_began_at + timedelta(hours=rule.holdback_h)
@@ -52,7 +54,8 @@ def hold_back(seen: Seen, state: LoopState, policy: Policy) -> Verdict:
         return _verdict("end_holdback", ("held", reason), seen, rollout, policy)
     change = f"{_would_fail(rollout)} Or it is {over:%Y-%m-%d %H:%M} UTC."
     if lost is not None:
-        reason = f"{lost[1]} Version {rollout.incumbent} does no better, so it stays. {_stands(seen.comparison)}"
+        alike = f"{mean:+.3f} over the {pairs} sessions since its promotion"
+        reason = f"{lost[1]} Version {rollout.incumbent} does no better, so it stays: beside that it has {alike}."
         return _verdict("wait", ("lost_alike", reason), seen, rollout, policy, change)
     return _verdict("wait", ("holds_back", _stands(seen.comparison)), seen, rollout, policy, change)
 
@@ -100,10 +103,14 @@ def _lost_quality(seen: Seen, rollout: Rollout) -> tuple[str, str] | None:
     return "lost_quality", f"Version {rollout.version} lost quality while some sessions were held back from it."
 
 
-def _speaks_for_it(comparison: Comparison) -> bool:
-    """Whether the new version is no worse than what is held back, so that going back would mend nothing."""
+def _since_promotion(comparison: Comparison, rollout: Rollout) -> tuple[int, float]:
+    """The pairs of sessions since the promotion, and their mean difference; 0 without any.
+
+    They alone tell whether the old version would have lost quality, too: those from before promoted the new one.
+    """
     beside = comparison.incumbent
-    return beside.not_worse and beside.mean is not None and beside.mean >= 0
+    pairs = beside.n - rollout.sessions_before
+    return pairs, (beside.total - rollout.total_before) / pairs if pairs else 0.0
 
 
 def _onwards(seen: Seen, rollout: Rollout, policy: Policy) -> Verdict:

@@ -98,6 +98,7 @@ class Held:
         n: pairs, or requests.
         mean: of the differences (scores, -1 to 1), or of what is limited.
         low, high: the interval of the mean.
+        total: the sum of what `mean` is the mean of. That one is weighted, so it tells nothing of the newest alone.
         worse: whether it is established that it is worse, or over the limit.
         not_worse: whether it is established that it is not worse by the least drop that matters.
         evidence_worse, evidence_not_worse: the largest evidence so far (e-values).
@@ -108,6 +109,7 @@ class Held:
     mean: float | None = None
     low: float = -1.0
     high: float = 1.0
+    total: float = 0.0
     worse: bool = False
     not_worse: bool = False
     evidence_worse: float = 1.0

@@ -34,7 +34,8 @@ class Rollout(msgspec.Struct, frozen=True):
         by_person: whether a person set the canary; then nobody but a person takes it further.
         began_at, step_began_at: when the rollout and its present step began.
         step: the index of the present weight in the policy's steps.
-        sessions_before: pairs of sessions that were seen before the present step.
+        sessions_before, total_before: pairs of sessions that were seen before the present step, or the promotion, and
+            the sum of their differences.
         alarms: those of the new version when it was promoted; None before, or where it had not been watched yet.
     """
 
@@ -46,6 +47,7 @@ class Rollout(msgspec.Struct, frozen=True):
     step: int = 0
     sessions_before: int = 0
     alarms: Alarms | None = None
+    total_before: float = 0.0
 
 
 class LoopState(msgspec.Struct, frozen=True):

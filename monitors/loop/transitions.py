@@ -88,8 +88,13 @@ def _given_up(state: LoopState, verdict: Verdict, seen: Seen) -> LoopState:
 
 
 def _after_a_person(state: LoopState, verdict: Verdict, seen: Seen) -> LoopState:
-    """The stable version is watched; a holdback of the loop's that the person left as it was goes on."""
+    """The stable version is watched; a holdback of the loop's that the person left as it was goes on.
+
+    A training that is under way has ended for the loop, and the cool-down after it begins.
+    """
     assert seen.deployment is not None
+    if state.phase == "tuning":
+        state = msgspec.structs.replace(state, tuned_at=seen.now)
     if not (state.phase == "holding_back" and _is_held_back(state.rollout, seen.deployment)):
         state = _watching(state, verdict, seen)
     return msgspec.structs.replace(state, revision=seen.deployment.revision)
@@ -104,8 +109,9 @@ def _is_held_back(rollout: Rollout | None, deployment: Deployment) -> bool:
 
 def _next_step(rollout: Rollout | None, seen: Seen) -> Rollout:
     assert rollout is not None
+    beside = seen.comparison.incumbent
     return msgspec.structs.replace(
-        rollout, step=rollout.step + 1, step_began_at=seen.now, sessions_before=seen.comparison.incumbent.n
+        rollout, step=rollout.step + 1, step_began_at=seen.now, sessions_before=beside.n, total_before=beside.total
     )
 
 

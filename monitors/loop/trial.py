@@ -150,7 +150,7 @@ def is_behind(kept: Kept) -> bool:
 def _failures(now: Failures | None, most: float | None, alpha: float) -> Failures | None:
     if most is None:
         return None
-    same = now is not None and (now.test.most, now.test.alpha) == (most, alpha)
+    same = now is not None and (now.most, now.alpha) == (most, alpha)
     return now if same else Failures.begin(most=most, alpha=alpha)
 
 

@@ -193,6 +193,8 @@ class Turns:
             seen = (await self._looks.see(connection, adapter, kept, now, labels=None)).seen
         if number != pending.policy:
             raise Overtaken("The policy was changed first.")
+        if seen.deployment is None or seen.deployment.revision != pending.revision:
+            raise Overtaken("The deployment was changed first.")
         missing = [each for each in conditions(seen, kept.state, policy.retrain) if not each.holds]
         if said := [each.said for each in missing if each.name in _HELD_AGAIN]:
             raise Overtaken(" ".join(said))

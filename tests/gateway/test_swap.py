@@ -2,11 +2,15 @@
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from monitors.decisions import Decision, record_decision
 from registry.artifacts import ArtifactStore
+from registry.catalog import Canary
+from registry.deployments import Patch
+from registry.errors import Conflict
 from tests.conftest import RunningGateway, serving, until
 
 DEPLOYMENT = "/admin/v1/adapters/support/deployment"
@@ -101,17 +105,27 @@ async def test_promote_while_the_engine_is_down_changes_nothing(two: RunningGate
     await two.engine.start()
 
 
-async def test_an_automatic_change_that_waits_gives_way_to_a_rollback(two: RunningGateway) -> None:
-    """Which would else wait for the engines as long; what was given up is refused, and a person's change goes on."""
-    await two.let_act("support")
-    assert (await two.http.patch(DEPLOYMENT, json={"fallback": "base"})).is_success
-    async with two.app.state["database"].begin() as connection:
+async def automatic_canary(gateway: RunningGateway) -> dict[str, Any]:
+    """What the loop would send to give version 2 a share of the sessions; there is a revision to go back to."""
+    await gateway.let_act("support")
+    assert (await gateway.http.patch(DEPLOYMENT, json={"fallback": "base"})).is_success
+    async with gateway.app.state["database"].begin() as connection:
         decided = Decision("support", 2, "loop", "begun", "", "", {})
         decision = await record_decision(connection, decided, datetime.now(UTC))
+    return {"canary": {"version": 2, "weight": 0.1}, "decision": decision}
+
+
+def is_loading(gateway: RunningGateway) -> bool:
+    """Whether the engine was asked for version 2."""
+    return any(name.startswith("load support@2") for name in gateway.engine.calls)
+
+
+async def test_an_automatic_change_that_waits_gives_way_to_a_rollback(two: RunningGateway) -> None:
+    """Which would else wait for the engines as long; what was given up is refused, and a person's change goes on."""
     two.engine.load_s = 60.0
-    canary = {"canary": {"version": 2, "weight": 0.1}, "decision": decision}
+    canary = await automatic_canary(two)
     waiting = asyncio.create_task(two.http.patch(DEPLOYMENT, json=canary))
-    await until(lambda: any(name.startswith("load support@2") for name in two.engine.calls))
+    await until(lambda: is_loading(two))
     async with asyncio.timeout(30):
         assert (await two.http.post("/admin/v1/adapters/support/rollback", json={"to": 1})).is_success
         refused = await waiting
@@ -123,6 +137,48 @@ async def test_an_automatic_change_that_waits_gives_way_to_a_rollback(two: Runni
     await asyncio.sleep(0.05)
     await two.http.post("/admin/v1/adapters/support/rollback", json={"to": 1})
     assert (await person).is_success
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("POST", "rollback", {"to": 1}), ("PATCH", "deployment", {"canary": None, "fallback": []})],
+    ids=["rollback", "person"],
+)
+async def test_automatic_changes_in_the_queue_give_way_to_who_comes_first(
+    two: RunningGateway, method: str, path: str, body: dict[str, Any]
+) -> None:
+    """The loop gives up on a try long before the engines do, so several tries of one decision may be in the queue."""
+    two.engine.load_s = 60.0
+    decision = (await automatic_canary(two))["decision"]
+    swapper, patch = two.app.state["swapper"], Patch(canary=Canary(2, 0.1))
+    tries = []
+    for _ in range(3):
+        tries.append(
+            asyncio.create_task(swapper.change("support", patch, decision=decision, actor="loop", reason="a try"))
+        )
+        await until(lambda: is_loading(two))  # the first one has its turn, and the others queue
+    async with asyncio.timeout(30):
+        assert (await two.http.request(method, f"/admin/v1/adapters/support/{path}", json=body)).is_success
+    refusals = await asyncio.gather(*tries, return_exceptions=True)
+    assert [type(refusal) for refusal in refusals] == [Conflict] * 3
+    assert (await deployment(two))["revision"] == 3
+    later = Patch(fallback=("base",))
+    changed = await swapper.change("support", later, decision=decision, actor="loop", reason="after the rollback")
+    assert changed.deployment.fallback == ("base",)
+
+
+@pytest.mark.parametrize(("body", "headers", "status"), [({}, {"if-match": '"9"'}, 412), ({"to": 9}, {}, 404)])
+async def test_a_rollback_that_is_refused_breaks_nothing_off(
+    two: RunningGateway, body: dict[str, Any], headers: dict[str, str], status: int
+) -> None:
+    """The automatic change that waits for the engines goes on."""
+    canary = await automatic_canary(two)
+    two.engine.load_s = 0.5
+    waiting = asyncio.create_task(two.http.patch(DEPLOYMENT, json=canary))
+    await until(lambda: is_loading(two))
+    refused = await two.http.post("/admin/v1/adapters/support/rollback", json=body, headers=headers)
+    assert refused.status_code == status
+    assert (await waiting).is_success
 
 
 async def test_many_requests_for_a_cold_version_load_it_once(two: RunningGateway) -> None:

@@ -117,4 +117,6 @@ async def test_no_change_comes_after_the_stop_has_answered(live: Registry) -> No
     there = {row.number for row in await live.history("support", limit=1000)}
     outcomes = await asyncio.gather(*acting, return_exceptions=True)
     assert {row.number for row in await live.history("support", limit=1000)} == there
-    assert any(isinstance(outcome, Stopped) for outcome in outcomes)
+    assert all(outcome is None or isinstance(outcome, Stopped) for outcome in outcomes)
+    with pytest.raises(Stopped):
+        await act(live, "support", 1)

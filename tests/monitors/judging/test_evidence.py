@@ -92,6 +92,31 @@ def test_behind_an_alarm_that_stands_the_evidence_is_counted_from_nothing() -> N
     assert (watch.alarm, watch.alarms) == (True, 100 // first)
 
 
+@pytest.mark.parametrize("kind", [LevelEvidence, DifferenceEvidence])
+def test_alarms_are_counted_on_after_a_time_without_a_watch(
+    kind: type[LevelEvidence] | type[DifferenceEvidence],
+) -> None:
+    """Another scorer was watched meanwhile, say, over a restart; else a new one looks like an old one."""
+    rule = QualityRule(level=0.9, alarm_every=100)
+    if kind is DifferenceEvidence:
+        rule = QualityRule(against="base", level=0.5, alarm_every=100)
+    evidence = kind.begin(0.05)
+    counts = []
+    for _ in range(2):
+        evidence.adopt(rule, NOW, is_watched=True)
+        while evidence.watch is not None and not evidence.watch.alarm:
+            evidence.update(0.0)
+        counts.append(0 if evidence.watch is None else evidence.watch.alarms)
+        for _ in range(2):
+            evidence.adopt(rule, NOW, is_watched=False)
+            evidence = kind.from_state(json.loads(json.dumps(evidence.state())))
+            assert evidence.watch is None
+    assert counts == [1, 2]
+    before = evidence.state()
+    del before["alarms"]
+    assert kind.from_state(before).alarms == 0
+
+
 def test_counted_alarms_survive_a_restart_and_a_change_of_the_rule() -> None:
     """Else one that was answered would seem new; a state from before they were counted has one if it stands."""
     rule = QualityRule(level=0.9, alarm_every=100)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from monitors.loop.excess import ExcessTest, Tally
-from monitors.loop.failures import MOST_IN_STRETCH, Failures
+from monitors.loop.failures import ALONE_AFTER, MOST_IN_STRETCH, Failures
 
 MOST, ALPHA = 0.05, 0.01
 DRAWS, RUNS = 10, 50
@@ -75,8 +75,7 @@ def test_what_both_suffer_takes_no_version_back(share: float, length: float, eve
     """Of 500 versions that fail by themselves as often as they may, and with the other one in every outage."""
     rng = np.random.default_rng(int(100 * share + length))
     over = sum(
-        int(np.sum(runs_of(rng, share, 600, MOST, outages(rng, length, every, rate)).test.rejected))
-        for _ in range(DRAWS)
+        int(np.sum(runs_of(rng, share, 600, MOST, outages(rng, length, every, rate)).rejected)) for _ in range(DRAWS)
     )
     assert over / (DRAWS * RUNS) <= at_most(ALPHA, DRAWS * RUNS)
 
@@ -116,16 +115,49 @@ def test_a_third_that_fails_is_found() -> None:
     assert limit.held().worse
 
 
-def test_without_the_other_version_nothing_is_established() -> None:
-    """A version that serves alone cannot be told from the installation."""
+def test_without_the_other_version_nothing_is_established_at_first() -> None:
+    """It cannot be told from the installation, unless something else answers in its place."""
     limit = Failures.begin(most=MOST, alpha=ALPHA)
-    for _ in range(500):
+    for _ in range(ALONE_AFTER):
         limit.take("new", failed=True)
     held = limit.held()
-    assert (held.n, held.worse, held.evidence_worse) == (500, False, 1.0)
+    assert (held.n, held.worse, held.evidence_worse) == (ALONE_AFTER, False, 1.0)
     for _ in range(8):
         limit.replaced()
     assert limit.held().worse
+
+
+@pytest.mark.parametrize("others", [0, 50])
+@pytest.mark.parametrize("good", [0, 5_000])
+def test_a_version_that_is_alone_keeps_a_plain_limit(others: int, good: int) -> None:
+    """From the outset, or since the other one has requests no longer: a burst of it is found after a few failures."""
+    limit = Failures.begin(most=MOST, alpha=ALPHA)
+    for _ in range(others):
+        limit.take("old", failed=False)
+    for _ in range(max(good, ALONE_AFTER)):
+        limit.take("new", failed=not good)
+    assert not limit.held().worse
+    for _ in range(15):
+        limit.take("new", failed=True)
+    assert limit.held().worse
+    assert limit.held().evidence_worse >= limit.held().needed_worse
+
+
+def test_one_that_is_alone_and_keeps_the_limit_is_hardly_ever_taken_back() -> None:
+    """Of 2,000, each of which fails as often as it may."""
+    rng, limit = np.random.default_rng(7), Failures.begin(most=MOST, alpha=ALPHA)
+    for _ in range(ALONE_AFTER + 1_000):
+        limit.take("new", failed=rng.random(2_000) < MOST)
+    assert limit.rejected.mean() <= at_most(ALPHA / 2, 2_000)
+
+
+def test_the_plain_limit_counts_no_more_once_the_other_version_answers() -> None:
+    """What it failed on with the installation, say."""
+    limit = Failures.begin(most=MOST, alpha=ALPHA)
+    for number in range(30 * ALONE_AFTER):
+        limit.take("new" if number % ALONE_AFTER else "old", failed=True)
+    assert not limit.held().worse
+    assert limit.alone.count == 0
 
 
 def test_only_the_newest_count_in_a_stretch() -> None:
@@ -142,8 +174,8 @@ def test_a_limit_on_failures_continues_after_a_restart_to_the_last_bit() -> None
     """Stored as JSON and restored after each request."""
     rng = np.random.default_rng(6)
     through, stopped = (Failures.begin(most=MOST, alpha=ALPHA) for _ in range(2))
-    for number in range(300):
-        arm, failed = "new" if rng.random() < 0.4 else "old", bool(rng.random() < 0.3)
+    for number in range(300 + 2 * ALONE_AFTER):
+        arm, failed = "new" if number >= 300 or rng.random() < 0.4 else "old", bool(rng.random() < 0.3)
         for limit in (through, stopped):
             limit.take("new" if arm == "new" else "old", failed=failed)
             limit.answered(number / 10)

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from monitors.loop.decide import decide
+from monitors.loop.evidence import Beside
 from monitors.loop.seen import Approval, Comparison, Held, Seen
 from monitors.loop.state import Alarms
 from monitors.loop.transitions import after
@@ -234,7 +235,7 @@ def test_the_share_is_held_back_for_its_time() -> None:
     assert after(over, verdict, held_back()).rollout is None
 
 
-BELOW = Comparison(replace(GOOD, mean=-0.01))
+BELOW = Comparison(replace(GOOD, mean=-0.01, total=-5.0))
 
 
 def test_an_alarm_about_the_promoted_version_takes_it_back_while_sessions_are_held_back() -> None:
@@ -261,7 +262,7 @@ def test_an_alarm_that_stood_at_the_promotion_takes_nothing_back() -> None:
 def test_a_better_version_that_lost_quality_is_not_rolled_back_to_the_worse_one() -> None:
     """It is told of, and the holdback ends in its time. What does not speak for it is enough to go back, though."""
     state = rollout_state("holding_back")
-    better = Held(n=500, mean=0.15, low=0.1, high=0.2, not_worse=True)
+    better = Held(n=500, mean=0.15, low=0.1, high=0.2, total=75.0, not_worse=True)
     alarm = quality(version=2, level=0.85, recent=0.75)
     verdict = decide(held_back(quality=alarm, comparison=Comparison(better)), state, POLICY)
     assert (verdict.act, verdict.outcome) == ("wait", "lost_alike")
@@ -269,6 +270,30 @@ def test_a_better_version_that_lost_quality_is_not_rolled_back_to_the_worse_one(
     assert "+0.150" in verdict.reason
     over = rollout_state("holding_back", step_began_at=NOW - timedelta(hours=72))
     assert decide(held_back(quality=alarm, comparison=Comparison(better)), over, POLICY).act == "end_holdback"
-    for unsure in (replace(better, not_worse=False), replace(better, mean=-0.001), Held()):
+    for unsure in (replace(better, n=49), replace(better, total=-0.5), Held()):
         found = decide(held_back(quality=alarm, comparison=Comparison(unsure)), state, POLICY)
         assert (found.act, found.outcome) == ("roll_back", "lost_quality")
+
+
+@pytest.mark.parametrize(
+    ("sessions", "difference", "outcome"),
+    [(0, 0.0, "lost_quality"), (49, 0.3, "lost_quality"), (50, 0.0, "lost_alike"), (60, -0.01, "lost_quality")],
+)
+def test_what_spoke_for_a_version_before_its_promotion_says_nothing_of_what_it_lost_since(
+    sessions: int, difference: float, outcome: str
+) -> None:
+    """However much of it there is: those of since are enough for a step, and no worse on average, or it goes back."""
+    beside = Beside.begin(drop=POLICY.quality.drop, alpha=POLICY.quality.alpha)
+    for _ in range(600):
+        beside.update(0.08)
+    rolled = rolling(comparison=Comparison(beside.held()))
+    verdict = decide(rolled, rollout_state(), POLICY)
+    assert verdict.act == "promote"
+    state = after(rollout_state(), verdict, rolled)
+    for _ in range(sessions):
+        beside.update(difference)
+    seen = held_back(quality=quality(version=2), comparison=Comparison(beside.held()))
+    found = decide(seen, state, POLICY)
+    assert (found.act, found.outcome) == ("wait" if outcome == "lost_alike" else "roll_back", outcome)
+    assert seen.comparison.incumbent.mean is not None
+    assert seen.comparison.incumbent.mean > 0

@@ -62,10 +62,10 @@ def test_a_rollout_begins_at_the_first_step_of_the_same_cycle() -> None:
 
 def test_a_step_begins_anew_with_the_sessions_so_far() -> None:
     """The rollout's own beginning stays, by which it is undecided at last."""
-    seen = rolling(comparison=Comparison(replace(GOOD, n=73)))
+    seen = rolling(comparison=Comparison(replace(GOOD, n=73, total=4.5)))
     state = after(rollout_state(step=0), verdict("next_step", weight=0.25), seen)
     assert state.phase == "rolling_out"
-    assert state.rollout == Rollout(2, 1, EARLIER, NOW, step=1, sessions_before=73)
+    assert state.rollout == Rollout(2, 1, EARLIER, NOW, step=1, sessions_before=73, total_before=4.5)
 
 
 @pytest.mark.parametrize("act", ["roll_back", "end_holdback", "stand_back", "take_up"])
@@ -106,6 +106,16 @@ def test_standing_back_knows_the_persons_revision() -> None:
     """So that it is not seen as a new one at the next look."""
     seen = rolling(deployment=Deployment(12, 1), changed_by="ada")
     assert after(rollout_state(), verdict("stand_back"), seen).revision == 12
+
+
+@pytest.mark.parametrize("act", ["stand_back", "take_up"])
+def test_a_training_that_a_person_ends_is_followed_by_the_cool_down(act: Act) -> None:
+    """As any other; what ended before does not end once more."""
+    seen = watched(deployment=Deployment(12, 1), changed_by="ada")
+    state = after(TUNING, verdict(act), seen)
+    assert (state.phase, state.tuned_at) == ("watching", NOW)
+    before = msgspec.structs.replace(rollout_state(), tuned_at=EARLIER)
+    assert after(before, verdict(act), seen).tuned_at == EARLIER
 
 
 @pytest.mark.parametrize(

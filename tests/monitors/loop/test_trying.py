@@ -18,7 +18,8 @@ from monitors.loop.store import Kept
 from monitors.loop.turns import Turns
 from monitors.watch.client import GatewayRefused
 from monitors.watch.work import Workshop
-from registry.catalog import Adapter, Catalog
+from registry.catalog import Adapter, Catalog, Shadow
+from registry.deployments import Patch
 from registry.policies import Mode, Policy
 from registry.registry import Registry
 from tests.monitors.judging.rows import NOW as DAY
@@ -162,6 +163,22 @@ async def test_a_training_that_another_policy_decided_is_decided_anew(world: Wor
         await world.turn(name, world.job())
     assert await world.jobs(name) == []
     assert (await world.decisions(name))[-2:] == [("wait", "dropped"), ("ask", "asked")]
+
+
+async def test_a_training_is_decided_anew_after_a_persons_change(world: World, begin: Begin) -> None:
+    """It would go on from what does not serve any more, and end with the loop paused for a change from before it."""
+    name = await begin("support")
+    await world.turn(name, world.job(client=Refusing(world, "fine_tuning")))
+    assert (await world.kept(name)).pending is not None
+    await world.registry.change(name, Patch(shadow=Shadow(None, 0.1)), actor="ann")
+    await world.turn(name, world.job())
+    assert await world.jobs(name) == []
+    assert (await world.decisions(name))[-1] == ("wait", "dropped")
+    for _ in range(2):
+        await world.turn(name, world.job())
+    assert len(await world.jobs(name)) == 1
+    kept = await world.kept(name)
+    assert (kept.state.phase, kept.state.revision) == ("tuning", len(await world.revisions(name)))
 
 
 class Woken(Told):

@@ -24,7 +24,6 @@ from gateway.settings import GatewaySettings, PoolSettings
 from gateway.shapes import NewKeyShape
 from monitors.metrics import mark_process_dead
 from monitors.settings import MonitorSettings, StorageSettings
-from monitors.watch.app import create_monitor
 from ostler.client import CommandFailed
 from ostler.draining import Grace, serve
 from ostler.leash import MARK_VARIABLE
@@ -230,6 +229,8 @@ def run_monitor(given: dict[str, Any]) -> int:
     set_up_logging(settings)
     require_free_port(settings.monitor_host, settings.monitor_port, "set OSTLER_MONITOR_PORT")
     asyncio.run(_check_database(settings))
+    from monitors.watch.app import create_monitor  # here, because a gateway needs none of what it brings
+
     try:
         app = create_monitor(settings)
     except ValueError as error:

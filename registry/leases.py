@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from registry import repository
 from registry.transactions import Transactions
 
+MONITOR = "monitor"
+"""The lease of the one active monitor."""
 _MOST_NAMES = 1000
 """A gateway's row is read by all the others every few seconds, so it stays small."""
 _ONE_AT_A_TIME = "one at a time"

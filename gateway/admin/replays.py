@@ -15,7 +15,7 @@ from gateway.directory import Directory
 from gateway.json_body import StrictRequest
 from gateway.refusals import refusals
 from monitors.judging.choices import check_names
-from monitors.loop.replay import Replay, replay
+from monitors.loop.replayed import Replay
 from registry.catalog import Adapter
 from registry.policies import Policy
 
@@ -44,6 +44,8 @@ class ReplayController(Controller):
         data: JSONBody[PolicyCheck | None] = None,
     ) -> Replay:
         """What the adapter's policy, with these changes, would have done; nothing is changed, and nothing stored."""
+        from monitors.loop.replay import replay  # with numpy, which a gateway needs for nothing else
+
         order = data or PolicyCheck()
         adapter = known_adapter(directory, name)
         require_sound_job(order)

@@ -16,14 +16,12 @@ from monitors.decisions import StoredDecision, Wanted, newest_decisions
 from monitors.loop.approvals import Question, waiting
 from monitors.loop.decide import stop_of
 from monitors.loop.followed import Followed, followed
-from monitors.loop.quality import seen_quality
 from monitors.loop.seen import Comparison, Labels, Quality, Seen
 from monitors.loop.state import LoopState, Phase, Rollout
 from monitors.loop.store import Kept, Pending, load
-from monitors.loop.trial import Trial
 from monitors.loop.verdicts import Verdict
-from monitors.watch.loop import LEASE
 from registry.catalog import Adapter
+from registry.leases import MONITOR
 from registry.monitoring import QualityRule
 from registry.policies import Mode, RetrainRule, RolloutRule
 from registry.standing import standing, standing_stops
@@ -145,6 +143,8 @@ class Explanation(msgspec.Struct, frozen=True):
 
 async def explain(connection: AsyncConnection, adapter: Adapter, now: datetime) -> Explanation:
     """Why the adapter is as it is, as of now."""
+    from monitors.loop.quality import seen_quality  # with numpy, which a gateway needs for nothing else
+
     kept = await load(connection, adapter.name)
     stops = await standing_stops(connection, adapter.name)
     stood = await standing(connection, adapter.name)
@@ -236,6 +236,8 @@ def _rollout(kept: Kept, state: LoopState, seen: Seen) -> RollingOut | None:
 
 def _comparison(kept: Kept, rollout: Rollout) -> Comparison | None:
     """What is known of the rollout; None until the loop has looked at it once."""
+    from monitors.loop.trial import Trial  # with numpy, too
+
     if "sides" not in kept.cursors:
         return None
     trial = Trial.from_state(kept.tests, kept.cursors)
@@ -245,7 +247,7 @@ def _comparison(kept: Kept, rollout: Rollout) -> Comparison | None:
 
 async def _is_monitored(connection: AsyncConnection, now: datetime) -> bool:
     """Whether any monitor holds the lease."""
-    held = select(_LEASES.c.holder).where(_LEASES.c.name == LEASE, _LEASES.c.expires_at > now)
+    held = select(_LEASES.c.holder).where(_LEASES.c.name == MONITOR, _LEASES.c.expires_at > now)
     return await connection.scalar(held) is not None
 
 

@@ -2,14 +2,16 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from monitors.judging.golden import Message
 from monitors.teaching.rows import Label, Source, SupervisedRow
-from monitors.teaching.teacher import Answer
 from registry.artifacts import canonical_json
+
+if TYPE_CHECKING:
+    from monitors.teaching.teacher import Answer
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _NAMED = ("role", "name", "tool_calls", "tool_call_id")
@@ -46,7 +48,7 @@ class PromptRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The same for equal prompts, however they are spelt."""
         return hashlib.sha256(canonical_json([self.asked, self.fields])).digest()
 
-    def answered(self, answer: Answer) -> SupervisedRow:
+    def answered(self, answer: "Answer") -> SupervisedRow:
         """The row to train on: of its answers, only the teacher's is learned."""
         return SupervisedRow(
             messages=[*map(_not_learned, self.prompt), msgspec.convert(answer.message, Message)],

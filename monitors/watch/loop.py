@@ -12,12 +12,12 @@ from monitors.watch.errors import place_of
 from monitors.watch.metrics import MonitorMetrics
 from monitors.watch.work import Job
 from registry.catalog import Catalog
-from registry.leases import Leases
+from registry.leases import MONITOR, Leases
 from registry.outages import problem_of
 
 log = logging.getLogger(__name__)
 
-LEASE = "monitor"
+LEASE = MONITOR
 LEASE_S = 30.0
 _RENEW_S = 5.0
 _FIRST_PAUSE_S = 1.0

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from monitors.loop.past import canaries, eras
 from monitors.loop.past_labels import PastLabel, PastLabels
-from monitors.loop.replay import Replay, replay
+from monitors.loop.replay import replay
+from monitors.loop.replayed import Replay
 from monitors.loop.voices import Agreement
 from monitors.tables import DecisionRow, LoopRow
 from registry.monitoring import QualityRule

@@ -36,10 +36,13 @@ def demo(
 
 
 def _require_writable(report: Path) -> None:
-    """Before the story, for afterwards it would be in vain. A file that is there stays as it is."""
+    """Before the story, for afterwards it would be in vain. A file that is there stays as it is, and no other comes."""
+    is_new = not report.exists()
     try:
         with report.open("a"):
             pass
+        if is_new:
+            report.unlink()
     except OSError as error:
         raise CommandFailed(f"the report cannot be written to {report}: {error.strerror}", 2) from None
 

@@ -26,10 +26,10 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from registry.artifact_files import MANIFEST, ArtifactReader, object_store_failures
 from registry.errors import StoreFailure
 from registry.probes import PROBES_FILE
 
-MANIFEST = "manifest.json"
 CONFIG = "adapter_config.json"
 STALE_AFTER_S = 3600.0
 
@@ -69,6 +69,7 @@ class ArtifactStore:
         found: tuple[AbstractFileSystem, str] = url_to_fs(url)
         self._fs, self._root = found[0], found[1].rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
+        self._reader = ArtifactReader(url)
         self._cache = cache
 
     @property
@@ -82,7 +83,7 @@ class ArtifactStore:
         Raises:
             StoreFailure: the store could not be written; nothing of it can be seen.
         """
-        with self._workspace() as staged, store_failures("be written"):
+        with self._workspace() as staged, object_store_failures("be written"):
             for name in files:
                 shutil.copyfile(folder / name, staged / name)
             (staged / CONFIG).write_bytes(canonical_json(config))
@@ -94,7 +95,7 @@ class ArtifactStore:
         Raises:
             StoreFailure: the store could not be written; nothing of it can be seen.
         """
-        with self._workspace() as staged, store_failures("be written"):
+        with self._workspace() as staged, object_store_failures("be written"):
             for name, content in files.items():
                 if isinstance(content, Path):
                     shutil.copyfile(content, staged / name)
@@ -111,7 +112,7 @@ class ArtifactStore:
             StoreFailure: it is not there, cannot be read, or its content is not what the digest says.
         """
         folder = Path(self._path(digest)) if self._local else (copies or self._cache / "sha256") / digest
-        with store_failures("be read"):
+        with object_store_failures("be read"):
             if not self._local and not (folder / MANIFEST).exists():
                 self._download(digest, folder)
             _verify(folder, digest)
@@ -123,7 +124,7 @@ class ArtifactStore:
         Raises:
             StoreFailure: the store does not answer.
         """
-        with store_failures("be read"):
+        with object_store_failures("be read"):
             return bool(self._fs.exists(self._path(digest, MANIFEST)))
 
     def remove(self, digest: str) -> None:
@@ -132,7 +133,7 @@ class ArtifactStore:
         Raises:
             StoreFailure: the store could not be written.
         """
-        with store_failures("be written"):
+        with object_store_failures("be written"):
             for name in (MANIFEST, ""):  # what lacks a manifest is not there, however far this comes
                 if self._fs.exists(self._path(digest, name)):
                     self._fs.rm(self._path(digest, name), recursive=True)
@@ -191,8 +192,7 @@ class ArtifactStore:
 
     def _download(self, digest: str, folder: Path) -> None:
         with self._workspace() as staged:
-            manifest = json.loads(self._fs.cat_file(self._path(digest, MANIFEST)))
-            for name in (*manifest["files"], MANIFEST):
+            for name in (*self._reader.manifest(digest).files, MANIFEST):
                 self._fs.get_file(self._path(digest, name), str(staged / name))
             _verify(staged, digest)
             _close(staged)

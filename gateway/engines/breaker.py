@@ -48,20 +48,21 @@ class Breaker:
         now = self.clock()
         if now < self._trial_until:
             return False
-        self._trial_until = now + self._pause  # a trial that never reports back does not block for ever
+        # A trial that never reports back does not block for ever.
+        self._trial_until = now + min(self._pause, self.longest_s)
         return True
 
     def succeeded(self) -> None:
         """It worked."""
         self._failed, self._pause, self._trial_until = 0, 0.0, 0.0
 
-    def failed(self, *, certain: bool = False) -> None:
-        """It failed; `certain` opens at once what would else take several failures."""
-        if self.state == "open":
+    def failed(self, *, certain: bool = False, least_s: float = 0.0) -> None:
+        """It failed; `certain` opens at once what would else take several failures, for `least_s` or more."""
+        if self.state == "open" and self._pause >= least_s:
             return  # of a use that began before it opened: still the same outage
         self._failed += 1
         if self._pause or certain or self._failed >= self.failures:
-            self._pause = min(self._pause * 2 or self.pause_s, self.longest_s)
+            self._pause = max(min(self._pause * 2 or self.pause_s, self.longest_s), least_s)
             self._until = self.clock() + self._pause
 
 
@@ -98,10 +99,10 @@ class Breakers:
         if found is not None and found.retry_in_s is not None:
             self._told(name, "closed")
 
-    def failed(self, name: str, *, certain: bool = False) -> None:
-        """It failed."""
+    def failed(self, name: str, *, certain: bool = False, least_s: float = 0.0) -> None:
+        """It failed; see `Breaker.failed`."""
         found = self._breakers.setdefault(name, self._make())
         was_closed = found.state == "closed"
-        found.failed(certain=certain)
+        found.failed(certain=certain, least_s=least_s)
         if was_closed and found.state != "closed":
             self._told(name, "open")

@@ -1,4 +1,4 @@
-"""One vLLM server, as the gateway talks to it. This is the only module that knows vLLM's paths and answers."""
+"""One vLLM server, as the gateway talks to it. In the gateway, this alone knows vLLM's paths and answers."""
 
 import contextlib
 import re
@@ -21,6 +21,8 @@ _STATS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cac
 _CONNECT_TIMEOUT_S = 2.0
 _MANAGEMENT_TIMEOUT_S = 10.0
 _MAX_REASON = 300
+_STOPPING = frozenset({"cannot schedule new futures after shutdown", "this engine is stopping"})
+"""What vLLM says to whatever is new once it was told to end, and what its guard says before that, word for word."""
 _ID_PREFIX = "token_id:"
 
 
@@ -36,13 +38,32 @@ class EngineDown(Exception):
         self.sent = sent
 
 
-class EngineRefused(Exception):
-    """The engine answered with an error; `reason` is safe to show."""
+class EngineLate(EngineDown):
+    """No answer came in time; the engine may do all the same what it was asked."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self) -> None:
+        super().__init__(sent=True)
+
+
+class EngineRefused(Exception):
+    """The engine answered with an error; `reason` is safe to show.
+
+    Attributes:
+        for_clients: what to say to those who can change nothing in how engines are set up.
+    """
+
+    def __init__(self, status: int, reason: str, for_clients: str | None = None) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.for_clients = for_clients or reason
+
+
+class EngineStopping(EngineRefused):
+    """The engine takes nothing new any more, and what was asked never ran; what it has begun it still ends."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status, "the engine is stopping")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +255,12 @@ class Engine:
                 method, self.url + path, json=json, params=params, timeout=timeout
             ) as response:
                 if response.status != 200:
-                    raise EngineRefused(response.status, refusal(await response.read()))
+                    raise _refused(response.status, await response.read())
                 yield response
+
+
+def _refused(status: int, body: bytes) -> EngineRefused:
+    return EngineStopping(status) if is_stopping(status, body) else EngineRefused(status, refusal(body))
 
 
 def _whole(value: float | None) -> int | None:
@@ -249,7 +274,9 @@ def _engine_failures() -> Any:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise EngineDown(sent=False) from error
-    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+    except TimeoutError as error:
+        raise EngineLate from error
+    except (aiohttp.ClientError, ConnectionError) as error:
         raise EngineDown(sent=True) from error
 
 
@@ -267,8 +294,21 @@ def _distribution(top: Mapping[str, float]) -> Distribution:
 
 def lacks_model(body: bytes, model: str) -> bool:
     """Whether an engine's 404 says that it does not know the model, rather than something else that was asked for."""
-    message = explain(body)[0]
-    return f"`{model}`" in message and "does not exist" in message
+    return _is_unknown(refusal(body), model)
+
+
+def is_crossed(refused: EngineRefused, name: str) -> bool:
+    """Whether a refusal only says that somebody else has just unloaded the name, or has just loaded it."""
+    return _is_unknown(refused.reason, name) or f"'{name}' has already been loaded" in refused.reason
+
+
+def _is_unknown(words: str, model: str) -> bool:
+    return f"`{model}`" in words and "does not exist" in words
+
+
+def is_stopping(status: int, body: bytes) -> bool:
+    """Whether an engine's answer says that it takes nothing new any more, as it is about to end."""
+    return status >= 500 and refusal(body) in _STOPPING
 
 
 def refusal(body: bytes) -> str:

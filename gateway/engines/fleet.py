@@ -13,6 +13,8 @@ from gateway.engines.breaker import Breaker, Breakers, State
 from gateway.engines.discovery import listed, look_up
 from gateway.engines.engine import Engine, EngineDown, EngineRefused, EngineStats
 from gateway.engines.heat import Heat
+from gateway.engines.loading import Loader
+from gateway.engines.managing import Manager
 from gateway.engines.picking import Need, Snapshot, home_ids, pick
 from gateway.engines.proof import Prover
 from gateway.engines.replica import Replica, ReplicaReport
@@ -20,7 +22,6 @@ from gateway.engines.residency import Residency
 from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
 from gateway.settings import GatewaySettings, PoolSettings
 from monitors.metrics import Metrics
-from registry.artifacts import ArtifactStore
 from registry.catalog import Version
 from registry.names import parse_pinned
 
@@ -28,13 +29,17 @@ log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 5.0
 _LOOK_UP_EVERY_S = 5.0
+_NOT_FOUND = 404
+_BREAKS_OF_A_VERSION = 2
+_PAUSE_AFTER_BREAKS_S = 300.0
+"""Engines take minutes to start: two that a version broke are to be back before a third one tries it."""
 _LONGEST_REPLICA_PAUSE_S = 10.0
 """A replica that restarts should not wait for longer to be noticed, whatever versions that fail have to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether the gateway can serve, and why not, in words that name no adapter and no machine."""
+    """Whether the gateway can serve, and what it cannot, in words that name no adapter and no machine."""
 
     ready: bool
     problems: list[str]
@@ -45,6 +50,7 @@ class Fleet:
 
     Args:
         make_engine: makes a client of the engine at a URL, for a base model.
+        make_manager: makes what loads and unloads in an engine of a pool.
         may_unload: whether this gateway is the one that makes room in the engines.
 
     Attributes:
@@ -58,26 +64,30 @@ class Fleet:
     def __init__(
         self,
         settings: GatewaySettings,
-        store: ArtifactStore,
         directory: Directory,
         metrics: Metrics,
         *,
         make_engine: Callable[[str, str], Engine],
+        make_manager: Callable[[Engine, PoolSettings], Manager],
         may_unload: Callable[[], bool],
     ) -> None:
         self._settings = settings
-        self._store = store
         self._directory = directory
         self._metrics = metrics
         self._make_engine = make_engine
+        self._make_manager = make_manager
         self._may_unload = may_unload
         self.wait_s = settings.engine_wait_s
         self._pools = {pool.base: pool for pool in settings.all_pools}
         self._replicas: dict[str, Replica] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._begun = time.monotonic()
+        self._been_ready: set[str] = set()
         self._news = asyncio.Event()
         self._doubts: Counter[str] = Counter()
         self._checks: dict[str, asyncio.Task[None]] = {}
+        self._breaks: Counter[str] = Counter()
+        """How many engines went away in a row while they loaded a version."""
         self.heat = Heat()
         self.on_pressure: Callable[[], None] = lambda: None
         self.at_rest: Callable[[str], bool] = lambda _: False
@@ -112,18 +122,27 @@ class Fleet:
         return [replica.report() for replica in self._replicas.values()]
 
     def readiness(self) -> Readiness:
-        """Ready once each pool has a replica that answers and has got its versions.
+        """Ready once each pool has had a replica that answers and has got its versions, and while one pool has.
 
-        A pool whose replicas are all asleep is ready, too: that takes force, and clients wait until one is woken.
+        So a new gateway gets no requests before it can serve all, and a pool that fails takes no other one with it. A
+        pool that is down from the start is waited for as long as a load may take. One whose replicas are all asleep is
+        ready, too: that takes force, and clients wait until one is woken.
         """
-        problems = []
-        for base in self._pools:
-            own = [replica for replica in self._replicas.values() if replica.pool == base]
-            is_all_asleep = bool(own) and all(replica.is_asleep for replica in own)
-            if not is_all_asleep and not any(replica.is_settled for replica in own):
-                states = ", ".join(sorted({replica.problem or replica.state for replica in own})) or "none is known"
-                problems.append(f"no engine of {base} is ready: {states}")
-        return Readiness(not problems, problems)
+        problems = {base: problem for base in self._pools if (problem := self._problem_of(base))}
+        self._been_ready |= self._pools.keys() - problems.keys()
+        waits = (
+            self._pools.keys() - self._been_ready and time.monotonic() < self._begun + self._settings.probe_timeout_s
+        )
+        return Readiness(not waits and len(problems) < len(self._pools), list(problems.values()))
+
+    def _problem_of(self, base: str) -> str | None:
+        """Why a pool serves nothing now; None if it does."""
+        own = [replica for replica in self._replicas.values() if replica.pool == base]
+        is_all_asleep = bool(own) and all(replica.is_asleep for replica in own)
+        if is_all_asleep or any(replica.is_settled for replica in own):
+            return None
+        states = ", ".join(sorted({replica.problem or replica.state for replica in own})) or "none is known"
+        return f"no engine of {base} is ready: {states}"
 
     def snapshot(self) -> Snapshot:
         """All replicas as of now."""
@@ -207,19 +226,44 @@ class Fleet:
         enough = self._doubts[name] >= self._settings.breaker_failures or not self.breakers.is_closed(name)
         if enough and name not in self._checks:
             self._doubts[name] = 0
-            self._checks[name] = asyncio.create_task(self._check(name, replica))
+            self._checks[name] = asyncio.create_task(self._check(version, replica))
             self._checks[name].add_done_callback(lambda _: self._checks.pop(name, None))
 
-    async def _check(self, name: str, replica: Replica) -> None:
+    async def _check(self, version: Version, doubted: Replica) -> None:
+        """Leave a version alone only if it fails on every engine that has it and is well."""
+        name = version.engine_name
+        others = [
+            one
+            for one in self._replicas.values()
+            if one is not doubted and one.pool == doubted.pool and one.is_settled and name in one.residency.resident
+        ]
+        failed: list[Replica] = []
+        for replica in (doubted, *others):
+            answers = await self._answers(name, replica)
+            if answers:
+                self.breakers.succeeded(name)
+                for other in failed:
+                    other.has_lost(version)  # it has to prove itself there anew
+                return
+            if answers is False:
+                failed.append(replica)
+        if failed:
+            self.breakers.failed(name, certain=True)
+
+    async def _answers(self, name: str, replica: Replica) -> bool | None:
+        """Whether a version answers on an engine; None if that says nothing, as the engine itself is not well."""
         try:
             await replica.engine.probe(name, self._settings.probe_timeout_s)
-        except EngineRefused as refused:
-            log.warning("%s fails on engine %s: %s", name, replica.id, refused.reason)
-            self.breakers.failed(name, certain=True)
         except EngineDown:
             replica.suspect()
-        else:
-            self.breakers.succeeded(name)
+            return None
+        except EngineRefused as refused:
+            # The base is asked after it: an engine that began to fail in between must not speak against the version.
+            if refused.status == _NOT_FOUND or not await replica.base_answers():
+                return None
+            log.warning("%s fails on engine %s: %s", name, replica.id, refused.reason)
+            return False
+        return True
 
     @contextlib.asynccontextmanager
     async def everywhere(self, versions: Iterable[Version], pool: str, deadline: float) -> AsyncIterator[list[Replica]]:
@@ -244,7 +288,7 @@ class Fleet:
         self, stack: contextlib.AsyncExitStack, replica: Replica, version: Version, deadline: float
     ) -> None:
         with _telling(replica.id):
-            await stack.enter_async_context(replica.lease(version, deadline))
+            await stack.enter_async_context(replica.lease(version, deadline, lasting=True))
 
     async def healthy_homes(self, version: Version, pool: str, deadline: float) -> list[Replica]:
         """The home replicas of a version that answer; if none does, another replica that does.
@@ -290,19 +334,26 @@ class Fleet:
 
     def _replica(self, id: str, pool: PoolSettings, engine: Engine) -> Replica:
         settings = self._settings
-        residency = Residency(
+        loader = Loader(
             id,
             engine,
-            self._store,
+            self._make_manager(engine, pool),
+            Prover(settings.probe_tolerance, settings.probe_min_difference),
+            timeout_s=settings.probe_timeout_s,
+            on_down=lambda: replica.fails(),  # noqa: PLW0108 - it is made later
+        )
+        residency = Residency(
+            id,
+            loader,
             self._directory,
             self._metrics,
-            Prover(settings.probe_tolerance, settings.probe_min_difference),
             self.heat,
             slots=pool.engine_slots,
-            timeout_s=settings.probe_timeout_s,
+            may_load=self.breakers.allows,
             may_unload=self._may_unload,
-            on_loaded=self.breakers.succeeded,
-            on_trouble=lambda: replica.suspect(),  # noqa: PLW0108 - there is no replica yet
+            on_loaded=self._works,
+            on_broke=self._broke,
+            on_trouble=lambda: replica.suspect(in_doubt=True),
         )
         longest = min(settings.breaker_longest_s, _LONGEST_REPLICA_PAUSE_S)
         replica = Replica(
@@ -319,6 +370,16 @@ class Fleet:
             idle_s=settings.idle_unload_s,
         )
         return replica
+
+    def _works(self, name: str) -> None:
+        del self._breaks[name]
+        self.breakers.succeeded(name)
+
+    def _broke(self, name: str) -> None:
+        """An engine may be at fault for one load that it did not survive, but not two; nor a version that serves."""
+        self._breaks[name] += 1
+        if self._breaks[name] >= _BREAKS_OF_A_VERSION and name not in self.resident:
+            self.breakers.failed(name, certain=True, least_s=_PAUSE_AFTER_BREAKS_S)
 
     def _at_home(self, id: str) -> list[Version]:
         """The deployed versions that a replica is home to, hottest first."""

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.engines.engine import Engine, EngineDown, EngineRefused
+from gateway.engines.engine import Engine, EngineLate, EngineRefused
 from registry.probes import Distribution, Probes, distance
 
 Prompt = tuple[int, ...] | str
@@ -96,7 +96,7 @@ class Prover:
             timeout_s: for all requests together.
 
         Raises:
-            EngineDown
+            EngineDown: `EngineLate`, if it took too long.
             EngineRefused: it failed, as the reason says in plain words, or the engine did not answer as asked.
         """
         prompts = tuple(probe.tokens for probe in probes.probes) if probes else GENERIC_PROMPTS
@@ -106,7 +106,7 @@ class Prover:
                 answers = await engine.logprobs(name, prompts, timeout_s)
             return self._judge(answers, base, probes)
         except TimeoutError:
-            raise EngineDown(sent=True) from None
+            raise EngineLate from None
         except EngineRefused:
             for prompt in prompts:  # so that the next try does not build on an answer that may have been wrong
                 self._base.pop(prompt, None)

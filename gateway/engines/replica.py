@@ -11,7 +11,8 @@ from typing import Literal
 from gateway.directory import Directory
 from gateway.engines.breaker import Breaker
 from gateway.engines.breaker import State as BreakerState
-from gateway.engines.engine import Engine, EngineDown, EngineRefused, EngineStats
+from gateway.engines.engine import Engine, EngineDown, EngineRefused, EngineStats, EngineStopping
+from gateway.engines.managing import Manager
 from gateway.engines.picking import Seen
 from gateway.engines.residency import Residency
 from gateway.errors import EngineUnavailable
@@ -123,6 +124,11 @@ class Replica:
         )
 
     @property
+    def manager(self) -> Manager:
+        """What loads and unloads in the engine, and has it sleep."""
+        return self.residency.manager
+
+    @property
     def is_settled(self) -> bool:
         """Whether it takes requests and has got its versions."""
         return self._takes_requests and self._settled
@@ -172,8 +178,10 @@ class Replica:
     # Use
 
     @contextlib.asynccontextmanager
-    async def lease(self, version: Version | None, deadline: float) -> AsyncIterator[None]:
+    async def lease(self, version: Version | None, deadline: float, *, lasting: bool = False) -> AsyncIterator[None]:
         """Hold `version` resident for the block, loading it first if need be; None is the base model.
+
+        `lasting` is for what is to stay beyond the block, as `Residency.hold` says.
 
         Raises:
             EngineUnavailable: it is down, or went down meanwhile.
@@ -186,7 +194,7 @@ class Replica:
             if version is None:
                 yield
                 return
-            async with self.residency.hold(version, deadline):
+            async with self.residency.hold(version, deadline, lasting=lasting):
                 yield
         finally:
             self.in_flight -= 1
@@ -206,6 +214,25 @@ class Replica:
         """Nothing listens there any more."""
         self._set_down("the engine does not accept connections")
         self.suspect()
+
+    def fails(self) -> None:
+        """Not even its base model answers."""
+        self._set_down("the engine does not answer")
+        self.suspect(in_doubt=True)
+
+    def is_stopping(self) -> None:
+        """It takes nothing new any more, as it is about to end; what it has begun goes on."""
+        self._set_down("the engine is stopping")
+        self.suspect()
+
+    async def base_answers(self) -> bool:
+        """Whether the base model does. If not, whatever else fails there is the engine's fault, and it is looked at."""
+        try:
+            await self.engine.probe(self.pool, self._probe_timeout_s)
+        except (EngineDown, EngineRefused):
+            self.suspect(in_doubt=True)
+            return False
+        return True
 
     # Watching
 
@@ -236,8 +263,9 @@ class Replica:
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1
-        # A busy engine may miss one look; one that nobody listens for is gone.
-        if self._failures >= _FAILURES_UNTIL_DOWN or (isinstance(error, EngineDown) and not error.sent):
+        # A busy engine may miss one look; one that nobody listens for is gone, and one that says so is about to be.
+        is_gone = isinstance(error, EngineStopping) or (isinstance(error, EngineDown) and not error.sent)
+        if is_gone or self._failures >= _FAILURES_UNTIL_DOWN:
             self._set_down(error.reason if isinstance(error, EngineRefused) else "the engine does not answer")
         if not self._answering:
             self._breaker.failed(certain=True)
@@ -296,22 +324,31 @@ class Replica:
         """An engine that just came up, or that fails on requests: let the base answer, which also warms it."""
         if not self._answering:
             self.state, self.problem = "loading", "the engine is being warmed up"
-        if await self.engine.is_sleeping():
+        if await self._sleeps():
             log.info("engine %s is woken", self.id)
-            await self.engine.wake_up(self._probe_timeout_s)
+            await self.manager.wake_up(self._probe_timeout_s)
         if self.engine.base not in loaded:
             known = ", ".join(sorted(name for name in loaded if "@" not in name))
             raise EngineRefused(404, f"the engine serves {known}, not {self.engine.base}")
+        doubted, self._in_doubt = self._in_doubt, False  # a doubt that comes meanwhile asks for a look of its own
         try:
             await self.engine.probe(self.engine.base, self._probe_timeout_s)
         except (EngineDown, EngineRefused):
-            self._failures = max(self._failures, _FAILURES_UNTIL_DOWN - 1) if self._in_doubt else self._failures
+            self._in_doubt |= doubted
+            self._failures = max(self._failures, _FAILURES_UNTIL_DOWN - 1) if doubted else self._failures
             raise
-        self._in_doubt = False
         self._breaker.succeeded()
+        self.residency.engine_answers()
         if not self._answering:
             self._answering = True
             self._on_change()
+
+    async def _sleeps(self) -> bool:
+        """Whether it sleeps; one of which that cannot be told is taken for awake, as it may serve all the same."""
+        try:
+            return bool(await self.manager.is_sleeping())
+        except (EngineDown, EngineRefused):
+            return False
 
     async def _settle(self, loaded: Iterable[str]) -> None:
         """Give an engine its versions before it gets requests for them: what it has already, then what is deployed."""

@@ -141,7 +141,7 @@ class Rests:
 
     async def _require_able(self, replica: Replica) -> None:
         with _as_ours(replica.id):
-            can_sleep = await replica.engine.is_sleeping() is not None
+            can_sleep = await replica.manager.is_sleeping() is not None
         if not can_sleep:
             raise Conflict(
                 f"{replica.id} cannot sleep: start its engine with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1"
@@ -183,7 +183,7 @@ class Rests:
         await self._keep(replica, holder, self._patience_s + for_s)
         try:
             with _as_ours(replica.id):
-                await replica.engine.sleep(self._patience_s)
+                await replica.manager.sleep(self._patience_s)
             await self._keep(replica, holder, for_s)
         except BaseException:
             await asyncio.shield(self._rouse(replica))
@@ -193,7 +193,7 @@ class Rests:
     async def _rouse(self, replica: Replica) -> None:
         """Wake an engine that is not to sleep after all; one that failed to say so may sleep all the same."""
         with contextlib.suppress(EngineDown, EngineRefused):
-            await replica.engine.wake_up(self._patience_s)
+            await replica.manager.wake_up(self._patience_s)
         replica.suspect(in_doubt=True)
 
     async def _end(self, replica: Replica, holder: str) -> None:

@@ -148,6 +148,20 @@ def told() -> Told:
     return []
 
 
+def test_a_grave_failure_opens_it_for_longer(breaker: Breaker, clock: Clock) -> None:
+    """Also where it is open already, once; the next trial may be lost, and no later one waits as long for it."""
+    breaker.failed(certain=True)
+    for _ in range(2):
+        breaker.failed(certain=True, least_s=300.0)
+    assert breaker.retry_in_s == 300.0
+    clock.now += 300
+    assert [breaker.allows(), breaker.allows()] == [True, False]
+    clock.now += 5
+    assert breaker.allows()
+    breaker.failed()
+    assert breaker.retry_in_s == 5.0
+
+
 @pytest.fixture
 def breakers(clock: Clock, told: Told) -> Breakers:
     """Breakers of 2 failures and pauses from 1 second."""

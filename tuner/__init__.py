@@ -1,8 +1,10 @@
 """The tuner: how versions are made, and what they must show before they may be promoted.
 
 settings        what the process needs to know
-app             composition root: /livez, /readyz, /metrics, and the worker beside them
-worker          claims jobs, and writes how each ended
+app             composition root: the page, and the worker beside it; wiring: what dispatchers have, too
+page            /livez, /readyz and /metrics
+worker          claims jobs, or one job, and writes how each ended
+single          what a tuner that does one job says by its exit code
 holding         the lease on a job, and what is wanted of it, which control hands on
 stages          what a job goes through, each stage repeatable; shop is what they work with
 sharing         one GPU for a tuner and an engine
@@ -21,6 +23,8 @@ workspace       a job's folder on this machine
 children        have child processes do tasks; launching and process start, hear and stop them
 messages        what child processes tell the worker, and telling how
 child           entry point of the child processes, which alone import torch (libraries: what they need)
+nodes           several machines that train together; joining: what those do that are not the first
+cluster/        each job in a pod of its own, on Kubernetes
 data/           from uploaded rows to a frozen dataset
 training/       from a dataset to an adapter's files
 evaluation/     from an adapter's files to the gate's verdict

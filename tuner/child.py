@@ -3,6 +3,7 @@
 They alone import torch and its kind, so that the worker stays small and whatever ends them ends nothing else.
 """
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -37,6 +38,8 @@ def _outcome(workspace: Workspace, teller: Teller) -> Message:
         traceback.print_exc()
         if is_full(error, workspace.folder):
             return Failed("disk_full", "the tuner's disk is full; free some space and ask again")
+        if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
+            raise  # another machine that is gone may be the reason, and trying again may help
         why = f"it failed inside the tuner ({type(error).__name__}); the tuner's log says more"
         return Failed("training_failed", why)
 

@@ -22,6 +22,24 @@ class TunerSettings(StorageSettings, PricedSettings):
     )
     tuner_host: str = Field("127.0.0.1", description="Address of the tuner's own /livez, /readyz and /metrics.")
     tuner_port: int = Field(8082, ge=0, le=65535, description="Port of these; 0 takes a free one.")
+    tuner_name: str = Field("", description="What this tuner is called in the log; empty is the machine's name.")
+    tuner_backend: Literal["process", "kubernetes"] = Field(
+        "process", description="Where jobs are done: by processes of this machine, or each in a pod of a cluster."
+    )
+    tuner_job_template: Path | None = Field(
+        None, description="File of the Kubernetes Job or Kubeflow TrainJob that each tuning job becomes (YAML)."
+    )
+    tuner_namespace: str = Field("", description="Kubernetes namespace of these; empty is the pod's own.")
+    tuner_max_pods: int = Field(4, ge=1, description="How many of these there may be at once.")
+    tuner_deadline_s: int | None = Field(
+        None, ge=1, description="How long one may be active, seconds; a job at work that takes longer has failed."
+    )
+    tuner_claim_s: float = Field(
+        300.0, gt=0, description="How long a pod may run until it has begun with its job, seconds."
+    )
+    tuner_ttl_s: int = Field(
+        3600, ge=0, description="Until Kubernetes itself deletes one that has ended, if no tuner does, seconds."
+    )
     tuner_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train.")
     tuner_processes: int = Field(1, ge=1, description="GPUs to train on at once; above 1 with `accelerate launch`.")
     tuner_threads: int | None = Field(None, ge=1, description="Threads of the CPU for training; unset is all cores.")

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from registry.artifacts import MANIFEST
+from registry.artifact_files import MANIFEST
 from registry.errors import NotFound, RegistryError
 from registry.tuning.tables import DatasetRow
 from tuner.ancestry import ancestry_of
@@ -56,10 +56,22 @@ async def train(work: AtWork) -> None:
     if await _registered(work):
         return
     await require_space_for_training(work)
+    task = await training_task(work)
+    tokens = 0
+    if task.resume_step is not None:
+        await work.tell(f"Training goes on from the checkpoint of step {task.resume_step}")
+        tokens = await work.shop.events.tokens_at(work.job.id, task.resume_step)
+    async with engine_makes_room(work), Progress(work, tokens, task.best_step) as progress:
+        done = await run_task(work, task, progress.take)
+    await work.note(trained_tokens=int(done.result["tokens"]), estimated_finish=None)
+
+
+async def training_task(work: AtWork) -> TrainTask:
+    """What a training child is to do, with what it goes on from in the workspace. Nothing of the job is written."""
     settings, order = work.shop.settings, work.order
     start_from = None if order.start_from is None else await adapter_folder(work, order.start_from)
     resume_step, best_step = await place_checkpoints(work)
-    task = TrainTask(
+    return TrainTask(
         order=order,
         base_model=settings.base_model,
         start_from=None if start_from is None else str(start_from),
@@ -70,10 +82,6 @@ async def train(work: AtWork) -> None:
         threads=settings.tuner_threads,
         context=context_of(settings),
     )
-    tokens = 0 if resume_step is None else await work.shop.events.tokens_at(work.job.id, resume_step)
-    async with engine_makes_room(work), Progress(work, tokens, best_step) as progress:
-        done = await run_task(work, task, progress.take)
-    await work.note(trained_tokens=int(done.result["tokens"]), estimated_finish=None)
 
 
 async def register(work: AtWork, lineage: Lineage = lineage_of) -> None:
@@ -223,9 +231,7 @@ async def place_checkpoints(work: AtWork) -> tuple[int | None, int | None]:
         await asyncio.to_thread(_copy, folder, work.workspace.checkpoint(checkpoint.step))
     if not kept:
         return None, None
-    newest = kept[-1].step
-    await work.tell(f"Training goes on from the checkpoint of step {newest}")
-    return newest, next((each.step for each in kept if each.is_best), None)
+    return kept[-1].step, next((each.step for each in kept if each.is_best), None)
 
 
 def _copy(artifact: Path, folder: Path) -> None:

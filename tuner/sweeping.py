@@ -29,7 +29,7 @@ async def sweep(shop: Shop) -> None:
 async def _drop_workspaces(shop: Shop) -> None:
     await asyncio.to_thread(shop.store.sweep)
     for folder in await asyncio.to_thread(lambda: list(shop.settings.work.glob("ftjob-*"))):
-        if await _has_ended(shop, folder.name):
+        if await _has_ended(shop, folder.name.partition(".")[0]):  # behind it, which of several machines
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 

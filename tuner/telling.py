@@ -21,14 +21,14 @@ class Tell(Protocol):
 class Teller:
     """A child's end of the pipe.
 
-    Whatever libraries print goes to standard error. Of several processes that train together only the first speaks, but
-    each says why it failed. The process ends at once when its parent is gone, and `stop_asked` turns true on SIGTERM or
-    on a line from `tuner.training.launch`.
+    Whatever libraries print goes to standard error. Of several processes that train together only the first of each
+    machine speaks, but each says why it failed. The process ends at once when its parent is gone, and `stop_asked`
+    turns true on SIGTERM or on a line from `tuner.training.launch`.
     """
 
     def __init__(self) -> None:
         self.stop_asked = False
-        self._speaks = os.environ.get("RANK", "0") == "0"
+        self._speaks = os.environ.get("LOCAL_RANK", "0") == "0"
         self._pipe = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)
         signal.signal(signal.SIGTERM, self._ask_to_stop)

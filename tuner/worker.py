@@ -1,4 +1,4 @@
-"""Claims jobs, one after another, and writes how each ended; its stages are in `tuner.stages`."""
+"""Claims jobs, one after another or one alone, and writes how each ended; its stages are in `tuner.stages`."""
 
 import asyncio
 import contextlib
@@ -13,23 +13,28 @@ from typing import Any
 import msgspec
 
 from monitors.watch.errors import place_of
-from registry.errors import RegistryError
+from registry.errors import NotFound, RegistryError
 from registry.outages import is_outage, problem_of
-from registry.tuning.jobs import MOST_ATTEMPTS, JobLost, order_of
+from registry.tuning.jobs import ENDED, MOST_ATTEMPTS, JobLost, order_of
 from registry.tuning.tables import TuningJobRow
 from tuner.candidates import reject_candidate
 from tuner.control import Control
 from tuner.errors import ChildCrashed, EngineAway, Interrupted, JobFailed
 from tuner.fullness import is_full
 from tuner.holding import Hold
+from tuner.nodes import Nodes
 from tuner.shop import AtWork, Shop
+from tuner.single import NOT_CLAIMED
 from tuner.stages import STAGES, Stage, carry_out
 from tuner.sweeping import sweep
 from tuner.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
+_SETTLED = (*ENDED, "paused")
 _SWEEP_EVERY_S = 60.0
+_CLAIM_FOR_S = 30.0
+"""Clocks differ by seconds, and a job may wait for another of its adapter that is just ending."""
 _LONGER_EACH_TIME = 6
 _GIVEN_BACK = {
     "shutdown": "The tuner shuts down; the job goes on where there is another one",
@@ -47,11 +52,12 @@ class Worker:
     def __init__(self, shop: Shop, stages: Mapping[str, Stage] = STAGES) -> None:
         self._shop = shop
         self._stages = stages
-        self._name = f"{socket.gethostname()[:80]}-{secrets.token_hex(6)}"
+        host = shop.settings.tuner_name or socket.gethostname()
+        self._name = f"{host[:80]}-{secrets.token_hex(6)}"
         self._control: Control | None = None
         self._stopping = asyncio.Event()
         self._swept_at = 0.0
-        self.database_problem: str | None = "the database was not asked yet"
+        self.problem: str | None = "the database was not asked yet"
 
     async def run(self) -> None:
         """Work until `stop`."""
@@ -64,8 +70,43 @@ class Worker:
                 await self._work_on(job, since)
                 self._swept_at = 0.0
                 continue
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), self._shop.settings.tuner_poll_s)
+            await self._wait()
+
+    async def do(self, job_id: str) -> str:
+        """Do one job; how it went.
+
+        That is how it ended, `NOT_CLAIMED`, or that it is ``paused``, ``given_back``, ``tried_again`` or ``lost``.
+        """
+        until = time.monotonic() + _CLAIM_FOR_S
+        while not self._stopping.is_set():
+            since = time.monotonic()
+            job = await self._claim(job_id)
+            if job is not None:
+                outcome = await self._work_on(job, since)
+                await sweep(self._shop)
+                return outcome
+            state = await self._state_of(job_id)
+            if state in _SETTLED:
+                return state
+            if state is None or time.monotonic() >= until:
+                return NOT_CLAIMED
+            await self._wait()
+        return "given_back"
+
+    async def _state_of(self, job_id: str) -> str | None:
+        """The state of a job that could not be claimed; None if there is no such job."""
+        try:
+            return (await self._shop.jobs.find(job_id)).state
+        except NotFound:
+            return None
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            return "queued"  # as it was when this tuner was started for it
+
+    async def _wait(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), self._shop.settings.tuner_poll_s)
 
     def stop(self) -> None:
         """Claim nothing more, and give back what is at work once its step is done and saved."""
@@ -78,28 +119,29 @@ class Worker:
             await sweep(self._shop)
             self._swept_at = time.monotonic()
 
-    async def _claim(self) -> TuningJobRow | None:
+    async def _claim(self, job_id: str | None = None) -> TuningJobRow | None:
         settings = self._shop.settings
+        bases, lease_s = [settings.base], settings.tuner_lease_s
         try:
-            job = await self._shop.jobs.claim(self._name, bases=[settings.base], lease_s=settings.tuner_lease_s)
+            job = await self._shop.jobs.claim(self._name, bases=bases, lease_s=lease_s, job_id=job_id)
         except Exception as error:
             if not is_outage(error):
                 raise
-            if self.database_problem is None:
+            if self.problem is None:
                 log.warning("no job can be claimed: %s (%s)", problem_of(error), type(error).__name__)
-            self.database_problem = problem_of(error)
+            self.problem = problem_of(error)
             return None
-        self.database_problem = None
+        self.problem = None
         return job
 
-    async def _work_on(self, job: TuningJobRow, since: float) -> None:
+    async def _work_on(self, job: TuningJobRow, since: float) -> str:
         log.info("the job %s of %s begins, attempt %d", job.id, job.adapter, job.attempt)
         shop = self._shop
         try:
             order = order_of(job)
         except msgspec.ValidationError:
             await self._refuse_unknown(job)
-            return
+            return "failed"
         self._control = control = Control()
         if self._stopping.is_set():
             control.stop("shutdown")
@@ -114,6 +156,7 @@ class Worker:
             shop.metrics.forget(job.adapter)
         log.info("the job %s of %s: %s", job.id, job.adapter, outcome)
         shop.metrics.ended.labels(outcome).inc()
+        return outcome
 
     async def _refuse_unknown(self, job: TuningJobRow) -> None:
         """End a job whose order cannot be read: who took it knows more than this tuner."""
@@ -169,6 +212,8 @@ class Worker:
             return await self._end(work, "paused", "The job is paused", attempt=work.job.attempt - 1)
         if interrupted.cause == "lost":
             return "lost"
+        if Nodes.of_this_process().count > 1:  # one of them may be why; it counts, or this might go on for ever
+            return await self._try_again(work, "one of the machines that train together had to stop")
         await self._end(work, "queued", _GIVEN_BACK[interrupted.cause], attempt=work.job.attempt - 1)
         return "given_back"
 

@@ -2,7 +2,7 @@
 
 Whatever another machine would need to go on is in the artifact store; this folder only saves fetching it.
 
-<cache>/tuner/<job>/
+<cache>/tuner/<job>/    (of the second of several machines: <job>.1/)
     task.json           what the child shall do, a `Task`
     dataset/            the frozen dataset: train.jsonl, validation.jsonl, holdout.jsonl, about.json
     bad_rows.jsonl      the uploaded rows that cannot be used, each with its reason

@@ -11,6 +11,7 @@ jobs            jobs: what clients ask for
 changes         what clients do, audited
 states          their states, and the rules between them
 claims          who is at work on a job
+dispatch        jobs for which tuners are started elsewhere
 backlog         which jobs wait for a tuner
 events          what a job says of itself, its checkpoints
 datasets        what versions are made from

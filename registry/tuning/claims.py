@@ -45,13 +45,18 @@ class Claims:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def claim(self, worker: str, *, bases: Collection[str], lease_s: float) -> TuningJobRow | None:
+    async def claim(
+        self, worker: str, *, bases: Collection[str], lease_s: float, job_id: str | None = None
+    ) -> TuningJobRow | None:
         """Take the job that waits longest, or one whose tuner was lost; None if there is none for these bases.
 
-        One that was claimed too often since its newest checkpoint has failed. A lost tuner is told of in the events.
+        With `job_id` it is that job or none. One that was claimed too often since its newest checkpoint has failed. A
+        lost tuner is told of in the events.
         """
         now = datetime.now(UTC)
-        claimable = _claimable(now) & _JOBS.c.base.in_(sorted(bases))
+        claimable = claimable_by(now, bases)
+        if job_id is not None:
+            claimable &= _JOBS.c.id == job_id
         oldest = select(_JOBS).where(claimable).order_by(_JOBS.c.created_at, _JOBS.c.id).limit(1)
         oldest = oldest.with_for_update(skip_locked=True)  # another tuner is just taking that one
         taking = (
@@ -69,12 +74,12 @@ class Claims:
         )
         try:
             async with writing(self._engine) as connection:
-                await _settle_the_lost(connection, now)
+                await settle_the_lost(connection, now)
                 found = (await connection.execute(oldest)).first()
                 if found is None:
                     return None
                 row = (await connection.execute(taking.where(_JOBS.c.id == found.id))).first()
-                if row is not None and found.worker is not None:
+                if row is not None and found.state in AT_WORK:
                     await add_event(connection, row.id, _taken_over(as_job(found), worker), level="warn")
         except IntegrityError:  # another tuner has just begun another job of the same adapter
             return None
@@ -154,6 +159,8 @@ class Claims:
             JobLost
         """
         columns = ended(state) if state in ENDED else let_go(state)
+        if state == "queued":
+            del columns["worker"]  # who gave it back is known until it changes again
         async with writing(self._engine) as connection:
             await _write(connection, job_id, worker, columns | values)
             job = as_job((await connection.execute(select(_JOBS).where(_JOBS.c.id == job_id))).one())
@@ -172,22 +179,22 @@ class Claims:
             return [as_job(row) for row in await connection.execute(query)]
 
 
-def _claimable(now: datetime) -> ColumnElement[bool]:
-    """What waits and is its adapter's next, or was lost."""
+def claimable_by(now: datetime, bases: Collection[str]) -> ColumnElement[bool]:
+    """What waits for a tuner of these bases and is its adapter's next, or was lost."""
     other = _JOBS.alias()
     place, mine = tuple_(other.c.created_at, other.c.id), tuple_(_JOBS.c.created_at, _JOBS.c.id)
     is_ahead = and_(other.c.state == "queued", other.c.wanted == "run", place < mine)
     blocks = and_(other.c.adapter == _JOBS.c.adapter, or_(other.c.state.in_(AT_WORK), is_ahead))
     is_time = or_(_JOBS.c.claimable_from.is_(None), _JOBS.c.claimable_from <= now)
     waits = and_(_JOBS.c.state == "queued", is_time, ~exists(select(other.c.id).where(blocks)))
-    return and_(_JOBS.c.wanted == "run", or_(waits, _is_lost(now)))
+    return and_(_JOBS.c.wanted == "run", _JOBS.c.base.in_(sorted(bases)), or_(waits, _is_lost(now)))
 
 
 def _is_lost(now: datetime) -> ColumnElement[bool]:
     return and_(_JOBS.c.state.in_(AT_WORK), _JOBS.c.lease_until < now)
 
 
-async def _settle_the_lost(connection: AsyncConnection, now: datetime) -> None:
+async def settle_the_lost(connection: AsyncConnection, now: datetime) -> None:
     """Carry out what was wanted of jobs whose tuner is gone, and give up those that lost too many."""
     lost = select(_JOBS).where(_is_lost(now), or_(_JOBS.c.wanted != "run", _JOBS.c.attempt >= MOST_ATTEMPTS))
     for job in map(as_job, list(await connection.execute(lost.with_for_update(skip_locked=True)))):

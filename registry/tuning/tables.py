@@ -61,10 +61,11 @@ class TuningJobRow(SQLModel, table=True):
     """One job: what was asked for, how far it is, and who is at work on it.
 
     `wanted` is what a person wants of it: ``run``, ``pause`` or ``cancel``; whoever is at work on it sees that within
-    a step. `worker` holds it until `lease_until`; `attempt` counts who held it since its newest checkpoint, and nobody
-    may claim it before `claimable_from`, from when it waits if it was let go of or resumed. `dataset` is the digest of
-    what it trains on, `version` the candidate that it registered, `checkpoint` the newest one to go on from. `rule` is
-    what its gate will hold that candidate to (`registry.tuning.rules`), None until its fitness was checked.
+    a step. `worker` holds it until `lease_until`; a queued job's was the last to hold it, and gave it back. `attempt`
+    counts who held it since its newest checkpoint, and nobody may claim it before `claimable_from`, from when it waits
+    if it was let go of or resumed. `dataset` is the digest of what it trains on, `version` the candidate that it
+    registered, `checkpoint` the newest one to go on from. `rule` is what its gate will hold that candidate to
+    (`registry.tuning.rules`), None until its fitness was checked.
     """
 
     __tablename__ = "tuning_jobs"

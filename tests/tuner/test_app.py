@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.conftest import until
-from tests.engine.conftest import free_port
+from tests.ports import free_port
 from tests.tuner.shops import tuner_settings
 from tuner.app import create_tuner
 from tuner.settings import TunerSettings

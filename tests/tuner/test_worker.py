@@ -263,7 +263,7 @@ async def test_a_tuner_that_stops_gives_its_job_back_uncounted(shop: Shop) -> No
     async with working(Worker(slow, stages())):
         await until(_at(shop, job_id, None), 60)
     job = await job_of(shop, job_id)
-    assert (job.state, job.attempt, job.worker) == ("queued", 0, None)
+    assert (job.state, job.attempt, job.lease_until) == ("queued", 0, None)
     last = (await steps_told(shop, job_id))[-1]
     assert [each.step for each in await shop.events.kept_checkpoints(job_id)] == [last]
     async with working(Worker(shop_of(shop.settings, _engine(shop), Script(steps=last + 2)), stages())):

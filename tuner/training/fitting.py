@@ -18,7 +18,7 @@ from tuner.training.model import hold_in_float32, load_model
 from tuner.training.parts import Parts, arguments_of
 from tuner.training.plan import Measured, Plan
 from tuner.training.tables import Splits
-from tuner.training.together import is_first
+from tuner.training.together import as_the_first_has_it, is_first
 from tuner.workspace import TrainTask, Workspace
 
 MakeTrainer = Callable[[Parts], Trainer]
@@ -111,9 +111,7 @@ class Fitting:
         self.listener(Told(message, "warn"))
 
     def _measured(self, rows_at_once: int) -> Measured:
-        last = self._last()
-        assert last is not None
-        state, begun = checkpoints.read_state(last), self.clock.now()
+        state, begun = as_the_first_has_it(self._last_state), self.clock.now()
         return Measured(
             tokens=state["num_input_tokens_seen"],
             steps=state["global_step"],
@@ -125,6 +123,12 @@ class Fitting:
             peak_memory_bytes=peak_memory(self.machine.device),
             device_name=self.machine.name,
         )
+
+    def _last_state(self) -> dict[str, Any]:
+        """What the trainer noted when it ended."""
+        last = self._last()
+        assert last is not None
+        return checkpoints.read_state(last)
 
 
 def _best_step(state: dict[str, Any]) -> int:

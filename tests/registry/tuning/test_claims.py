@@ -322,6 +322,23 @@ async def test_a_paused_job_goes_on(jobs: Jobs) -> None:
     assert (job.dataset, job.checkpoint) == ("d" * 64, "c" * 64)
 
 
+async def test_who_gave_a_job_back_is_known_until_it_changes_again(jobs: Jobs) -> None:
+    """Nobody takes it over from there, as from one that was lost."""
+    job_id = await asked(jobs)
+    await claimed(jobs)
+    assert await jobs.end(job_id, "one", "queued", "The tuner shuts down", attempt=0) == "queued"
+    assert (await jobs.find(job_id)).worker == "one"
+    with pytest.raises(JobLost):
+        await jobs.wanted(job_id, "one")
+    assert (await claimed(jobs, "two")).worker == "two"
+    assert "goes on with the job" not in "".join(
+        event.message for event in await Events(jobs._engine).listed(job_id, limit=10)
+    )
+    await jobs.end(job_id, "two", "queued", "The tuner shuts down", attempt=0)
+    for wanted in ("pause", "run"):
+        assert (await jobs.wish(job_id, wanted, actor="ann")).worker is None
+
+
 LAST_WISHES = [
     ("cancel", "queued", "cancelled"),
     ("cancel", "paused", "cancelled"),
@@ -344,7 +361,8 @@ async def test_a_wish_in_the_last_moment_counts(jobs: Jobs) -> None:
         await jobs.wish(job_id, wanted, actor="ann")
         assert await jobs.end(job_id, "one", ends, "let go") == state
         job = await jobs.find(job_id)
-        assert (job.state, job.worker, job.lease_until) == (state, None, None)
+        gave_back = (wanted, ends) == ("run", "queued")
+        assert (job.state, job.worker, job.lease_until) == (state, "one" if gave_back else None, None)
         assert (job.finished_at is not None) == (state in ENDED)
         if state == "queued":
             assert (await claimed(jobs, "two")).id == job_id

@@ -10,10 +10,12 @@ import psutil
 import pytest
 
 from tests.conftest import until
+from tests.ports import free_port
 from tests.tuner.training.samples import Ear, order, task, workspace_of
 from tuner.control import Control
-from tuner.errors import Interrupted, JobFailed
+from tuner.errors import ChildCrashed, Interrupted, JobFailed
 from tuner.messages import Done, Evaluated, Message, Step
+from tuner.nodes import Nodes
 from tuner.process import run_child
 from tuner.training.launch import several
 
@@ -21,15 +23,16 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 class _Several:
-    """Two processes of `tests.tuner.training.rank`, started as the worker starts them."""
+    """Processes of `tests.tuner.training.rank`, two or of one machine of two, started as the worker starts them."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, nodes: Nodes | None = None) -> None:
         self.heard: list[Message] = []
         self.control = Control()
         self._folder = folder
-        command = several(2, ("-m", "tests.tuner.training.rank", str(folder), *arguments))
+        command = several(2 if nodes is None else 1, ("-m", "tests.tuner.training.rank", str(folder), *arguments))
+        environment = ENVIRONMENT if nodes is None else ENVIRONMENT | _told(nodes)
         self.run = asyncio.create_task(
-            run_child(command, ENVIRONMENT, self._hear, self.control, grace_s={"pause": 30.0}), name="several"
+            run_child(command, environment, self._hear, self.control, grace_s={"pause": 30.0}), name="several"
         )
 
     async def _hear(self, message: Message) -> None:
@@ -40,6 +43,12 @@ class _Several:
         await until(lambda: sum(isinstance(each, Step) for each in self.heard) > 3 or self.run.done(), 60)
         assert not self.run.done(), self.run.result()
         return [psutil.Process(int((self._folder / f"{rank}.pid").read_text())) for rank in range(2)]
+
+
+def _told(nodes: Nodes) -> dict[str, str]:
+    """What a machine among several is told."""
+    told = {"NNODES": nodes.count, "NODE_RANK": nodes.rank, "MASTER_ADDR": nodes.address, "MASTER_PORT": nodes.port}
+    return {f"PET_{name}": str(value) for name, value in told.items()}
 
 
 def _all_gone(processes: list[psutil.Process]) -> Callable[[], bool]:
@@ -81,6 +90,17 @@ async def test_what_fails_in_one_process_fails_the_job(tmp_path: Path) -> None:
     several_ = _Several(tmp_path, "1")
     with pytest.raises(JobFailed, match="memory ran out in process 1"):
         await several_.run
+
+
+async def test_a_machine_that_is_gone_ends_the_others_without_a_last_word(tmp_path: Path) -> None:
+    """So the job is tried again, rather than that it fails for what is no fault of its own."""
+    port = free_port()
+    machines = [_Several(tmp_path, nodes=Nodes(2, rank, "localhost", port)) for rank in range(2)]
+    _, second = await machines[0].until_they_step()
+    second.kill()
+    for machine in machines:
+        with pytest.raises(ChildCrashed):
+            await machine.run
 
 
 async def _heard(folder: Path, processes: int) -> Ear:

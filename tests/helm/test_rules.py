@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from tests.helm.tools import ROOT, RULES, declared, program, references, rules
+from tests.helm.chart import rendered
+from tests.helm.tools import ROOT, RULES, boards, declared, panels, program, references, rules
 
 ALERT_TESTS = Path(__file__).parent / "alerts"
 ALERTS = {rule["alert"]: rule for rule in rules("alerts.yaml")}
@@ -72,6 +73,25 @@ def test_rules_speak_of_series_that_exist(rule: dict[str, Any]) -> None:
         assert name in known, f"nobody declares {name}"
         assert labels <= known[name], f"{name} has no label {', '.join(labels - known[name])}"
     assert found.grouped <= frozenset().union(*(known[name] for name, _ in found.selected))
+
+
+def test_jobs_that_rules_and_panels_name_are_compose_and_the_charts() -> None:
+    """A process that never answered is known by its job alone."""
+    compose = yaml.safe_load((ROOT / "deploy" / "compose" / "prometheus.yml").read_text())["scrape_configs"]
+    chart = {
+        relabeling["replacement"]
+        for monitor in rendered("everything").of("PodMonitor")
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]
+        for relabeling in endpoint["relabelings"]
+        if relabeling["targetLabel"] == "job"
+    }
+    expressions = [rule["expr"] for rule in EVERY_RULE]
+    expressions += [
+        target["expr"] for board in boards().values() for each in panels(board) for target in each["targets"]
+    ]
+    named = {job for expr in expressions for job in re.findall(r'\bjob="([^"]+)"', expr)}
+    assert named
+    assert named <= {each["job_name"] for each in compose} & chart
 
 
 @pytest.mark.parametrize("rule", rules("recording.yaml"), ids=lambda rule: rule["record"])

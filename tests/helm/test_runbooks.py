@@ -32,6 +32,13 @@ def test_a_section_names_the_alerts_severity(alert: str) -> None:
     assert f"### {alert}\n\n`{severity}`. " in RUNBOOKS
 
 
+@pytest.mark.parametrize("alert", sorted(ALERTS))
+def test_a_section_says_what_to_do(alert: str) -> None:
+    """Whoever is woken finds it by its first word."""
+    section = RUNBOOKS.partition(f"### {alert}\n")[2].partition("\n##")[0]
+    assert re.search(r"\bDo[:,] ", section)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_the_clis_own(command: str) -> None:
     """A person at night pastes them."""

@@ -15,15 +15,18 @@ from typing import Any
 import httpx
 import yaml  # type: ignore[import-untyped]
 
+from agent.metrics import AgentMetrics
 from monitors.metrics import Metrics
 from monitors.watch.metrics import MonitorMetrics
-from tests.ostler.tiny_server import free_port
+from tests.ports import free_port
 from tuner.metrics import TunerMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "helm" / "rules"
 DASHBOARDS = ROOT / "helm" / "dashboards"
 _UNPACKED = ROOT / ".venv" / "prometheus" / "usr" / "bin"
+# What Prometheus adds to a series; namespace and release on Kubernetes alone.
+_OF_TARGETS = frozenset({"instance", "job", "namespace", "release"})
 _SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
 
 Json = dict[str, Any]
@@ -53,16 +56,17 @@ def panels(board: Json) -> list[Json]:
 
 @functools.cache
 def declared() -> dict[str, frozenset[str]]:
-    """Every series that the code declares and that the rules record, with the labels that Prometheus gives it."""
-    found = {}
-    for registry in (Metrics().registry, MonitorMetrics().registry, TunerMetrics().registry):
+    """Every series that the code declares, that the rules record, and Prometheus' own `up`, each with its labels."""
+    found = {"up": _OF_TARGETS}
+    ours = (Metrics(), MonitorMetrics(), TunerMetrics(), AgentMetrics())
+    for registry in (each.registry for each in ours):
         collectors: set[Any] = set(registry._names_to_collectors.values())
         for collector in collectors:
             kind = collector._type
             labels = set(collector._labelnames)
             for suffix in _SUFFIXES[kind]:
                 extra = {"le"} if suffix == "_bucket" else set()
-                found[collector._name + suffix] = frozenset(labels | extra | {"instance", "job"})
+                found[collector._name + suffix] = frozenset(labels | extra | _OF_TARGETS)
     for rule in rules("recording.yaml"):
         level = rule["record"].split(":")[0]
         found[rule["record"]] = frozenset() if level == "ostler" else frozenset(level.split("_"))
@@ -81,7 +85,9 @@ def references(expr: str) -> References:
     """Take a PromQL expression apart, as far as names go."""
     selected = [
         (match["name"], frozenset(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", match["labels"] or "")))
-        for match in re.finditer(r"(?P<name>\b(?:\w+:)?ostler\w*(?::\w+)*)(?:\{(?P<labels>[^}]*)\})?", _bare(expr))
+        for match in re.finditer(
+            r"(?P<name>\b(?:\w+:)?ostler\w*(?::\w+)*|\bup\b)(?:\{(?P<labels>[^}]*)\})?", _bare(expr)
+        )
     ]
     groups = re.findall(r"\b(?:by|on|without|ignoring|group_left|group_right)\s*\(([^)]*)\)", expr)
     labels = {label.strip() for group in groups for label in group.split(",") if label.strip()}
@@ -125,12 +131,19 @@ class Prometheus:
 @contextlib.contextmanager
 def running_prometheus(folder: Path, targets: Sequence[tuple[str, str]]) -> Iterator[Prometheus]:
     """Prometheus with our rules, which looks at each (job, host:port) once a second."""
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(RULES / "*.yaml")],
         "scrape_configs": [{"job_name": job, "static_configs": [{"targets": [address]}]} for job, address in targets],
     }
+    with prometheus_with(settings, folder) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def prometheus_with(settings: Json, folder: Path) -> Iterator[Prometheus]:
+    """Prometheus with what stands in its configuration file."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
     port = free_port()
     command = [

@@ -1,4 +1,4 @@
-"""The dashboard 'Engines': which engine is busy, full or down, and what do loads of versions cost?"""
+"""The dashboard 'Engines': which engine is busy, full or down, and what do loads of versions cost? And their agents."""
 
 from helm.dashboards.source.layout import Dashboard, Row, Variable
 from helm.dashboards.source.panels import (
@@ -147,11 +147,62 @@ _VERSIONS = Row(
         ),
     ),
 )
+_AGENTS = Row(
+    "Agents",
+    (
+        states(
+            "Agents",
+            "Each agent beside an engine, and whether it reaches the artifact store. Empty where there are no agents.",
+            Query(
+                'max by (instance) (up{job="ostler-agent"}) == 0'
+                " or 1 + max by (instance) (ostler_agent_store_reachable)",
+                "{{instance}}",
+            ),
+            mappings={0: ("down", RED), 1: ("no store", YELLOW), 2: ("up", GREEN)},
+            width=12,
+            height=7,
+        ),
+        graph(
+            "Cache",
+            "Used part of each agent's folder. Full is usual: the versions used longest ago make room for others.",
+            Query("max by (instance) (ostler_agent_cache_bytes / ostler_agent_cache_limit_bytes)", "{{instance}}"),
+            unit="percentunit",
+            high=1,
+            width=12,
+            height=7,
+        ),
+        graph(
+            "Fetches",
+            "Versions per hour that came from the artifact store, that failed to, and that made room for others.",
+            Query("sum(increase(ostler_agent_fetches_total[1h]))", "fetched"),
+            Query("sum(increase(ostler_agent_evictions_total[1h]))", "evicted"),
+            Query(
+                or_none("sum by (reason) (increase(ostler_agent_fetch_failures_total[1h]))", "reason"),
+                "failed: {{reason}}",
+            ),
+            width=12,
+        ),
+        graph(
+            "Time to fetch a version",
+            "The slowest 1% of each agent, over an hour.",
+            Query(
+                or_none(
+                    "histogram_quantile(0.99, sum by (instance, le)"
+                    " (increase(ostler_agent_fetch_seconds_bucket[1h]))) >= 0",
+                    "instance",
+                ),
+                "{{instance}}",
+            ),
+            unit="s",
+            width=12,
+        ),
+    ),
+)
 
 ENGINES = Dashboard(
     "ostler-engines",
     "Ostler / Engines",
     "Which engine is busy, full or down, and what do loads of versions cost?",
     (Variable("replica", "Engine", "label_values(ostler_replica_ready, replica)"),),
-    (_NOW, _STATE, _LOAD, _VERSIONS),
+    (_NOW, _STATE, _LOAD, _VERSIONS, _AGENTS),
 )

@@ -22,11 +22,12 @@ ForcedPast = Literal["candidate", "rejected", "outdated"]
 
 
 class Scope(StrEnum):
-    """What an API key may do. `admin` includes the others."""
+    """What an API key may do. `admin` includes the others; `metrics` is for Prometheus, and opens its page alone."""
 
     INFERENCE = "inference"
     FEEDBACK = "feedback"
     TUNING = "tuning"
+    METRICS = "metrics"
     ADMIN = "admin"
 
 

@@ -2,7 +2,8 @@
 
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-SCHEMA_VERSION = "0006"
+SCHEMA_VERSION = "0007"
 """The newest migration; here so that a gateway can check it without loading Alembic. A test holds the two together."""
 
 _WRITES = "ostler_writes"
@@ -26,6 +27,33 @@ _POOL_TIMEOUT_S = 10.0
 
 class SchemaMismatch(Exception):
     """The database has another schema than this version of Ostler needs; the message says what to run."""
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """From which schema a database was brought to which (None: it had none), and what that lost.
+
+    `lost` is how many rows of each table, or of each ``table.column``, went.
+    """
+
+    before: str | None
+    after: str
+    lost: Mapping[str, int]
+
+    @property
+    def lost_in_words(self) -> str:
+        """Such as ``webhooks (2 rows), adapters.policy (1 row)``."""
+        return ", ".join(f"{place} ({rows} row{'s' if rows > 1 else ''})" for place, rows in self.lost.items())
+
+
+class WouldLose(Exception):
+    """Rows would go that an older schema has no place for; nothing was changed."""
+
+    def __init__(self, refused: Migrated) -> None:
+        super().__init__(
+            f"going back from schema {refused.before} to {refused.after} would lose {refused.lost_in_words};"
+            " nothing was changed"
+        )
 
 
 def connect(url: str) -> AsyncEngine:
@@ -140,30 +168,41 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
-async def migrate(engine: AsyncEngine) -> None:
+async def migrate(engine: AsyncEngine) -> Migrated:
     """Bring the schema to the newest version; does nothing if it is there already."""
-    await migrate_to(engine, "head")
+    return await migrate_to(engine, "head")
 
 
-async def migrate_to(engine: AsyncEngine, version: str) -> None:
-    """Bring the schema up to one version."""
-    own = connect_alone(engine, "migrate") if engine.dialect.name == "postgresql" else engine
-    async with own.begin() as connection:
-        await connection.run_sync(_upgrade, version)
+async def migrate_to(engine: AsyncEngine, version: str, *, may_lose: bool = False) -> Migrated:
+    """Bring the schema to one version, up or down; going down, what the older schema cannot say is lost.
 
-
-def _upgrade(connection: Connection, version: str) -> None:
+    Raises:
+        SchemaMismatch: this code does not know that version, or the one that the database has; or rows would be left
+            that refer to none, and nothing was changed.
+        WouldLose: rows would go, and may not; nothing was changed.
+    """
     # Imported here, because a serving gateway never migrates and need not carry Alembic in memory.
-    from alembic import command
-    from alembic.config import Config
+    from registry.migrations.moving import move
 
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    if connection.dialect.name == "postgresql":
-        # Several processes may start at once; the lock ends with the transaction.
-        connection.execute(text("SELECT pg_advisory_xact_lock(7155241)"))
-    command.upgrade(config, version)
+    alone = connect_alone(engine, "migrate") if engine.dialect.name == "postgresql" else _without_foreign_keys(engine)
+    try:
+        async with writing(alone) as connection:  # on SQLite, several processes that start at once take turns
+            return await connection.run_sync(move, version, may_lose=may_lose)
+    finally:
+        await alone.dispose()
+
+
+def _without_foreign_keys(engine: AsyncEngine) -> AsyncEngine:
+    """An engine for the same SQLite that lets a table be dropped to be made anew, though others refer to it."""
+    alone = connect(engine.url.render_as_string(hide_password=False))
+    event.listen(alone.sync_engine, "connect", _ignore_foreign_keys)
+    return alone
+
+
+def _ignore_foreign_keys(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys=OFF")
+    cursor.close()
 
 
 async def check_schema(engine: AsyncEngine) -> None:
@@ -173,15 +212,18 @@ async def check_schema(engine: AsyncEngine) -> None:
         SchemaMismatch: it is older, newer or not there.
     """
     async with engine.connect() as connection:
-        found = await connection.run_sync(_schema_version)
-    if found != SCHEMA_VERSION:
-        state = "has no schema yet" if found is None else f"has schema {found}"
-        raise SchemaMismatch(
-            f"the database {state}, this version of Ostler needs {SCHEMA_VERSION}: run `ostler migrate`"
-        )
+        found = await connection.run_sync(schema_version)
+    if found == SCHEMA_VERSION:
+        return
+    state = "has no schema yet" if found is None else f"has schema {found}"
+    remedy = "run `ostler migrate`"
+    if found is not None and found > SCHEMA_VERSION:
+        remedy = f"run a newer Ostler, or with that one `ostler migrate --to {SCHEMA_VERSION}`"
+    raise SchemaMismatch(f"the database {state}, this version of Ostler needs {SCHEMA_VERSION}: {remedy}")
 
 
-def _schema_version(connection: Connection) -> str | None:
+def schema_version(connection: Connection) -> str | None:
+    """The schema that a database has, or None if it has none yet."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

@@ -41,18 +41,32 @@ class Keys(Transactions):
             InvalidValue: no scope, an admin limited to adapters, a limit below 1, or an expiry without time zone.
         """
         secret = keys.generate()
-        row = ApiKeyRow(
-            id=keys.new_id(),
-            hash=keys.hash_key(secret),
-            hint=keys.hint(secret),
-            created_by=actor,
-            **_columns(name, scopes, adapters, limits, expires_at),
-        )
+        row = _new_row(secret, actor, _columns(name, scopes, adapters, limits, expires_at))
         async with self._change(actor) as change:
             change.session.add(row)
             key = mapping.to_key(row)
             change.audit("create_key", f"key:{row.id}", after=_describe(key))
         return key, secret
+
+    async def ensure_key(self, name: str, secret: str, *, scopes: frozenset[Scope], actor: str) -> tuple[ApiKey, bool]:
+        """Have a secret that was made elsewhere open a key of these scopes; the second value says whether that is new.
+
+        Raises:
+            InvalidValue: the secret can be guessed, or is no secret that a client could send; or no scope.
+            Conflict: it is that of a key which is revoked or expired, has another secret or other rights now, or is
+                limited.
+        """
+        keys.check_secret(secret)
+        async with self._change(actor) as change:
+            held = await repository.key_by_hash(change.session, keys.hash_key(secret))
+            if held is not None:
+                _require_fit(held, keys.hash_key(secret), scopes)
+                return mapping.to_key(held), False
+            row = _new_row(secret, actor, _columns(name, scopes, None, KeyLimits(), None))
+            change.session.add(row)
+            key = mapping.to_key(row)
+            change.audit("create_key", f"key:{row.id}", after=_describe(key))
+        return key, True
 
     async def update_key(
         self,
@@ -81,6 +95,8 @@ class Keys(Transactions):
                 _changed_limits(old.limits, limits),
                 old.expires_at if isinstance(expires_at, Unset) else expires_at,
             )
+            if isinstance(scopes, Unset):
+                del columns["scopes"]  # the row may have some that only the next program knows
             for column, value in columns.items():
                 setattr(row, column, value)
         return mapping.to_key(row)
@@ -88,7 +104,8 @@ class Keys(Transactions):
     async def rotate_key(self, key_id: str, *, overlap: timedelta, actor: str) -> tuple[ApiKey, str]:
         """Give a key a new secret, the second value; the old one stays valid for `overlap` more.
 
-        There are two at most: the one before the old one ends at once.
+        There are two at most: the one before the old one ends at once. Each stays known after its time, so that
+        `ensure_key` does not make it a key again.
 
         Raises:
             NotFound: no such key.
@@ -100,9 +117,7 @@ class Keys(Transactions):
             raise InvalidValue(f"the overlap must be from 0 to {LONGEST_OVERLAP.days} days", param="overlap")
         secret = keys.generate()
         async with self._changed_key(key_id, "rotate_key", actor, ends=not overlap) as row:
-            row.previous_hash, row.previous_until = None, None
-            if overlap:
-                row.previous_hash, row.previous_until = row.hash, datetime.now(UTC) + overlap
+            row.previous_hash, row.previous_until = row.hash, datetime.now(UTC) + overlap
             row.hash, row.hint = keys.hash_key(secret), keys.hint(secret)
         return mapping.to_key(row), secret
 
@@ -120,7 +135,7 @@ class Keys(Transactions):
                 if _lets_an_admin_in(before):
                     await _require_another_admin(change.session, key_id)
                 row.revoked_at = datetime.now(UTC)
-                row.previous_hash, row.previous_until = None, None
+                row.previous_until = min(row.previous_until, row.revoked_at) if row.previous_until else None
                 _audit_change(change, "revoke_key", before, row)
         return mapping.to_key(row)
 
@@ -141,11 +156,37 @@ class Keys(Transactions):
             row = await _row(change.session, key_id)
             if row.revoked_at is not None:
                 raise Conflict(f"the key {key_id!r} is revoked, which is for good; make another", param="id")
-            before = mapping.to_key(row)
+            before, oldest = mapping.to_key(row), row.previous_hash
             yield row
+            if oldest is not None and oldest != row.previous_hash:
+                repository.retire_secret(change.session, oldest, row)
             if _lets_an_admin_in(before) and (ends or not _lets_an_admin_in(mapping.to_key(row))):
                 await _require_another_admin(change.session, key_id)
             _audit_change(change, action, before, row)
+
+
+def _new_row(secret: str, actor: str, columns: Mapping[str, Any]) -> ApiKeyRow:
+    return ApiKeyRow(id=keys.new_id(), hash=keys.hash_key(secret), hint=keys.hint(secret), created_by=actor, **columns)
+
+
+def _require_fit(row: ApiKeyRow, hash: str, scopes: frozenset[Scope]) -> None:
+    """Refuse a secret that somebody has taken the rights of, as it may have leaked, or that opens more or less."""
+    key = mapping.to_key(row)
+    wrong, right = None, "take another secret"
+    if row.revoked_at is not None:
+        wrong = "is revoked, which is for good"
+    elif row.hash != hash:
+        wrong = "has another secret since a rotation"
+    elif _rights(key.scopes) != _rights(scopes):
+        wrong = f"has other rights: {', '.join(sorted(key.scopes))}"
+    elif key.adapters is not None:
+        wrong = "is limited to some adapters"
+    elif key.limits != KeyLimits():
+        wrong, right = "has limits of its own", f"remove its limits, or {right}"
+    elif not _is_in_force(key):
+        wrong = "has expired"
+    if wrong:
+        raise Conflict(f"the secret is that of the key {row.id!r}, which {wrong}; {right}", param="secret")
 
 
 async def _row(session: AsyncSession, key_id: str) -> ApiKeyRow:
@@ -155,9 +196,16 @@ async def _row(session: AsyncSession, key_id: str) -> ApiKeyRow:
     return row
 
 
+def _rights(scopes: frozenset[Scope]) -> frozenset[Scope]:
+    return frozenset({Scope.ADMIN}) if Scope.ADMIN in scopes else scopes
+
+
+def _is_in_force(key: ApiKey) -> bool:
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > datetime.now(UTC))
+
+
 def _lets_an_admin_in(key: ApiKey) -> bool:
-    in_force = key.revoked_at is None and (key.expires_at is None or key.expires_at > datetime.now(UTC))
-    return in_force and Scope.ADMIN in key.scopes
+    return _is_in_force(key) and Scope.ADMIN in key.scopes
 
 
 async def _require_another_admin(session: AsyncSession, key_id: str) -> None:
@@ -196,6 +244,8 @@ def _columns(
         raise InvalidValue("a key needs at least one scope", param="scopes")
     if adapters is not None and Scope.ADMIN in scopes:
         raise InvalidValue("an admin key cannot be limited to some adapters", param="adapters")
+    if adapters is not None and Scope.METRICS in scopes:
+        raise InvalidValue("metrics are of all adapters; their key cannot be limited to some", param="adapters")
     if expires_at is not None and expires_at.tzinfo is None:
         raise InvalidValue("expires_at needs a time zone, such as a Z at its end", param="expires_at")
     for adapter in adapters or ():

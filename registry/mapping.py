@@ -91,12 +91,16 @@ def _before_stable(row: AnyRevision, undo: AnyRevision | None) -> int | None:
 
 
 def to_key(row: AnyKey) -> ApiKey:
-    """The immutable form of a key's row, without its hashes."""
+    """The immutable form of a key's row, without its hashes.
+
+    A scope that this program does not know is left out: it opens nothing here. The next one, which gave it, may have
+    migrated the database while this one runs on.
+    """
     return ApiKey(
         id=row.id,
         name=row.name,
         hint=row.hint,
-        scopes=frozenset(Scope(scope) for scope in row.scopes),
+        scopes=frozenset(scope for scope in Scope if scope in row.scopes),
         adapters=None if row.adapters is None else frozenset(row.adapters),
         limits=KeyLimits(
             requests_per_minute=row.requests_per_minute,

@@ -24,7 +24,9 @@ PROBES_FILE = "probes.json"
 TOP_TOKENS = 20
 """How many of the likeliest tokens a distribution lists at most; vLLM gives no more unless it is told to."""
 
-_LARGEST_FILE = 64 * 1024
+LARGEST_FILE = 64 * 1024
+"""Bytes that a file of probes may have."""
+
 # Float32 rounds the same model's log probabilities by about a hundredth of this.
 _LEAST_EFFECT = 1e-4
 # Printed to a few decimals, probabilities may add up to a little over 1.
@@ -68,9 +70,17 @@ def read_probes(folder: Path, vocabulary: int | None = None) -> Probes | None:
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        content = file.read(_LARGEST_FILE + 1)
-    if len(content) > _LARGEST_FILE:
-        _refuse(f"is over {_LARGEST_FILE} bytes; keep fewer or shorter prompts")
+        return parse_probes(file.read(LARGEST_FILE + 1), vocabulary)
+
+
+def parse_probes(content: bytes, vocabulary: int | None = None) -> Probes:
+    """The probes in a file's content; `vocabulary` as for `read_probes`.
+
+    Raises:
+        InvalidAdapter: as `read_probes`.
+    """
+    if len(content) > LARGEST_FILE:
+        _refuse(f"is over {LARGEST_FILE} bytes; keep fewer or shorter prompts")
     probes = _decode(content)
     for index, probe in enumerate(probes.probes):
         _check(probe, f"$.probes[{index}]", vocabulary)

@@ -18,6 +18,7 @@ from registry.tables import (
     GatewayUseRow,
     LeaseRow,
     PolicyRow,
+    RetiredSecretRow,
     RevisionRow,
     StopRow,
     VersionRow,
@@ -200,6 +201,18 @@ async def key_by_id(session: AsyncSession, key_id: str) -> ApiKeyRow | None:
     if not key_id.isascii() or not key_id.isprintable():
         return None
     return (await session.exec(select(ApiKeyRow).where(ApiKeyRow.id == key_id))).one_or_none()
+
+
+async def key_by_hash(session: AsyncSession, hash: str) -> ApiKeyRow | None:
+    """The key whose secret has, or before a rotation had, that SHA-256 (hex)."""
+    retired = select(RetiredSecretRow.key_id).where(RetiredSecretRow.hash == hash)
+    any_of = or_(col(ApiKeyRow.hash) == hash, col(ApiKeyRow.previous_hash) == hash, col(ApiKeyRow.id).in_(retired))
+    return (await session.exec(select(ApiKeyRow).where(any_of))).one_or_none()
+
+
+def retire_secret(session: AsyncSession, hash: str, key: ApiKeyRow) -> None:
+    """Keep the hash of a secret that the key's row has no more place for."""
+    session.add(RetiredSecretRow(hash=hash, key_id=key.id))
 
 
 async def all_keys(session: AsyncSession) -> Sequence[ApiKeyRow]:

@@ -1,6 +1,7 @@
 """Reads the whole catalog, in five queries whatever the number of adapters."""
 
 from collections import defaultdict
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Row, func, or_
@@ -100,10 +101,10 @@ def _deployment(revisions: dict[int, Row[Any]]) -> Deployment:
 async def _held_keys(session: AsyncSession) -> dict[str, HeldKey]:
     """The keys that are not revoked, each under both of its hashes while a rotation gives it two."""
     usable = select_columns(_table(ApiKeyRow)).where(col(ApiKeyRow.revoked_at).is_(None))
-    held = []
+    held, now = [], datetime.now(UTC)
     for row in await _all(session, usable):
         key = mapping.to_key(row)
         held.append(HeldKey(row.hash, key))
-        if row.previous_hash is not None:
+        if key.previous_valid_until is not None and key.previous_valid_until > now:
             held.append(HeldKey(row.previous_hash, key, row.previous_until))
     return {one.hash[:KEY_INDEX_LENGTH]: one for one in held}

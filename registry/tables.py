@@ -201,6 +201,15 @@ class ApiKeyRow(SQLModel, table=True):
     revoked_at: datetime | None = _moment()
 
 
+class RetiredSecretRow(SQLModel, table=True):
+    """The SHA-256 of a secret that two rotations or more have replaced, so that it never opens anything again."""
+
+    __tablename__ = "retired_secrets"
+
+    hash: str = Field(sa_column=Column(String(64), primary_key=True))
+    key_id: str = Field(sa_column=Column(String(24), ForeignKey("api_keys.id"), nullable=False))
+
+
 class AuditRow(SQLModel, table=True):
     """Who changed what, and when. Rows are only ever added."""
 

@@ -1,6 +1,10 @@
 """Migrations and the database itself, on SQLite and on PostgreSQL."""
 
 import asyncio
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,8 @@ from sqlmodel import SQLModel
 
 import monitors.tables  # noqa: F401 - the recorder's tables come by the same migrations
 import registry.database
-from registry.database import SCHEMA_VERSION, SchemaMismatch, check_schema, connect, migrate, writing
+from registry.database import SCHEMA_VERSION, SchemaMismatch, check_schema, connect, migrate, migrate_to, writing
+from tests.registry.written import statements
 
 
 def test_the_schema_version_is_the_newest_migration() -> None:
@@ -44,6 +49,39 @@ async def test_migrating_again_changes_nothing(database: AsyncEngine) -> None:
     await check_schema(database)
     async with database.connect() as connection:
         assert (await connection.execute(text("SELECT value FROM change_counter"))).all() == before == [(0,)]
+
+
+@pytest.fixture
+async def dangling(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
+    """SQLite with rows that refer to none, as a program that does not ask for foreign keys may leave it."""
+    engine = connect(f"sqlite:///{tmp_path / 'o.db'}")
+    await migrate(engine)
+    with contextlib.closing(sqlite3.connect(tmp_path / "o.db")) as careless, careless:
+        for statement in [*statements(SCHEMA_VERSION), "DELETE FROM adapters"]:
+            careless.execute(statement)
+    yield engine
+    await engine.dispose()
+
+
+async def test_rows_that_referred_to_none_before_stop_no_migration(dangling: AsyncEngine) -> None:
+    """Neither where there is nothing to migrate, nor on a way that leaves them as they are."""
+    await migrate(dangling)
+    await migrate_to(dangling, "0005", may_lose=True)
+    await migrate(dangling)
+    await check_schema(dangling)
+    async with dangling.connect() as connection:
+        assert (await connection.execute(text("PRAGMA foreign_key_check"))).all()
+
+
+async def test_a_migration_that_would_leave_such_rows_changes_nothing(
+    dangling: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names their table."""
+    found = [Counter[str](), Counter({"revisions": 1})]
+    monkeypatch.setattr("registry.migrations.moving._dangling", lambda _: found.pop(0))
+    with pytest.raises(SchemaMismatch, match="leave rows of revisions that refer to none; nothing was changed"):
+        await migrate_to(dangling, "0005", may_lose=True)
+    await check_schema(dangling)
 
 
 async def test_a_database_without_schema_is_told_apart(database_url: str) -> None:

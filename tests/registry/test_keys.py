@@ -278,3 +278,121 @@ async def test_the_audit_log_tells_of_keys_and_holds_no_secret(registry: Registr
     for secret in (first, second):
         assert secret not in whole
         assert hash_key(secret) not in whole
+
+
+MADE_ELSEWHERE = "x7Kq-" + "0123456789abcdef" * 2
+
+
+async def test_a_secret_made_elsewhere_opens_an_admin_key(registry: Registry) -> None:
+    """Made once, and audited once, however often it is ensured."""
+    key, is_new = await registry.ensure_key("install", MADE_ELSEWHERE, scopes=ADMIN, actor="local")
+    assert (key.name, key.scopes, key.adapters, is_new) == ("install", ADMIN, None, True)
+    assert await registry.ensure_key("other", MADE_ELSEWHERE, scopes=ADMIN, actor="local") == (key, False)
+    found = await held(registry, MADE_ELSEWHERE)
+    assert found is not None
+    assert found.key == key
+    assert [(row.action, row.actor) for row in await registry.audit()] == [("create_key", "local")]
+    assert MADE_ELSEWHERE not in repr(await registry.audit())
+
+
+async def test_two_that_ensure_a_secret_at_once_make_one_key(registry: Registry) -> None:
+    """As two jobs of one installation may."""
+    ensuring = [registry.ensure_key("install", MADE_ELSEWHERE, scopes=ADMIN, actor="local") for _ in range(6)]
+    ensured = await asyncio.gather(*ensuring)
+    assert sum(is_new for _, is_new in ensured) == 1
+    assert len({key.id for key, _ in ensured}) == len(await registry.list_keys()) == 1
+
+
+async def test_a_key_of_a_generated_secret_is_there_already(registry: Registry) -> None:
+    """What `create_key` made need not be made again."""
+    key, secret = await registry.create_key("boss", scopes=ADMIN, actor="ann")
+    assert await registry.ensure_key("install", secret, scopes=ADMIN, actor="local") == (key, False)
+
+
+@pytest.mark.parametrize(
+    "secret", ["", "hunter2", "x" * 64, MADE_ELSEWHERE + " ", MADE_ELSEWHERE + "\n", MADE_ELSEWHERE + "é", "ab" * 400]
+)
+async def test_secrets_that_can_be_guessed_or_not_be_sent_are_refused(registry: Registry, secret: str) -> None:
+    """In words that do not repeat them."""
+    with pytest.raises(InvalidValue, match="the secret") as refused:
+        await registry.ensure_key("install", secret, scopes=ADMIN, actor="local")
+    assert refused.value.param == "secret"
+    assert not secret.strip() or secret.strip() not in str(refused.value)
+    assert await registry.list_keys() == []
+
+
+async def test_a_secret_whose_rights_were_taken_is_not_made_a_key_again(registry: Registry) -> None:
+    """It may have leaked: revoked, rotated away with and without an overlap, expired, or with fewer rights."""
+    await registry.create_key("boss", scopes=ADMIN, actor="ann")
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    _, client = await registry.create_key("team", scopes=CLIENT, actor="ann")
+    _, expired = await registry.create_key("old", scopes=ADMIN, expires_at=past, actor="ann")
+    taken = {client: "other rights", expired: "expired"}
+    for overlap in (timedelta(0), timedelta(hours=1)):
+        key, rotated = await registry.create_key("leaked", scopes=ADMIN, actor="ann")
+        _, revoked = await registry.rotate_key(key.id, overlap=overlap, actor="ann")
+        with pytest.raises(Conflict, match="rotation"):
+            await registry.ensure_key("install", rotated, scopes=ADMIN, actor="local")
+        await registry.revoke_key(key.id, actor="ann")
+        taken |= {rotated: "revoked", revoked: "revoked"}
+    number = await registry.change_number()
+    for secret, words in taken.items():
+        with pytest.raises(Conflict, match=words):
+            await registry.ensure_key("install", secret, scopes=ADMIN, actor="local")
+    assert await registry.change_number() == number
+
+
+async def test_no_number_of_rotations_makes_a_secret_new(registry: Registry) -> None:
+    """One that had leaked may still stand where secrets are kept, and be ensured again by the next upgrade."""
+    key, _ = await registry.ensure_key("install", MADE_ELSEWHERE, scopes=ADMIN, actor="local")
+    for _ in range(3):
+        await registry.rotate_key(key.id, overlap=timedelta(hours=1), actor="ann")
+        with pytest.raises(Conflict, match=f"the key '{key.id}', which has another secret since a rotation"):
+            await registry.ensure_key("install", MADE_ELSEWHERE, scopes=ADMIN, actor="local")
+    assert await held(registry, MADE_ELSEWHERE) is None
+    assert len(await registry.list_keys()) == 1
+
+
+async def test_a_secret_whose_key_is_limited_is_refused(registry: Registry) -> None:
+    """It would open less than whoever ensures it was told: a tenant's, given by mistake, fails at once."""
+    adapters = frozenset({"support"})
+    _, bound = await registry.create_key("team", scopes=CLIENT, adapters=adapters, actor="ann")
+    _, slow = await registry.create_key("team", scopes=CLIENT, limits=KeyLimits(requests_per_minute=1), actor="ann")
+    _, poor = await registry.create_key("boss", scopes=ADMIN, limits=KeyLimits(monthly_budget=0), actor="ann")
+    with pytest.raises(Conflict, match="which is limited to some adapters; take another secret"):
+        await registry.ensure_key("x", bound, scopes=CLIENT, actor="local")
+    for secret, scopes in ((slow, CLIENT), (poor, ADMIN)):
+        with pytest.raises(Conflict, match=r"has limits of its own; remove its limits, or take another secret$"):
+            await registry.ensure_key("x", secret, scopes=scopes, actor="local")
+
+
+async def test_a_scope_of_the_next_program_opens_nothing_here_and_stays(
+    registry: Registry, database: AsyncEngine
+) -> None:
+    """The database may be migrated, and such a key made, while this program runs on; it still sees all changes."""
+    key, secret = await registry.create_key("team", scopes=CLIENT, actor="ann")
+    async with database.begin() as connection:
+        await connection.execute(text('UPDATE api_keys SET scopes = \'["feedback", "inference", "next"]\''))
+    found = await held(registry, secret)
+    assert found is not None
+    assert found.key.scopes == CLIENT
+    assert (await registry.update_key(key.id, name="crew", actor="ann")).scopes == CLIENT
+    async with database.connect() as connection:
+        (scopes,) = (await connection.execute(text("SELECT scopes FROM api_keys"))).one()
+    assert "next" in str(scopes)
+    assert (await registry.update_key(key.id, scopes=ADMIN, actor="ann")).scopes == ADMIN
+    await registry.revoke_key((await registry.create_key("boss", scopes=ADMIN, actor="ann"))[0].id, actor="ann")
+
+
+async def test_a_secret_made_elsewhere_may_open_less(registry: Registry) -> None:
+    """As Prometheus' key does: to the metrics alone. An admin's secret is refused for that."""
+    metrics = frozenset({Scope.METRICS})
+    key, is_new = await registry.ensure_key("prometheus", MADE_ELSEWHERE, scopes=metrics, actor="local")
+    assert (key.scopes, is_new) == (metrics, True)
+    assert await registry.ensure_key("prometheus", MADE_ELSEWHERE, scopes=metrics, actor="local") == (key, False)
+    _, admins = await registry.create_key("boss", scopes=ADMIN, actor="ann")
+    for secret, scopes in ((admins, metrics), (MADE_ELSEWHERE, ADMIN), (MADE_ELSEWHERE, CLIENT)):
+        with pytest.raises(Conflict, match="other rights"):
+            await registry.ensure_key("install", secret, scopes=scopes, actor="local")
+    with pytest.raises(InvalidValue, match="metrics are of all adapters"):
+        await registry.create_key("x", scopes=metrics, adapters=frozenset({"support"}), actor="ann")

@@ -1,5 +1,7 @@
 """Canary, shadow and fallback; archived versions; scopes, limits and rotation of keys; leases and shared use."""
 
+from datetime import UTC, datetime
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -8,7 +10,12 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-_KEYS = sa.table("api_keys", sa.column("role", sa.String), sa.column("scopes", sa.JSON))
+_KEYS = sa.table(
+    "api_keys",
+    sa.column("role", sa.String),
+    sa.column("scopes", sa.JSON),
+    sa.column("revoked_at", sa.DateTime(timezone=True)),
+)
 _SCOPES = {"admin": ["admin"], "client": ["inference", "feedback"]}
 
 
@@ -64,11 +71,13 @@ def _upgrade_keys() -> None:
 
 
 def downgrade() -> None:
-    """Go back; what the older schema cannot say is lost."""
+    """Go back; what the older schema cannot say is lost, and a key that would open more for that is revoked."""
     with op.batch_alter_table("api_keys") as table:
         table.add_column(sa.Column("role", sa.String(20), nullable=False, server_default="client"))
-    admins = sa.cast(_KEYS.c.scopes, sa.String).like('%"admin"%')
+    admins, clients = (sa.cast(_KEYS.c.scopes, sa.String).like(f'%"{scope}"%') for scope in ("admin", "inference"))
     op.execute(_KEYS.update().where(admins).values(role="admin"))
+    narrower = ~admins & ~clients & _KEYS.c.revoked_at.is_(None)
+    op.execute(_KEYS.update().where(narrower).values(revoked_at=datetime.now(UTC)))
     with op.batch_alter_table("api_keys") as table:
         table.alter_column("role", existing_type=sa.String(20), existing_nullable=False, server_default=None)
         table.drop_constraint("uq_api_keys_previous_hash", type_="unique")

@@ -116,3 +116,15 @@ def upgrade() -> None:
     with op.batch_alter_table("revisions") as table:
         table.add_column(sa.Column("is_holdback", sa.Boolean(), server_default=sa.false(), nullable=False))
         table.add_column(sa.Column("decision", sa.BigInteger(), nullable=True))
+
+
+def downgrade() -> None:
+    """Drop them again."""
+    for name, columns in (("revisions", ("decision", "is_holdback")), ("request_log", ("intended",))):
+        with op.batch_alter_table(name) as table:
+            for column in columns:
+                table.drop_column(column)
+    with op.batch_alter_table("adapters") as table:
+        table.drop_column("policy")
+    for name in ("policies", "webhooks", "webhook_deliveries", "teacher_labels", "stops", "loops", "approvals"):
+        op.drop_table(name)

@@ -19,8 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway import operations
 from gateway.admin import CONTROLLERS, sweep_uploads
 from gateway.directory import Directory
+from gateway.engines.agents import AgentManager
 from gateway.engines.engine import Engine
 from gateway.engines.fleet import Fleet
+from gateway.engines.managing import DirectManager, Manager
 from gateway.engines.resting import Rests
 from gateway.feedback import give_feedback
 from gateway.inference import PATHS, Inference
@@ -45,6 +47,7 @@ from monitors.log.usage import month_of, spending
 from monitors.metrics import Metrics
 from monitors.money.rates import newest_rates
 from monitors.record import RequestHook
+from registry.artifact_files import ArtifactReader
 from registry.artifacts import ArtifactStore
 from registry.base_model import BaseSpec, read_config
 from registry.database import check_schema, connect
@@ -185,10 +188,10 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
     recorder, budgets, prices, limiter = await _counting(settings, metrics, database, stack)
     fleet = Fleet(
         settings,
-        store,
         directory,
         metrics,
         make_engine=lambda url, base: Engine(url, base, session),
+        make_manager=_Managers(settings, store, session),
         may_unload=lambda: leadership.holds,
     )
     rests = Rests(registry, fleet, follow_s=settings.poll_s, patience_s=settings.probe_timeout_s)
@@ -264,6 +267,23 @@ def _places(
     )
     admission.on_pressure = fleet.on_pressure = shadower.give_way
     return admission, shadower
+
+
+class _Managers:
+    """Makes what loads and unloads in an engine: by its agent, where its pool has agents."""
+
+    def __init__(self, settings: GatewaySettings, store: ArtifactStore, session: aiohttp.ClientSession) -> None:
+        self._store = store
+        self._session = session
+        self._reader = ArtifactReader(settings.artifacts)
+        self._token = settings.agent_token
+        self._timeout_s = settings.probe_timeout_s
+
+    def __call__(self, engine: Engine, pool: PoolSettings) -> Manager:
+        if not pool.engine_agent_port:
+            return DirectManager(engine, self._store)
+        port, timeout_s = pool.engine_agent_port, self._timeout_s
+        return AgentManager(engine, port, self._reader, self._session, self._token, timeout_s)
 
 
 @asgi(list(PATHS), copy_scope=False)

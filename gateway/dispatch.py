@@ -5,19 +5,26 @@ every replica is left alone for a while, and the deployment's fallback serves in
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 import aiohttp
 
 from gateway.body import Body
-from gateway.engines.engine import EngineDown, lacks_model
+from gateway.engines.engine import EngineDown, is_stopping, lacks_model
 from gateway.engines.fleet import Fleet
 from gateway.engines.picking import Need
 from gateway.engines.replica import Replica
-from gateway.errors import DeadlineExceeded, EngineUnavailable, Overloaded, VersionNotServable
+from gateway.errors import (
+    DeadlineExceeded,
+    EngineBroke,
+    EngineCrowded,
+    EngineUnavailable,
+    Overloaded,
+    VersionNotServable,
+)
 from gateway.exchange import Exchange
 from gateway.limits.admission import Admission, RetryBudget
 from gateway.priority import PRIORITY_HEADER, LowPriority
@@ -29,7 +36,7 @@ log = logging.getLogger(__name__)
 
 Resolve = Callable[[Exchange, str], Route]
 _SENDS_THAT_MAY_FAIL = 2
-_LOSSES = 5
+_LOADS_THAT_MAY_BREAK = 2
 _RETRY_PAUSE_S = 0.05
 _RETRY_AFTER_S = 5.0
 
@@ -103,6 +110,7 @@ class Dispatcher:
                     exchange.route = self._resolve(exchange, exchange.model)
                 except EngineUnavailable:  # nothing to fall back on; why it is so says more
                     raise _as_unavailable(refused) from refused
+                exchange.broken_loads = 0
 
     def _let_clients_go_first(self, exchange: Exchange) -> None:
         """Turn away what no client waits for, while clients' requests wait or are about to.
@@ -122,28 +130,64 @@ class Dispatcher:
                 async with self._lease(exchange, route, need):
                     return
             except (VersionNotServable, EngineUnavailable) as error:
-                need = self._without(need, error)
+                need = self._without(exchange, need, error)
                 await self._pause(exchange)
 
-    def _lease(self, exchange: Exchange, route: Route, need: Need) -> AbstractAsyncContextManager[Replica]:
-        """A replica that holds the version; a request counts as one use of it, however often it needs one."""
+    @contextlib.asynccontextmanager
+    async def _lease(self, exchange: Exchange, route: Route, need: Need) -> AsyncIterator[Replica]:
+        """A replica that holds the version; a request counts as one use of it, however often it needs one.
+
+        Raises:
+            EngineCrowded: the deadline came while other versions kept taking its room.
+        """
         counts = not exchange.counted
         exchange.counted = True
-        return exchange.waits.for_entry(self._fleet.lease(route.version, need, exchange.deadline, counts=counts))
+        async with contextlib.AsyncExitStack() as stack:
+            lease = self._fleet.lease(route.version, need, exchange.deadline, counts=counts)
+            try:
+                found = await stack.enter_async_context(exchange.waits.for_entry(lease))
+            except DeadlineExceeded:
+                if not exchange.lost:
+                    raise
+                raise _crowded(route) from None
+            if exchange.lost and exchange.left_s <= _RETRY_PAUSE_S:
+                raise _crowded(route)
+            yield found
 
-    def _without(self, need: Need, error: VersionNotServable | EngineUnavailable) -> Need:
+    def _without(self, exchange: Exchange, need: Need, error: VersionNotServable | EngineUnavailable) -> Need:
         """The same need after a replica refused the version or went away.
 
         Raises:
-            VersionNotServable: every replica refuses it.
+            VersionNotServable: every replica refuses it, or it breaks them.
             EngineUnavailable: no replica came in time.
         """
         if error.replica is None:
             raise error
+        if isinstance(error, EngineCrowded):
+            exchange.lost += 1
+            if exchange.left_s <= _RETRY_PAUSE_S:
+                raise error
+        if isinstance(error, EngineBroke):
+            self._require_another_load(exchange, need, error)
         tried = replace(need, tried=need.tried | {error.replica})
         if isinstance(error, VersionNotServable) and not self._fleet.has_untried(tried):
             raise error
         return tried
+
+    def _require_another_load(self, exchange: Exchange, need: Need, broke: EngineBroke) -> None:
+        """Whether another engine is to load what may have broken one.
+
+        Raises:
+            VersionNotServable: not this version, which nothing serves.
+            EngineBroke: not for this request.
+        """
+        assert need.name is not None
+        exchange.broken_loads += 1
+        if exchange.broken_loads < _LOADS_THAT_MAY_BREAK and self._fleet.breakers.is_closed(need.name):
+            return
+        if need.name in self._fleet.resident:
+            raise broke
+        raise VersionNotServable(broke.message) from broke
 
     async def _until_answered(self, outbound: Outbound, route: Route) -> None:
         """Send the request to one replica after the other until an answer begins, and relay that.
@@ -162,7 +206,7 @@ class Dispatcher:
                     if await self._send(outbound, found, route, data, need):
                         return
             except (VersionNotServable, EngineUnavailable) as error:
-                need = self._without(need, error)
+                need = self._without(exchange, need, error)
             if not self._fleet.has_untried(need):
                 await self._pause(exchange)
 
@@ -200,6 +244,9 @@ class Dispatcher:
                 return False  # it was surely not served, so nothing is repeated
             if answer.status == 400 and await self._refused_priority(outbound, answer):
                 return False
+            if answer.status >= 500 and is_stopping(answer.status, await whole(exchange, answer)):
+                replica.is_stopping()
+                return False  # it never ran, so nothing is repeated
             if answer.status < 500 or await self._is_healthy(exchange, replica):
                 if self._judged_worth_another(exchange, replica, route, answer, need):
                     return False
@@ -250,9 +297,7 @@ class Dispatcher:
         Raises:
             EngineDown
         """
-        if route.version is None or exchange.lost >= _LOSSES:
-            return False
-        if not lacks_model(await whole(exchange, answer), route.model):
+        if route.version is None or not lacks_model(await whole(exchange, answer), route.model):
             return False
         exchange.lost += 1
         replica.has_lost(route.version)
@@ -287,6 +332,12 @@ def _need(exchange: Exchange, route: Route) -> Need:
     return Need(route.pool, name, exchange.request_id, exchange.session)
 
 
+def _crowded(route: Route) -> EngineCrowded:
+    message = f"{route.model} found no lasting room on the engines before the request's deadline"
+    return EngineCrowded(message, retry_after_s=_RETRY_AFTER_S)
+
+
 def _as_unavailable(refused: VersionNotServable) -> EngineUnavailable:
     """To a client it is an engine that cannot answer now, not a conflict of its own making."""
-    return EngineUnavailable(refused.message, code="version_not_servable", retry_after_s=_RETRY_AFTER_S)
+    message = refused.for_clients or refused.message
+    return EngineUnavailable(message, code="version_not_servable", retry_after_s=_RETRY_AFTER_S)

@@ -15,6 +15,8 @@ GatewayError
 ├── EngineError            502   the engine failed while it answered
 ├── Overloaded             503   too many requests wait already, or this one waited too long
 ├── EngineUnavailable      503   no engine can take the request now
+│   ├── EngineBroke              an engine went away while it loaded a version
+│   └── EngineCrowded            other gateways took away what this one had loaded
 ├── GatewayStopping        503   this gateway stopped before the request was answered
 └── DeadlineExceeded       504   the request's time was over before an answer began
 
@@ -116,12 +118,18 @@ class BodyTooLarge(GatewayError):
 
 
 class VersionNotServable(GatewayError):
-    """An engine could not load a version, or it failed its proof; `replica` is that engine's id, where it is known."""
+    """An engine could not load a version, or it failed its proof.
+
+    Attributes:
+        replica: that engine's id, where it is known.
+        for_clients: the message for those who can change nothing in how engines are set up, where it is another.
+    """
 
     status = 409
     type = "conflict_error"
     code = "version_not_servable"
     replica: str | None = None
+    for_clients: str | None = None
 
 
 class RateLimited(GatewayError):
@@ -181,6 +189,14 @@ class EngineUnavailable(GatewayError):
     code = "engine_unavailable"
     retry = True
     replica: str | None = None
+
+
+class EngineBroke(EngineUnavailable):
+    """An engine went away while it loaded a version, which may be what broke it."""
+
+
+class EngineCrowded(EngineUnavailable):
+    """Versions that are in use have too little room: others unload what this gateway had loaded. None is at fault."""
 
 
 class GatewayStopping(GatewayError):

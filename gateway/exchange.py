@@ -67,6 +67,8 @@ class Exchange:
     body_bytes: int = 0
     broken: int = 0
     """How many engines broke off after it was sent to them."""
+    broken_loads: int = 0
+    """How many engines went away as they loaded the version of its route."""
     queue_s: float = 0.0
     waits: Waits = field(default_factory=Waits)
     trace: Trace = UNTRACED

@@ -14,7 +14,7 @@ from gateway.refusals import refusals
 from gateway.routing import not_found
 from gateway.settings import GatewaySettings
 from gateway.shapes import ModelShape, model_shapes
-from gateway.web import AnyRequest, loopback_or_admin_guard, models_guard
+from gateway.web import AnyRequest, metrics_guard, models_guard
 from monitors.metrics import CONTENT_TYPE, Metrics
 from registry.catalog import ApiKey
 
@@ -51,26 +51,29 @@ async def livez(request: AnyRequest) -> Response[Health]:
     responses={503: ResponseSpec(Health, generate_examples=False, description="It cannot serve now")},
 )
 async def readyz(request: AnyRequest, fleet: NamedDependency[Fleet]) -> Response[Health]:
-    """200 once engines have answered with the base models and the live versions; 503 again when it is stopping."""
+    """200 once engines have answered with the base models and the live versions; 503 again when it is stopping.
+
+    With several base models, one whose engines fail later is named among the problems, while the others are served.
+    """
     readiness = fleet.readiness()
     if request.app.state.get("draining", False):
         return Response(Health("not ready", [_STOPPING]), status_code=503)
     if readiness.ready:
-        return Response(Health("ok"))
-    return Response(Health("not ready", list(readiness.problems)), status_code=503)
+        return Response(Health("ok", readiness.problems))
+    return Response(Health("not ready", readiness.problems), status_code=503)
 
 
 @get(
     "/metrics",
     tags=["Operations"],
     summary="Prometheus metrics",
-    guards=[loopback_or_admin_guard],
+    guards=[metrics_guard],
     media_type="text/plain",
     security=[{}, {"key": []}],
     responses=refusals(always=(401, 403)),
 )
 async def metrics(metrics: NamedDependency[Metrics]) -> Response[str]:
-    """In Prometheus' text format; without a key only from this machine, with one only for admins."""
+    """In Prometheus' text format; without a key from this machine alone, else with the scope `metrics`."""
     # With hundreds of adapters it takes a while, which requests must not wait for.
     shown = await asyncio.to_thread(metrics.exposition)
     return Response(shown.decode(), headers={"content-type": CONTENT_TYPE})

@@ -50,6 +50,7 @@ class PoolSettings(PricedPool):
     base_model: str = ""
     engine_url: str = ""
     engine_dns: str = ""
+    engine_agent_port: int = Field(0, ge=0, le=65535)
     engine_slots: int = Field(8, ge=1)
     max_lora_rank: int = Field(16, ge=1, le=512)
 
@@ -89,6 +90,14 @@ class GatewaySettings(StorageSettings, PricedSettings):
     engine_dns: str = Field(
         "", description="HOST:PORT whose every address is an engine, such as a headless Service; replaces engine_url."
     )
+    engine_agent_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port of the agent at each engine's host, which loads versions there; "
+        "0: there is none, and engines read the artifact store themselves.",
+    )
+    agent_token: str = Field("", description="Bearer token between gateways and agents; empty sends none.", repr=False)
     engine_slots: int = Field(8, ge=1, description="Versions kept loaded in each engine (vLLM's --max-cpu-loras).")
     max_lora_rank: int = Field(16, ge=1, le=512, description="Highest LoRA rank the engine takes.")
     pools: Annotated[tuple[PoolSettings, ...], NoDecode] = Field(

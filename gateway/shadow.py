@@ -68,7 +68,7 @@ class Shadower:
         self._low_priority = low_priority
 
     def offer(self, exchange: Exchange, body: Body) -> None:
-        """Copy a request that was answered, if it is drawn and there is room."""
+        """Copy a request that was answered, if it is drawn, there is room and the copy's version does not fail."""
         route = exchange.route
         if route is None or route.shadow is None or not exchange.is_well_answered:
             return
@@ -81,7 +81,7 @@ class Shadower:
             self._drop("full")
         elif self._is_busy():
             self._drop("pressure")
-        else:
+        elif target.version is None or self._fleet.breakers.allows(target.model):
             task = asyncio.create_task(self._run(exchange, target, body.copy_for(target.model)))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -148,6 +148,8 @@ class Shadower:
                 content = await answer.read()
             copy.status, copy.first_byte = answer.status, time.monotonic()
             if answer.status == 200:
+                if name is not None:
+                    self._fleet.breakers.succeeded(name)
                 copy.answer, copy.error = read_whole(copy.path, content), None
                 if copy.capture is not None:
                     copy.capture.keep(content)

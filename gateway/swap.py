@@ -16,7 +16,7 @@ from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServab
 from monitors.metrics import Metrics
 from registry.catalog import Adapter, Deployment, Version
 from registry.deployments import Patch
-from registry.errors import Conflict, NotFound, StoreFailure
+from registry.errors import Conflict, InvalidAdapter, NotFound, StoreFailure
 from registry.registry import Changed, Registry
 
 
@@ -203,14 +203,16 @@ class Swapper:
 
     async def _verdict(self, replica: Replica, version: Version, deadline: float) -> Verdict:
         try:
-            async with replica.lease(version, deadline):
+            async with replica.lease(version, deadline, lasting=True):
                 return Verdict(replica.id, await replica.residency.prove(version), None)
         except EngineRefused as refused:
             return Verdict(replica.id, None, refused.reason)
-        except (VersionNotServable, EngineUnavailable, DeadlineExceeded, StoreFailure) as failure:
+        except (VersionNotServable, EngineUnavailable, DeadlineExceeded, StoreFailure, InvalidAdapter) as failure:
             return Verdict(replica.id, None, failure.message)
         except EngineDown:
             return Verdict(replica.id, None, "the engine went away meanwhile")
+        except TimeoutError:
+            return Verdict(replica.id, None, "its probes did not come in time")
 
     def _lock(self, name: str) -> asyncio.Lock:
         """One change of an adapter at a time, so that what was made ready is what goes live."""

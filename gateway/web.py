@@ -1,6 +1,5 @@
 """What every ordinary route shares: guards, request ids, and errors in OpenAI's envelope."""
 
-import ipaddress
 import logging
 from typing import Any
 
@@ -39,6 +38,10 @@ log = logging.getLogger(__name__)
 AnyRequest = Request[Any, Any, State]
 Connection = ASGIConnection[Any, Any, Any, State]
 _RETRY_AFTER_S = 5.0
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
+"""Not all of 127.0.0.0/8: a mesh's proxy beside the gateway has an address of it for traffic from outside."""
+_FORWARDED = ("forwarded", "via", "x-forwarded-", "x-envoy-", "x-real-ip")
+"""How the headers begin that a proxy adds."""
 _SCOPES_THAT_NAME_MODELS = (catalog.Scope.INFERENCE, catalog.Scope.TUNING)
 
 
@@ -73,19 +76,17 @@ def admin_guard(connection: Connection, handler: BaseRouteHandler) -> None:
     require(connection.state.key, catalog.Scope.ADMIN)
 
 
-def loopback_or_admin_guard(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Let through this machine without a key, and else only admins: a tenant's key stays one wherever it is used."""
-    local = _is_loopback(connection.client.host if connection.client else "")
-    if not local or presented_key(connection.headers) is not None:
-        admin_guard(connection, handler)
+def metrics_guard(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Let through this machine without a key, else the scope `metrics`: a tenant's key is one wherever it is used."""
+    if not _is_local(connection) or presented_key(connection.headers) is not None:
+        key_guard(connection, handler)
+        require(connection.state.key, catalog.Scope.METRICS)
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+def _is_local(connection: Connection) -> bool:
+    """Whether a program of this machine asks, and no proxy on it for somebody else."""
+    is_forwarded = any(name.lower().startswith(_FORWARDED) for name in connection.headers)
+    return connection.client is not None and connection.client.host in _LOOPBACK and not is_forwarded
 
 
 def provide_actor(request: AnyRequest) -> str:

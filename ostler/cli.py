@@ -44,6 +44,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "gateway": processes.gateway,
         "monitor": processes.monitor,
         "tuner": processes.tuner,
+        "agent": processes.agent,
         "demo": demo.demo,
         "migrate": processes.migrate,
     },
@@ -91,6 +92,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
 }
 _KEYS: dict[str, Callable[..., None]] = {
     "create": keys.create,
+    "ensure": keys.ensure,
     "list": keys.list_keys,
     "update": keys.update,
     "rotate": keys.rotate,

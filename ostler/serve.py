@@ -1,11 +1,10 @@
-"""Runs a gateway, in one process or several, a monitor or a tuner, and the migrations that they need."""
+"""Runs a gateway, in one process or several, or a monitor, and the migrations that they need."""
 
 import asyncio
 import difflib
 import logging
 import os
 import resource
-import socket
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_settings import TomlConfigSettingsSource
 from sqlalchemy.exc import SQLAlchemyError
 
+from agent.settings import AgentSettings
 from gateway.admin import NewKey, create_key
 from gateway.app import base_specs, create_app
 from gateway.settings import GatewaySettings, PoolSettings
@@ -29,14 +29,13 @@ from ostler.draining import Grace, serve
 from ostler.leash import MARK_VARIABLE
 from ostler.local import local_registry
 from ostler.settings import UpSettings, gateway_environment
+from ostler.starting import listening_socket, log_to_standard_error, problem_of, require_free_port
 from ostler.workers import Workers, metrics_folder
-from registry.database import SchemaMismatch, check_schema, connect, migrate
+from registry.catalog import ApiKey, Scope
+from registry.database import Migrated, SchemaMismatch, WouldLose, check_schema, connect, migrate_to
 from registry.wording import plain
-from tuner.libraries import missing_libraries
 from tuner.settings import TunerSettings
 
-LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-LOG_FORMAT_OF_SEVERAL = "%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s"
 OTHER_VARIABLES = frozenset({MARK_VARIABLE})
 WORKER_APP = "ostler.serve:app_from_environment"
 
@@ -56,15 +55,9 @@ def read_settings(kind: type[SettingsKind], given: dict[str, Any]) -> SettingsKi
         _require_known_settings()
         return kind(**given)
     except ValidationError as error:
-        raise CommandFailed(f"a setting is wrong: {'; '.join(map(_problem, error.errors()))}", 2) from None
+        raise CommandFailed(f"a setting is wrong: {'; '.join(map(problem_of, error.errors()))}", 2) from None
     except (OSError, ValueError) as error:
         raise CommandFailed(f"ostler.toml cannot be read: {error}", 2) from None
-
-
-def _problem(item: Any) -> str:
-    """One of pydantic's findings: the setting and what is wrong with it, without the value."""
-    words = item["msg"].removeprefix("Value error, ")
-    return ": ".join(filter(None, (".".join(map(str, item["loc"])), words)))
 
 
 def _require_known_settings() -> None:
@@ -78,7 +71,8 @@ def _require_known_settings() -> None:
 
 def _setting_names() -> set[str]:
     """The settings of all processes; one file may hold those of several."""
-    return {*UpSettings.model_fields, *MonitorSettings.model_fields, *TunerSettings.model_fields}
+    kinds = (UpSettings, MonitorSettings, TunerSettings, AgentSettings)
+    return {name for kind in kinds for name in kind.model_fields}
 
 
 def warn_of_unknown_variables() -> None:
@@ -96,10 +90,7 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 def set_up_logging(settings: StorageSettings, *, workers: int = 1) -> None:
     """Log lines to standard error; our own from the level of the settings, other libraries' from warning."""
-    form = LOG_FORMAT_OF_SEVERAL if workers > 1 else LOG_FORMAT
-    logging.basicConfig(level=logging.WARNING, format=form, stream=sys.stderr)
-    for name in ("gateway", "registry", "monitors", "tuner", "ostler", "uvicorn"):
-        logging.getLogger(name).setLevel(settings.log_level.upper())
+    log_to_standard_error(settings.log_level, workers=workers)
 
 
 def run_gateway(given: dict[str, Any]) -> int:
@@ -110,7 +101,7 @@ def run_gateway(given: dict[str, Any]) -> int:
     _require_base_models(settings)
     set_up_logging(settings, workers=settings.workers)
     require_free_port(settings.host, settings.port)
-    asyncio.run(_check_database(settings))
+    asyncio.run(check_database(settings))
     _allow_many_connections()
     logger.info("%s", summary(settings))
     grace = Grace(settings.drain_delay_s, settings.drain_s)
@@ -159,10 +150,15 @@ def _require_base_models(settings: GatewaySettings) -> None:
     except ValueError as error:
         raise CommandFailed(str(error), 2) from None
     for spec in specs:
-        _require_folder(spec.source, spec.name)
+        require_folder(spec.source, spec.name)
 
 
-def _require_folder(source: str, base: str) -> None:
+def require_folder(source: str, base: str) -> None:
+    """See that a base model that is given by its folder is there.
+
+    Raises:
+        CommandFailed
+    """
     if source.startswith(("/", ".", "~")) and not Path(source).exists():
         raise CommandFailed(f"there is no folder {source} of the base model {base}", 2)
 
@@ -187,34 +183,6 @@ def require_shared_limits(settings: GatewaySettings) -> None:
         )
 
 
-def require_free_port(host: str, port: int, remedy: str = "say --port") -> None:
-    """Find out before anything is started; `remedy` is how to take another.
-
-    Raises:
-        CommandFailed: it cannot be listened on.
-    """
-    listening_socket(host, port, remedy).close()
-
-
-def listening_socket(host: str, port: int, remedy: str = "say --port") -> socket.socket:
-    """A socket of that address, for those who inherit it to listen on.
-
-    Raises:
-        CommandFailed: it cannot be listened on.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        opened.bind((host, port))
-    except OSError as error:
-        opened.close()
-        raise CommandFailed(
-            f"cannot listen on {host} port {port} ({error.strerror}); another Ostler may run, or {remedy}"
-        ) from None
-    return opened
-
-
 def _allow_many_connections() -> None:
     """Each client takes two sockets, its own and the engine's; the usual soft limit is 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -228,7 +196,7 @@ def run_monitor(given: dict[str, Any]) -> int:
     warn_of_unknown_variables()
     set_up_logging(settings)
     require_free_port(settings.monitor_host, settings.monitor_port, "set OSTLER_MONITOR_PORT")
-    asyncio.run(_check_database(settings))
+    asyncio.run(check_database(settings))
     from monitors.watch.app import create_monitor  # here, because a gateway needs none of what it brings
 
     try:
@@ -238,50 +206,42 @@ def run_monitor(given: dict[str, Any]) -> int:
     return serve(app, _MONITOR_GRACE, host=settings.monitor_host, port=settings.monitor_port)
 
 
-def run_tuner(given: dict[str, Any]) -> int:
-    """Tune until a signal; the exit code."""
-    settings = read_settings(TunerSettings, given)
-    warn_of_unknown_variables()
-    set_up_logging(settings)
-    if missing := missing_libraries():
-        raise CommandFailed(f"the tuner needs {', '.join(missing)}: pip install 'ostler[tuner]'")
-    _require_folder(settings.base_model, settings.base)
-    require_free_port(settings.tuner_host, settings.tuner_port, "set OSTLER_TUNER_PORT")
-    asyncio.run(_check_database(settings))
-    from tuner.app import create_tuner  # here, because no other process of ours needs the libraries of its gate
-
-    try:
-        app = create_tuner(settings)
-    except ValueError as error:
-        raise CommandFailed(str(error), 2) from None
-    grace = Grace(delay_s=0.0, drain_s=settings.tuner_stop_s)
-    return serve(app, grace, host=settings.tuner_host, port=settings.tuner_port)
-
-
-def run_migrate() -> int:
-    """Bring the schema up to date; the exit code."""
-    settings = read_settings(GatewaySettings, {})
-    warn_of_unknown_variables()
-    asyncio.run(migrate_database(settings))
-    return 0
-
-
-async def migrate_database(settings: StorageSettings) -> None:
-    """Bring the schema up to date.
+def run_migrate(version: str = "head", *, may_lose: bool = False) -> Migrated:
+    """Bring the schema to a version, `head` being the newest.
 
     Raises:
-        CommandFailed: the database cannot be reached.
+        CommandFailed
+    """
+    settings = read_settings(GatewaySettings, {})
+    warn_of_unknown_variables()
+    return asyncio.run(migrate_database(settings, version, may_lose=may_lose))
+
+
+async def migrate_database(settings: StorageSettings, version: str = "head", *, may_lose: bool = False) -> Migrated:
+    """Bring the schema to a version, up to date if none is said.
+
+    Raises:
+        CommandFailed: the database cannot be reached, there is no such version, or rows would go that may not.
     """
     engine = _engine(settings)
     try:
-        await migrate(engine)
+        return await migrate_to(engine, version, may_lose=may_lose)
+    except WouldLose as refused:
+        raise CommandFailed(f"{refused}; say --yes if they may go", 2) from None
+    except SchemaMismatch as mismatch:
+        raise CommandFailed(str(mismatch)) from None
     except (SQLAlchemyError, OSError) as error:
         raise CommandFailed(f"the database could not be migrated: {_cause(error)}") from error
     finally:
         await engine.dispose()
 
 
-async def _check_database(settings: StorageSettings) -> None:
+async def check_database(settings: StorageSettings) -> None:
+    """See that the database answers and that its schema is this version's.
+
+    Raises:
+        CommandFailed: it does not, or is not.
+    """
     engine = _engine(settings)
     try:
         await check_schema(engine)
@@ -318,6 +278,20 @@ def run_create_key(body: dict[str, Any]) -> Any:
 
 
 async def _create_key(settings: GatewaySettings, order: NewKey) -> NewKeyShape:
-    await _check_database(settings)
+    await check_database(settings)
     async with local_registry(settings) as registry:
         return await create_key(registry, order, actor="local")
+
+
+def run_ensure_key(name: str, secret: str, scopes: frozenset[Scope]) -> tuple[ApiKey, bool]:
+    """Have a secret open a key, in the database itself; the second value says whether it did not before."""
+    settings = read_settings(GatewaySettings, {})
+    return asyncio.run(_ensure_key(settings, name, secret, scopes))
+
+
+async def _ensure_key(
+    settings: GatewaySettings, name: str, secret: str, scopes: frozenset[Scope]
+) -> tuple[ApiKey, bool]:
+    await check_database(settings)
+    async with local_registry(settings) as registry:
+        return await registry.ensure_key(name, secret, scopes=scopes, actor="local")

@@ -68,7 +68,7 @@ class UpSettings(GatewaySettings):
         shlex.split(value)  # raises ValueError, whose words then stand beside the setting's name
         return value
 
-    @field_validator("pools", "engine_dns")
+    @field_validator("pools", "engine_dns", "engine_agent_port")
     @classmethod
     def _engines_of_its_own(cls, value: Any) -> Any:
         if value:

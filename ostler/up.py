@@ -26,11 +26,11 @@ from ostler.local import ensure_admin_key, local_registry, register_demo
 from ostler.serve import (
     migrate_database,
     read_settings,
-    require_free_port,
     require_shared_limits,
     warn_of_unknown_variables,
 )
 from ostler.settings import UpSettings, gateway_environment
+from ostler.starting import require_free_port
 from ostler.supervisor import AlreadyRunning, ChildEvent, ChildFailed, ChildSpec, Command, Supervisor, claim
 from ostler.tuner_gpu import tuner_gpu
 from tuner.libraries import missing_libraries

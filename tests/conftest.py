@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 import os
@@ -37,9 +38,25 @@ from tests.registry.lora_samples import BASE, safetensors_bytes, tensors, write_
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
 
+# No test speaks TLS, and every HTTP client would read the world's certificates, which takes longer than most tests.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = os.devnull
+
 # How long an example takes says how busy the machine is, not whether it is right.
 hypothesis.settings.register_profile("ostler", deadline=None)
 hypothesis.settings.load_profile("ostler")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """For `-n auto`, twice as many as there are cores: half of a test's time is waiting, for polls and databases."""
+    return 2 * (os.cpu_count() or 1) if config.option.numprocesses == "auto" else None
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and collected tests, which stay to the end, out of every search for garbage; and search less."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -56,10 +73,9 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-async def postgres_template(postgres: str) -> str:
+async def postgres_template(postgres: str, postgres_server: AsyncConnection) -> str:
     """The name of a PostgreSQL database with the schema, to be copied: the migrations take longer than that."""
-    async with outside_transactions(postgres) as connection:
-        await connection.execute(text("CREATE DATABASE migrated"))
+    await postgres_server.execute(text("CREATE DATABASE migrated"))
     engine = connect(database_of(postgres, "migrated"))
     await migrate(engine)
     await engine.dispose()
@@ -79,6 +95,13 @@ async def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+async def postgres_server(postgres: str) -> AsyncIterator[AsyncConnection]:
+    """A connection that makes databases and drops them."""
+    async with outside_transactions(postgres) as connection:
+        yield connection
+
+
 @contextlib.asynccontextmanager
 async def outside_transactions(url: str) -> AsyncIterator[AsyncConnection]:
     """A connection to PostgreSQL whose statements are each their own transaction."""
@@ -94,14 +117,15 @@ def database_of(server: str, name: str) -> str:
 
 
 @pytest.fixture
-async def postgres_url(postgres: str, postgres_template: str, request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """A PostgreSQL database: empty, or with the schema where the test asks for `database`."""
+async def postgres_url(
+    postgres: str, postgres_server: AsyncConnection, postgres_template: str, request: pytest.FixtureRequest
+) -> AsyncIterator[str]:
+    """A PostgreSQL database: empty, or with the schema where the test asks for `database` or `gateway`."""
     name = "test_" + uuid.uuid4().hex
-    template = postgres_template if "database" in request.fixturenames else "template1"
-    async with outside_transactions(postgres) as connection:
-        await connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
-        yield database_of(postgres, name)
-        await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    template = "template1" if {"database", "gateway"}.isdisjoint(request.fixturenames) else postgres_template
+    await postgres_server.execute(text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY"))
+    yield database_of(postgres, name)
+    await postgres_server.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -141,10 +165,15 @@ AdapterMaker = Callable[[float], Path]
 @pytest.fixture
 def adapter_folder(tmp_path: Path) -> AdapterMaker:
     """Makes a small valid PEFT folder; other numbers are other weights."""
+    return adapters_in(tmp_path)
+
+
+def adapters_in(folder: Path) -> AdapterMaker:
+    """Makes small valid PEFT folders in a folder; other numbers are other weights."""
 
     def make(scale: float) -> Path:
         values = {name: (value * scale).astype(value.dtype) for name, value in tensors().items()}
-        return write_adapter(tmp_path / f"adapter-{scale}", weights=safetensors_bytes(values))
+        return write_adapter(folder / f"adapter-{scale}", weights=safetensors_bytes(values))
 
     return make
 
@@ -241,6 +270,13 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[tuple[str, Any]]:
 @pytest.fixture
 async def fake_engine() -> AsyncIterator[FakeEngine]:
     """A fake engine that listens."""
+    async with listening_engine() as engine:
+        yield engine
+
+
+@contextlib.asynccontextmanager
+async def listening_engine() -> AsyncIterator[FakeEngine]:
+    """A fake engine that listens for as long as the block lasts."""
     engine = FakeEngine()
     await engine.start()
     yield engine
@@ -250,12 +286,17 @@ async def fake_engine() -> AsyncIterator[FakeEngine]:
 @pytest.fixture
 def gateway_settings(tmp_path: Path, fake_engine: FakeEngine) -> GatewaySettings:
     """Settings of a gateway before the fake engine, quick enough for tests."""
-    base_folder = tmp_path / "base"
+    return quick_settings(tmp_path, fake_engine)
+
+
+def quick_settings(folder: Path, fake_engine: FakeEngine) -> GatewaySettings:
+    """Settings of a gateway that keeps all it has in a folder."""
+    base_folder = folder / "base"
     base_folder.mkdir()
     (base_folder / "config.json").write_text(json.dumps(dict(BASE.config or {})))
     return GatewaySettings(
-        home=tmp_path / "home",
-        cache=tmp_path / "cache",
+        home=folder / "home",
+        cache=folder / "cache",
         base="tiny",
         base_model=str(base_folder),
         engine_url=fake_engine.url,
@@ -277,17 +318,53 @@ async def gateway(
     gateway_settings: GatewaySettings, fake_engine: FakeEngine, adapter_folder: AdapterMaker, sqlite_template: Path
 ) -> AsyncIterator[RunningGateway]:
     """A running gateway that is ready."""
-    database = connect(gateway_settings.database)
-    if not gateway_settings.database_url:
-        gateway_settings.home.mkdir(exist_ok=True)
-        shutil.copyfile(sqlite_template, gateway_settings.home / "ostler.db")
-    await migrate(database)
-    own = Registry(database, ArtifactStore(gateway_settings.artifacts, gateway_settings.cache), (BASE,))
+    async with running_gateway(gateway_settings, fake_engine, adapter_folder, sqlite_template) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def shared_gateway(
+    tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path
+) -> AsyncIterator[RunningGateway]:
+    """One running gateway for all tests of a module that change nothing, as what they ask for is refused."""
+    folder = tmp_path_factory.mktemp("shared")
+    async with listening_engine() as engine:
+        settings = quick_settings(folder, engine)
+        async with running_gateway(settings, engine, adapters_in(folder), sqlite_template) as running:
+            yield running
+
+
+@pytest.fixture(scope="module")
+async def shared_two(shared_gateway: RunningGateway) -> RunningGateway:
+    """The same with `support` in two versions, version 1 live."""
+    return await with_two_versions(shared_gateway)
+
+
+@contextlib.asynccontextmanager
+async def running_gateway(
+    settings: GatewaySettings, engine: FakeEngine, adapter_folder: AdapterMaker, sqlite_template: Path
+) -> AsyncIterator[RunningGateway]:
+    """A gateway that is ready, for as long as the block lasts."""
+    database = connect(settings.database)
+    if settings.database_url:
+        await migrate(database)
+    else:
+        settings.home.mkdir(exist_ok=True)
+        shutil.copyfile(sqlite_template, settings.home / "ostler.db")
+    own = Registry(database, ArtifactStore(settings.artifacts, settings.cache), (BASE,))
     _, key = await own.create_key("test", scopes=frozenset({Scope.ADMIN}), actor="test")
-    async with serving(gateway_settings) as (url, app):
+    async with serving(settings) as (url, app):
         headers = {"authorization": f"Bearer {key}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as http:
-            running = RunningGateway(url, key, http, fake_engine, own, app, adapter_folder)
+            running = RunningGateway(url, key, http, engine, own, app, adapter_folder)
             await running.until_ready()
             yield running
     await database.dispose()
+
+
+async def with_two_versions(gateway: RunningGateway) -> RunningGateway:
+    """Push two versions of `support` and make the first one live."""
+    await gateway.push("support", 1.0)
+    await gateway.push("support", 2.0)
+    assert (await gateway.promote("support", 1)).is_success
+    return gateway

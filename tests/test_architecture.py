@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("ostler", "gateway", "monitors", "registry", "tuner", "demo", "benchmarks")
+ROOMS = ("agent", "ostler", "gateway", "monitors", "registry", "tuner", "demo", "benchmarks")
 
 # What each room may import of ours, beside itself.
 ALLOWED = {
+    "agent": {"registry"},
     "registry": set(),
     "monitors": {"registry"},
     "gateway": {"monitors", "registry"},
     "tuner": {"monitors", "registry"},
-    "ostler": {"gateway", "monitors", "registry", "tuner", "demo"},
+    "ostler": {"agent", "gateway", "monitors", "registry", "tuner", "demo"},
     "demo": {"monitors"},
     "benchmarks": {"gateway", "monitors", "registry", "tuner", "demo"},
 }
@@ -39,6 +40,7 @@ HEAVY = {
     "sacrebleu": ("monitors/judging/scorers.py",),
     "rouge_score": ("monitors/judging/scorers.py",),
     "py3langid": ("monitors/drifting/windows.py",),
+    "kubernetes": ("tuner/cluster/",),
     "vllm": ("ostler/engine_plugin.py",),  # which vLLM itself loads
 }
 
@@ -93,7 +95,17 @@ def test_the_gateways_process_imports_no_heavy_library() -> None:
         "alembic",
         "sklearn",
         "pyarrow",
+        "kubernetes",
     }
+
+
+def test_an_agents_process_carries_neither_a_database_nor_other_rooms() -> None:
+    """Its image has none of them."""
+    code = "import sys, ostler.cli, ostler.agents; print(' '.join(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in ran.stdout.split()}
+    assert not loaded & {"gateway", "monitors", "demo"}
+    assert not loaded & {"sqlalchemy", "sqlmodel", "alembic", "asyncpg", "redis", "limits", "numpy", "phonenumbers"}
 
 
 def test_a_command_of_the_cli_starts_without_the_server_libraries() -> None:

@@ -1,5 +1,6 @@
 """Commands about API keys. A secret is printed once, where it is made, and nowhere else."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ from ostler import render, tables
 from ostler.client import AdminClient, CommandFailed, keep_new_secret, segment
 from ostler.durations import seconds
 from ostler.options import Json, Key, Url, show
-from registry.catalog import Scope
+from registry.catalog import ApiKey, Scope
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")]
 Scopes = Annotated[
@@ -120,6 +121,33 @@ def revoke(key_id: KeyId, json: Json = False, url: Url = "", api_key: Key = "") 
     show(answer, json, lambda key: render.out.print(render.words(f"Key {key['id']} ({key['name']}) is revoked.")))
 
 
+def ensure(
+    name: Annotated[str, typer.Argument(help="Whom or what it is for, should it have to be made.")],
+    scope: Scopes = None,
+    admin: Annotated[bool, typer.Option("--admin", help="All rights, as --scope admin.")] = False,
+    variable: Annotated[
+        str, typer.Option("--secret-variable", help="The environment's variable that holds the secret.")
+    ] = "OSTLER_API_KEY",
+    local: Annotated[
+        bool, typer.Option("--local", help="In the database, not through a gateway, which would need a key.")
+    ] = False,
+) -> None:
+    """Make sure that a secret opens a key with these rights, so that it can be made where secrets are kept.
+
+    Doing it again changes nothing. A secret that can be guessed, or whose key was revoked, is limited or has other
+    rights, is refused.
+    """
+    scopes = frozenset([*(scope or []), *([Scope.ADMIN] if admin else [])])
+    if not (scopes and local):
+        raise CommandFailed("say the rights, and that it is where the database is: --admin --local, or --scope", 2)
+    secret = os.environ.get(variable, "")
+    if not secret:
+        raise CommandFailed(f"no secret: set {variable}", 2)
+    key, is_new = _ensure_here(name, secret, scopes)
+    done = "is made" if is_new else "is there"
+    render.out.print(render.words(f"Key {key.id} ({key.name}, {key.hint}) {done}."), soft_wrap=True)
+
+
 def _tell_secret(made: Any, words: str) -> None:
     """The secret alone on standard output, so that a script can take it."""
     render.plain(made["secret"])
@@ -135,6 +163,16 @@ def _create_here(body: dict[str, Any]) -> Any:
     try:
         return run_create_key(body)
     except (GatewayError, RegistryError) as error:
+        raise CommandFailed(error.message) from None
+
+
+def _ensure_here(name: str, secret: str, scopes: frozenset[Scope]) -> tuple[ApiKey, bool]:
+    from ostler.serve import run_ensure_key
+    from registry.errors import RegistryError
+
+    try:
+        return run_ensure_key(name, secret, scopes)
+    except RegistryError as error:
         raise CommandFailed(error.message) from None
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ostler import render
+
 
 def up(
     base: Annotated[
@@ -92,9 +94,16 @@ def tuner(
     base: Annotated[str | None, typer.Option(help="The base model whose adapters it tunes.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Its folder or Hugging Face id, with weights.")] = None,
     device: Annotated[str | None, typer.Option(help="Where to train: auto, cpu or cuda.", show_default="auto")] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="Where jobs are done: process, or kubernetes (each in a pod).", show_default="process"),
+    ] = None,
+    job: Annotated[
+        str | None, typer.Option(metavar="ID", help="Do this one tuning job by processes of this machine, then end.")
+    ] = None,
 ) -> None:
     """Start a tuner: it makes new versions, one tuning job after another. Several share the jobs."""
-    from ostler.serve import run_tuner
+    from ostler.tuners import run_tuner
 
     given = {
         "tuner_host": host,
@@ -103,15 +112,51 @@ def tuner(
         "base": base,
         "base_model": base_model,
         "tuner_device": device,
+        "tuner_backend": backend,
     }
-    raise typer.Exit(run_tuner(_said(given)))
+    raise typer.Exit(run_tuner(_said(given), job))
 
 
-def migrate() -> None:
-    """Bring the database's schema to what this version needs."""
+def agent(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8083")] = None,
+    engine_url: Annotated[
+        str | None, typer.Option(help="The address of its vLLM.", show_default="http://127.0.0.1:8000")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of versions, which that vLLM sees under the same path.")
+    ] = None,
+) -> None:
+    """Start the agent of one vLLM: it fetches versions from the artifact store and has that vLLM load them."""
+    from ostler.agents import run_agent
+
+    given = {"agent_host": host, "agent_port": port, "agent_engine_url": engine_url, "agent_cache": cache}
+    raise typer.Exit(run_agent(_said(given)))
+
+
+def migrate(
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEMA",
+            help="The schema of another version, such as 0005. Going back loses what that one has no place for.",
+            show_default="what this version needs",
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Go back even if rows are lost; else say what would be, and do nothing.")
+    ] = False,
+) -> None:
+    """Bring the database's schema to what this version needs, or to what another one does."""
     from ostler.serve import run_migrate
 
-    raise typer.Exit(run_migrate())
+    done = run_migrate(to or "head", may_lose=yes)
+    if done.before == done.after:
+        render.plain(f"schema {done.after} already")
+        return
+    render.plain(f"schema {done.before or 'none'} -> {done.after}")
+    if done.lost:
+        render.err.print(f"Lost: {done.lost_in_words}.", soft_wrap=True)
 
 
 def _said(given: dict[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,10 @@ import prometheus_client
 import pytest
 
 import demo
+from agent.metrics import AgentMetrics
 from monitors.watch.metrics import MonitorMetrics
 from tests.engine.conftest import Up
+from tests.helm.chart_metrics import engine_series
 from tests.helm.tools import Prometheus, boards, panels, rules, running_prometheus
 from tuner.metrics import TunerMetrics
 
@@ -118,6 +120,18 @@ def trained_by_a_tuner() -> TunerMetrics:
     return metrics
 
 
+def used_by_an_agent() -> AgentMetrics:
+    """What an agent tells beside an engine on another machine."""
+    metrics = AgentMetrics()
+    for gauge, value in ((metrics.cache_bytes, 6 << 30), (metrics.cache_limit, 10 << 30), (metrics.cached, 40)):
+        gauge.set(value)
+    metrics.store_reachable.set(1)
+    metrics.engine_up.set(1)
+    metrics.fetches.inc()
+    metrics.fetch_seconds.observe(2)
+    return metrics
+
+
 def work_on(metrics: TunerMetrics, is_over: threading.Event) -> None:
     """Stages that end again and again, as those of many jobs."""
     while not is_over.wait(0.2):
@@ -131,11 +145,13 @@ def prometheus(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
     findings, thread = prometheus_client.start_http_server(0, "127.0.0.1", found_by_a_monitor().registry)
     training = trained_by_a_tuner()
     tuner, tuner_thread = prometheus_client.start_http_server(0, "127.0.0.1", training.registry)
+    agent, agent_thread = prometheus_client.start_http_server(0, "127.0.0.1", used_by_an_agent().registry)
     targets = [
         ("gateway", urlsplit(up.url).netloc),
         ("monitor", urlsplit(up.monitor_url).netloc),
         ("findings", f"127.0.0.1:{findings.server_port}"),
         ("tuner", f"127.0.0.1:{tuner.server_port}"),
+        ("ostler-agent", f"127.0.0.1:{agent.server_port}"),
     ]
     is_over = threading.Event()
     clients = [threading.Thread(target=traffic, args=(up, is_over)) for _ in range(2)]
@@ -145,6 +161,8 @@ def prometheus(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
         stack.callback(findings.shutdown)
         stack.callback(tuner_thread.join)
         stack.callback(tuner.shutdown)
+        stack.callback(agent_thread.join)
+        stack.callback(agent.shutdown)
         stack.callback(up.cli, "canary", ADAPTER, "--off")
         stack.callback(up.cli, "shadow", ADAPTER, "--off")
         running = stack.enter_context(running_prometheus(tmp_path_factory.mktemp("prometheus"), targets))
@@ -254,3 +272,11 @@ def test_the_figures_are_those_of_the_traffic(prometheus: Prometheus, up: Up) ->
     assert any(status == "504" for _, status in kinds), kinds
     (failed,) = values(prometheus.query("ostler:request_errors:rate5m"))
     assert failed > 0
+
+
+def test_the_engine_has_what_the_chart_scales_it_by(up: Up) -> None:
+    """Each series that a trigger of the chart asks for stands in a scrape of the real engine."""
+    scrape = httpx.get(f"{up.engine_url}/metrics").text
+    there = set(re.findall(r"^(vllm:\w+)", scrape, re.M))
+    assert engine_series()
+    assert engine_series() <= there, there

@@ -20,8 +20,9 @@ import httpx
 import pytest
 
 import demo
-from tests.engine.conftest import Up, free_port
+from tests.engine.conftest import Up
 from tests.engine.small_adapters import small_adapter
+from tests.ports import free_port
 from tests.postgres import StoppablePostgres
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]

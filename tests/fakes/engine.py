@@ -19,9 +19,11 @@ class FakeEngine:
     Attributes:
         loaded: engine name -> folder, as vLLM's model list tells it.
         refuse_load: engine names whose load fails, with the engine's words for it.
+        break_load: engine names whose load breaks it, so that it fails on everything until it is started again.
         refuse_probe: engine names that load but do not answer.
         refuse_requests: engine names that pass their probe but fail on requests.
         fail_next: engine names whose next request fails, one for each entry, as by the request's own fault.
+        absent_next: engine names whose next request finds them gone, one for each entry, as between two others' loads.
         asked_while_absent: models that were asked for while they were not loaded.
         chunks: how many events a stream has.
         padding: what makes each event of a stream larger.
@@ -38,16 +40,20 @@ class FakeEngine:
         sleep_answer: status and text that /is_sleeping answers instead of what is so.
         fail_sleep: whether it falls asleep and says that it failed.
         refuse_wake: whether it fails to wake up, as when its memory is not free.
+        stopping: whether it was told to end: it says that it is well, ends what runs and fails on all that is new.
+        draining: whether its guard was told so before: it says so itself.
     """
 
     def __init__(self, base: str = "tiny") -> None:
         self.base = base
         self.loaded: dict[str, str] = {}
         self.refuse_load: dict[str, str] = {}
+        self.break_load: set[str] = set()
         self.refuse_probe: set[str] = set()
         self.refuse_requests: set[str] = set()
         self.asked_while_absent: list[str] = []
         self.fail_next: list[str] = []
+        self.absent_next: list[str] = []
         self.idle: set[str] = set()
         self.unsteady = 0.0
         self.can_sleep = False
@@ -56,6 +62,8 @@ class FakeEngine:
         self.sleep_answer: tuple[int, str] | None = None
         self.fail_sleep = False
         self.refuse_wake = False
+        self.stopping = False
+        self.draining = False
         self._woken = asyncio.Event()
         self.load_s = 0.0
         self.chunks = 3
@@ -102,16 +110,18 @@ class FakeEngine:
             await self._runner.cleanup()
         self._runner = None
         self.loaded.clear()
-        self.asleep = False
+        self.asleep = self.stopping = self.draining = False
 
     async def _models(self, _: web.Request) -> web.Response:
         self.calls["/v1/models"] += 1
+        if self.draining:
+            return _error(503, "this engine is stopping")
         entries = [{"id": self.base, "root": "/models/tiny", "parent": None}]
         entries += [{"id": name, "root": path, "parent": self.base} for name, path in self.loaded.items()]
         return web.json_response({"object": "list", "data": entries})
 
     async def _health(self, _: web.Request) -> web.Response:
-        return web.Response(status=503 if self.dying else 200)
+        return web.Response(status=503 if self.dying or self.draining else 200)
 
     async def _is_sleeping(self, _: web.Request) -> web.Response:
         if self.sleep_answer is not None:
@@ -155,6 +165,11 @@ class FakeEngine:
         self.calls["load " + name] += 1
         await self._until_awake("load " + name)
         await asyncio.sleep(self.load_s)
+        if self.stopping:
+            return _error(500, "it takes nothing new")
+        if name in self.break_load:
+            self.status = 500
+            return _error(500, "CUDA error: an illegal memory access was encountered")
         if name in self.refuse_load:
             return _error(500, self.refuse_load[name].format(path=body["lora_path"]))
         if name in self.loaded:
@@ -179,18 +194,8 @@ class FakeEngine:
         self.calls[model] += 1
         self.bodies.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
-        if model != self.base and model not in self.loaded:
-            self.asked_while_absent.append(model)
-            return _error(404, f"The model `{model}` does not exist.")
-        if self.status is not None:
-            return _error(self.status, "the engine says no, see /srv/models/secret/config.json")
-        if model in self.fail_next:
-            self.fail_next.remove(model)
-            return _error(500, "it fails on this request")
-        if model in self.refuse_requests and "logprobs" not in body:
-            return _error(500, "it fails on this request")
-        if model in self.refuse_probe and body.get("max_tokens") == 1:
-            return _error(500, "it does not answer")
+        if (failure := self._whole_failure() or self._failure(model, body)) is not None:
+            return failure
         self.in_flight[model] += 1
         try:
             if body.get("stream"):
@@ -204,6 +209,33 @@ class FakeEngine:
             raise
         finally:
             self.in_flight[model] -= 1
+
+    def _whole_failure(self) -> web.Response | None:
+        """What it answers to everything, if it does."""
+        if self.draining:
+            return _error(503, "this engine is stopping")
+        if self.stopping:
+            return _error(500, "cannot schedule new futures after shutdown")
+        return None
+
+    def _failure(self, model: str, body: dict[str, Any]) -> web.Response | None:
+        """What it answers to a request that it does not serve."""
+        if model in self.absent_next:
+            self.absent_next.remove(model)
+            return _error(404, f"The model `{model}` does not exist.")
+        if model != self.base and model not in self.loaded:
+            self.asked_while_absent.append(model)
+            return _error(404, f"The model `{model}` does not exist.")
+        if self.status is not None:
+            return _error(self.status, "the engine says no, see /srv/models/secret/config.json")
+        if model in self.fail_next:
+            self.fail_next.remove(model)
+            return _error(500, "it fails on this request")
+        if model in self.refuse_requests and "logprobs" not in body:
+            return _error(500, "it fails on this request")
+        if model in self.refuse_probe and body.get("max_tokens") == 1:
+            return _error(500, "it does not answer")
+        return None
 
     def _logprobs(self, model: str, prompts: list[Any]) -> dict[str, Any]:
         """As vLLM answers a list of prompts; the last one first, as no order is promised."""

@@ -2,13 +2,10 @@
 
 import pytest
 
-from tests.conftest import RunningGateway
+from tests.conftest import RunningGateway, with_two_versions
 
 
 @pytest.fixture
 async def two(gateway: RunningGateway) -> RunningGateway:
     """A gateway with `support` in two versions, version 1 live."""
-    await gateway.push("support", 1.0)
-    await gateway.push("support", 2.0)
-    assert (await gateway.promote("support", 1)).is_success
-    return gateway
+    return await with_two_versions(gateway)

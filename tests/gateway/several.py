@@ -20,7 +20,7 @@ from registry.database import connect, migrate
 from registry.registry import Registry
 from tests.conftest import AdapterMaker, tar_of, until
 from tests.fakes.engine import FakeEngine
-from tests.ostler.tiny_server import free_port
+from tests.ports import free_port
 from tests.registry.lora_samples import BASE
 
 

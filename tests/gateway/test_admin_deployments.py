@@ -180,15 +180,15 @@ async def test_two_admins_cannot_overwrite_each_other_unseen(two: RunningGateway
 
 
 @pytest.mark.parametrize("header", ['"x"', "x", '"1', "-1", '1"', '"1", "2"', "", 'W/"1"', "1e3", '"99999999999"'])
-async def test_an_unreadable_if_match_is_refused(two: RunningGateway, header: str) -> None:
+async def test_an_unreadable_if_match_is_refused(shared_two: RunningGateway, header: str) -> None:
     """400, rather than a change that was meant to depend on something."""
     for call in (
-        two.http.patch(CHANGE, json={"stable": 2}, headers={"if-match": header}),
-        two.http.post(ROLLBACK, headers={"if-match": header}),
+        shared_two.http.patch(CHANGE, json={"stable": 2}, headers={"if-match": header}),
+        shared_two.http.post(ROLLBACK, headers={"if-match": header}),
     ):
         response = await call
         assert (response.status_code, error_of(response)["param"]) == (400, "if-match")
-    assert (await deployment(two))["revision"] == 1
+    assert (await deployment(shared_two))["revision"] == 1
 
 
 async def test_history_comes_in_pages(two: RunningGateway) -> None:

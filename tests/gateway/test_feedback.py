@@ -274,9 +274,11 @@ async def test_the_monitors_own_requests_are_never_meant(clients: Clients) -> No
         ({"request_id": "a", "thumb": "up", "stars": 5}, "stars"),
     ],
 )
-async def test_feedback_that_makes_no_sense_is_refused(clients: Clients, body: dict[str, Any], words: str) -> None:
+async def test_feedback_that_makes_no_sense_is_refused(
+    shared_gateway: RunningGateway, body: dict[str, Any], words: str
+) -> None:
     """In words that say what would be right."""
-    response = await clients.say(clients.gateway.key, **body)
+    response = await shared_gateway.http.post("/v1/feedback", json=body)
     assert response.status_code == 400, response.text
     assert words in error_of(response)["message"]
 
@@ -284,10 +286,10 @@ async def test_feedback_that_makes_no_sense_is_refused(clients: Clients, body: d
 @pytest.mark.parametrize(
     "raw", [b'{"request_id": "a", "score": 1e999}', b'{"request_id": "a", "score": NaN}', b"[", b""]
 )
-async def test_bodies_that_are_no_feedback_are_refused(clients: Clients, raw: bytes) -> None:
+async def test_bodies_that_are_no_feedback_are_refused(shared_gateway: RunningGateway, raw: bytes) -> None:
     """Numbers without end among them, and half of a surrogate pair."""
     for content in (raw, b'{"request_id": "a", "comment": "\\ud800"}'):
-        response = await clients.gateway.http.post("/v1/feedback", content=content)
+        response = await shared_gateway.http.post("/v1/feedback", content=content)
         assert response.status_code == 400, response.text
 
 

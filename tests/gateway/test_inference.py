@@ -94,10 +94,11 @@ async def test_the_clients_key_never_reaches_the_engine(support: RunningGateway)
     ],
 )
 async def test_bad_bodies_are_told_what_is_wrong(
-    support: RunningGateway, body: bytes, status: int, code: str, says: str
+    shared_two: RunningGateway, body: bytes, status: int, code: str, says: str
 ) -> None:
     """Each in OpenAI's envelope; the engine never hears of it, and the SDK is told not to send it again."""
-    response = await support.http.post("/v1/chat/completions", content=body)
+    shared_two.engine.bodies.clear()
+    response = await shared_two.http.post("/v1/chat/completions", content=body)
     assert response.status_code == status
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -105,7 +106,7 @@ async def test_bad_bodies_are_told_what_is_wrong(
     assert says in error["message"]
     assert response.headers["x-should-retry"] == "false"
     assert response.headers["x-request-id"]
-    assert support.engine.bodies == []
+    assert shared_two.engine.bodies == []
 
 
 async def test_a_chunked_body_over_the_limit_is_refused(support: RunningGateway) -> None:

@@ -70,16 +70,16 @@ async def test_a_change_touches_only_what_it_says(two: RunningGateway) -> None:
     ],
 )
 async def test_what_makes_no_sense_is_refused(
-    two: RunningGateway, order: dict[str, Any], status: int, param: str | None, says: str
+    shared_two: RunningGateway, order: dict[str, Any], status: int, param: str | None, says: str
 ) -> None:
     """With the field, and what would be right; nothing is changed then."""
-    before = (await two.http.get(MONITORING)).json()
-    response = await two.http.patch(MONITORING, json=order)
+    before = (await shared_two.http.get(MONITORING)).json()
+    response = await shared_two.http.patch(MONITORING, json=order)
     error = error_of(response)
     assert response.status_code == status, response.text
     assert says in error["message"]
     assert param is None or error["param"] == param
-    assert (await two.http.get(MONITORING)).json() == before
+    assert (await shared_two.http.get(MONITORING)).json() == before
 
 
 @pytest.mark.parametrize("depth", [300, 100_000])

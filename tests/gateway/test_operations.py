@@ -1,5 +1,6 @@
 """What operators' machines may see: health, metrics, and the list of models for clients."""
 
+import re
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,7 @@ import httpx
 import pytest
 
 from gateway.errors import Forbidden, Unauthenticated
-from gateway.web import loopback_or_admin_guard
+from gateway.web import metrics_guard
 from registry.catalog import KEY_INDEX_LENGTH, ApiKey, Catalog, HeldKey, KeyLimits, Scope
 from registry.keys import hash_key
 from tests.conftest import RunningGateway, until
@@ -45,31 +46,50 @@ async def test_a_stopping_gateway_is_not_ready(gateway: RunningGateway) -> None:
     assert (await gateway.http.get("/livez")).status_code == 200
 
 
-LOOPBACK: list[str | None] = ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"]
+LOOPBACK: list[str | None] = ["127.0.0.1", "::1", "::ffff:127.0.0.1"]
 ELSEWHERE: list[str | None] = ["10.0.0.7", "192.168.127.1", "::2", "2001:db8::1", "::ffff:10.0.0.1", "", None]
+MESHES: list[str | None] = ["127.0.0.6", "127.8.9.1", "::ffff:127.0.0.6"]
+"""From where a mesh's proxy beside the gateway passes on what comes from outside."""
+FORWARDED = ["Forwarded", "via", "x-forwarded-for", "x-envoy-external-address", "X-Real-IP"]
 
 
 @pytest.mark.parametrize("host", LOOPBACK)
 def test_metrics_are_open_on_this_machine(host: str | None) -> None:
     """However loopback is written."""
-    loopback_or_admin_guard(_connection(host), None)  # type: ignore[arg-type]
+    metrics_guard(_connection(host), None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("host", ELSEWHERE)
+@pytest.mark.parametrize("host", ELSEWHERE + MESHES)
 def test_metrics_need_a_key_from_elsewhere(host: str | None) -> None:
     """A connection without an address counts as one from elsewhere."""
     with pytest.raises(Unauthenticated):
-        loopback_or_admin_guard(_connection(host), None)  # type: ignore[arg-type]
+        metrics_guard(_connection(host), None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("host", LOOPBACK + ELSEWHERE)
-def test_metrics_are_an_admins_where_a_key_is_shown(host: str | None) -> None:
-    """A tenant's key would else read of other tenants' adapters through a proxy on this machine."""
-    loopback_or_admin_guard(_connection(host, Scope.ADMIN), None)  # type: ignore[arg-type]
-    with pytest.raises(Forbidden):
-        loopback_or_admin_guard(_connection(host, Scope.INFERENCE), None)  # type: ignore[arg-type]
+@pytest.mark.parametrize("header", FORWARDED)
+def test_what_a_proxy_on_this_machine_passes_on_is_from_elsewhere(header: str) -> None:
+    """It says so in its headers; a key opens the metrics through it, too."""
+    connection = _connection("127.0.0.1")
+    connection.headers[header] = "anything"
     with pytest.raises(Unauthenticated):
-        loopback_or_admin_guard(_connection(host, None, "sk-other"), None)  # type: ignore[arg-type]
+        metrics_guard(connection, None)  # type: ignore[arg-type]
+    keyed = _connection("127.0.0.1", Scope.METRICS)
+    keyed.headers[header] = "anything"
+    metrics_guard(keyed, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", LOOPBACK + ELSEWHERE + MESHES)
+def test_metrics_want_their_scope_where_a_key_is_shown(host: str | None) -> None:
+    """A tenant's key would else read of other tenants' adapters through a proxy on this machine."""
+    for scope in Scope:
+        connection = _connection(host, scope)
+        if scope in (Scope.METRICS, Scope.ADMIN):
+            metrics_guard(connection, None)  # type: ignore[arg-type]
+        else:
+            with pytest.raises(Forbidden):
+                metrics_guard(connection, None)  # type: ignore[arg-type]
+    with pytest.raises(Unauthenticated):
+        metrics_guard(_connection(host, None, "sk-other"), None)  # type: ignore[arg-type]
 
 
 def _connection(host: str | None, scope: Scope | None = None, presented: str = "sk-test") -> Any:
@@ -101,9 +121,30 @@ async def test_metrics_are_in_prometheus_format(two: RunningGateway) -> None:
     assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_permissions")
 
 
+async def test_a_key_for_metrics_opens_nothing_else(two: RunningGateway) -> None:
+    """No route of the whole schema but the metrics, whatever its method; and no model."""
+    secret, _ = await new_key(two, scopes=["metrics"])
+    assert (await stranger(two, secret, path="/metrics")).status_code == 200
+    paths = (await two.http.get("/schema/openapi.json")).json()["paths"]
+    opened = set()
+    async with httpx.AsyncClient(base_url=two.url, headers={"authorization": f"Bearer {secret}"}) as http:
+        for path, methods in paths.items():
+            for method in methods:
+                answer = await http.request(method, re.sub(r"{[^}]*}", "1", path), json={"model": "support"})
+                if answer.status_code != 403:
+                    opened.add(path)
+    assert opened == {"/metrics", "/livez", "/readyz"}
+
+
 async def test_the_list_of_models_is_for_keys_that_use_models(two: RunningGateway) -> None:
     """To ask them or to tune them; a key for feedback alone needs no names."""
-    for scope, status in (("inference", 200), ("tuning", 200), ("admin", 200), ("feedback", 403)):
+    for scope, status in (
+        ("inference", 200),
+        ("tuning", 200),
+        ("admin", 200),
+        ("feedback", 403),
+        ("metrics", 403),
+    ):
         secret, _ = await new_key(two, scopes=[scope])
         for path in ("/v1/models", "/v1/models/support"):
             assert (await stranger(two, secret, path=path)).status_code == status, scope

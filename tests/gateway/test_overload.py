@@ -76,20 +76,20 @@ async def test_a_deadline_by_header_ends_the_request(two: RunningGateway) -> Non
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "0", "nan", "inf", ""])
-async def test_a_senseless_deadline_is_refused(two: RunningGateway, value: str) -> None:
+async def test_a_senseless_deadline_is_refused(shared_two: RunningGateway, value: str) -> None:
     """400 that names the header."""
-    response = await two.http.post("/v1/chat/completions", json=chat(), headers={"x-ostler-timeout-s": value})
+    response = await shared_two.http.post("/v1/chat/completions", json=chat(), headers={"x-ostler-timeout-s": value})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "x-ostler-timeout-s"
 
 
 @pytest.mark.parametrize("value", [-1, 10, "5", 1.5, True, [1]])
-async def test_no_client_puts_itself_before_the_others(two: RunningGateway, value: object) -> None:
+async def test_no_client_puts_itself_before_the_others(shared_two: RunningGateway, value: object) -> None:
     """The engine's priority is from 0 to 9, where shadows have 10; anything else is refused."""
-    two.engine.bodies.clear()
-    response = await two.http.post("/v1/chat/completions", json=chat(priority=value))
+    shared_two.engine.bodies.clear()
+    response = await shared_two.http.post("/v1/chat/completions", json=chat(priority=value))
     assert (response.status_code, response.json()["error"]["param"]) == (400, "priority")
-    assert two.engine.bodies == []
+    assert shared_two.engine.bodies == []
 
 
 async def test_a_priority_in_bounds_goes_on(two: RunningGateway) -> None:
@@ -142,7 +142,7 @@ async def test_a_client_that_leaves_the_queue_leaves_no_trace(two: RunningGatewa
         await two.until_ready()
         two.engine.gap_s = 0.5
         first = asyncio.create_task(two.chat("support"))
-        await until(lambda: app.state.fleet.replica("engine-0").in_flight == 1)
+        await until(lambda: two.engine.in_flight.total() == 1)
         two.engine.bodies.clear()
         leaving = [asyncio.create_task(two.chat("support")) for _ in range(5)]
         await until(lambda: app.state.metrics.registry.get_sample_value("ostler_requests_queued") == 5.0)

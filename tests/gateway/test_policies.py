@@ -113,24 +113,24 @@ async def test_the_quality_rule_is_that_of_the_monitoring(two: RunningGateway) -
     ],
 )
 async def test_what_makes_no_sense_is_refused(
-    two: RunningGateway, order: dict[str, Any], status: int, param: str | None, says: str
+    shared_two: RunningGateway, order: dict[str, Any], status: int, param: str | None, says: str
 ) -> None:
     """With the field, and what would be right; nothing is changed then."""
-    response = await two.http.patch(POLICY, json=order)
+    response = await shared_two.http.patch(POLICY, json=order)
     error = error_of(response)
     assert response.status_code == status, response.text
     assert says in error["message"]
     assert param is None or error["param"] == param
-    assert (await two.http.get(POLICY)).json()["number"] == 0
+    assert (await shared_two.http.get(POLICY)).json()["number"] == 0
 
 
 @pytest.mark.parametrize("depth", [300, 5_000, 100_000])
-async def test_endless_nesting_is_refused(two: RunningGateway, depth: int) -> None:
+async def test_endless_nesting_is_refused(shared_two: RunningGateway, depth: int) -> None:
     """It never breaks the gateway."""
     body = '{"retrain": {"job": {"ostler": ' + "[" * depth + "]" * depth + "}}}"
-    response = await two.http.patch(POLICY, content=body, headers={"content-type": "application/json"})
+    response = await shared_two.http.patch(POLICY, content=body, headers={"content-type": "application/json"})
     assert response.status_code in (400, 422)
-    assert (await two.http.get(POLICY)).status_code == 200
+    assert (await shared_two.http.get(POLICY)).status_code == 200
 
 
 @pytest.mark.parametrize("path", [POLICY, f"{POLICY}/history"])

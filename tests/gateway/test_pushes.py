@@ -139,22 +139,22 @@ BAD_PUSHES: dict[str, tuple[bytes, str, str | None, str | None]] = {
     ("archive", "reason", "file", "tensor"), [pytest.param(*case, id=name) for name, case in BAD_PUSHES.items()]
 )
 async def test_a_bad_push_is_refused_and_leaves_nothing(
-    two: RunningGateway, archive: bytes, reason: str, file: str | None, tensor: str | None
+    shared_two: RunningGateway, archive: bytes, reason: str, file: str | None, tensor: str | None
 ) -> None:
     """422 with reason, file and tensor, nothing of this machine, and everything is as it was."""
-    before, stored = await adapters(two), artifacts(two)
+    before, stored = await adapters(shared_two), artifacts(shared_two)
     for name in ("support", "other"):
-        response = await two.http.post(f"/admin/v1/adapters/{name}/versions", content=archive)
+        response = await shared_two.http.post(f"/admin/v1/adapters/{name}/versions", content=archive)
         error = error_of(response)
         assert response.status_code == 422, response.text
         assert (error["code"], error["reason"]) == ("invalid_adapter", reason)
         assert (error["file"], error["tensor"]) == (file, tensor)
         assert file is None or file in error["message"]
-        for secret in (str(two.app.state.settings.home.parent), "/tmp", "/etc/passwd", "/home/me", "Traceback"):
+        for secret in (str(shared_two.app.state.settings.home.parent), "/tmp", "/etc/passwd", "/home/me", "Traceback"):
             assert secret not in response.text
-    assert await adapters(two) == before
-    assert uploads(two) == []
-    assert artifacts(two) == stored
+    assert await adapters(shared_two) == before
+    assert uploads(shared_two) == []
+    assert artifacts(shared_two) == stored
 
 
 @pytest.mark.parametrize("archive", [tar(GOOD), tar(GOOD, mode="w:gz"), zipped(GOOD)], ids=["tar", "tar.gz", "zip"])

@@ -283,6 +283,7 @@ async def test_an_evaluation_waits_for_clients(watched: Watched) -> None:
     assert (await client).status_code == 200
 
 
+@pytest.mark.parametrize("gateway_settings", [{"breaker_pause_s": 60.0, "breaker_longest_s": 60.0}], indirect=True)
 async def test_the_log_says_whose_turn_it_was(watched: Watched) -> None:
     """Where another version or the base model answers in its place, and where nothing does."""
     assert (await watched.gateway.http.patch(DEPLOYMENT, json={"canary": {"version": 2, "weight": 1.0}})).is_success

@@ -135,9 +135,11 @@ async def test_usage_is_of_the_last_thirty_days_unless_one_says_since(gateway: R
         ("usage", {"by": "password"}, "by"),
     ],
 )
-async def test_what_makes_no_sense_is_refused(gateway: RunningGateway, path: str, params: Any, param: str) -> None:
+async def test_what_makes_no_sense_is_refused(
+    shared_gateway: RunningGateway, path: str, params: Any, param: str
+) -> None:
     """By the name of the parameter."""
-    answer = await gateway.http.get(f"/admin/v1/{path}", params=params)
+    answer = await shared_gateway.http.get(f"/admin/v1/{path}", params=params)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
 

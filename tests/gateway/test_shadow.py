@@ -282,6 +282,20 @@ async def test_a_busy_engine_stops_copies(stage: Stage, monkeypatch: pytest.Monk
     assert stage.arrivals(stage.name(2)) == 1
 
 
+async def test_a_version_that_fails_gets_no_copies(stage: Stage) -> None:
+    """But one now and then, which closes its breaker if it is answered."""
+    breakers = stage.gateway.app.state.fleet.breakers
+    breakers.failed(stage.name(2), certain=True, least_s=300)
+    await stage.ask()
+    await until(lambda: stage.told)
+    await stage.at_rest()
+    assert stage.arrivals(stage.name(2)) == 0
+    breakers._breakers[stage.name(2)]._until = 0.0
+    await stage.ask()
+    assert (await stage.shadow_record()).status == 200
+    assert breakers.is_closed(stage.name(2))
+
+
 async def test_closing_ends_what_runs(stage: Stage) -> None:
     """A gateway that stops waits for no copy."""
     stage.hold(stage.name(2))

@@ -97,6 +97,7 @@ WHO_MAY = {
     Scope.INFERENCE: INFERENCE | MODELS,
     Scope.FEEDBACK: FEEDBACK,
     Scope.TUNING: MODELS | TUNING,
+    Scope.METRICS: {"/metrics"},
     Scope.ADMIN: INFERENCE | MODELS | FEEDBACK | TUNING | ADMIN,
 }
 

@@ -111,9 +111,9 @@ async def test_a_secret_is_shown_once(gateway: RunningGateway) -> None:
         "http://[::ffff:169.254.169.254]/hook",
     ],
 )
-async def test_addresses_that_nothing_can_be_sent_to_are_refused(gateway: RunningGateway, url: str) -> None:
+async def test_addresses_that_nothing_can_be_sent_to_are_refused(shared_gateway: RunningGateway, url: str) -> None:
     """Where they are said, and not days later."""
-    refused = await gateway.http.post(HOOKS, json={"url": url})
+    refused = await shared_gateway.http.post(HOOKS, json={"url": url})
     assert (refused.status_code, error_of(refused)["param"]) == (422, "url")
 
 
@@ -129,9 +129,9 @@ async def test_addresses_that_nothing_can_be_sent_to_are_refused(gateway: Runnin
         {"url": URL + "x" * 2000},
     ],
 )
-async def test_bodies_are_read_strictly(gateway: RunningGateway, body: dict[str, Any]) -> None:
+async def test_bodies_are_read_strictly(shared_gateway: RunningGateway, body: dict[str, Any]) -> None:
     """A misspelt event would never come."""
-    assert (await gateway.http.post(HOOKS, json=body)).status_code == 400
+    assert (await shared_gateway.http.post(HOOKS, json=body)).status_code == 400
 
 
 async def test_there_are_not_too_many(gateway: RunningGateway) -> None:

@@ -69,3 +69,8 @@ class Cli:
     def adapter(self, scale: float) -> str:
         """A PEFT folder to push."""
         return str(self.gateway.adapter_folder(scale))
+
+
+def as_process(cli: Cli) -> Cli:
+    """The same command in a process of its own, whatever `cli` runs it in."""
+    return Cli(cli.gateway, cli.folder)

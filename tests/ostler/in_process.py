@@ -6,13 +6,17 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from ostler.cli import main
 from tests.ostler.command import Cli, Ran
 
 
 class QuickCli(Cli):
-    """The command for tests that are not about its process; one at a time."""
+    """The command for tests that are not about its process."""
+
+    _one_at_a_time: ClassVar = asyncio.Lock()
+    """The arguments, the environment and where output goes are the whole process's."""
 
     async def __call__(self, *arguments: str, **variables: str) -> Ran:
         """Run it; `variables` are environment variables, empty ones are left out."""
@@ -23,7 +27,8 @@ class QuickCli(Cli):
             "XDG_CACHE_HOME": str(self.folder / "cli-cache"),
             **variables,
         }
-        return await asyncio.to_thread(_run, arguments, {name: value for name, value in own.items() if value})
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(_run, arguments, {name: value for name, value in own.items() if value})
 
 
 def _run(arguments: tuple[str, ...], variables: Mapping[str, str]) -> Ran:

@@ -117,6 +117,7 @@ class PretendTuner:
         lineage = {"dataset": DIGEST, "hyperparameters": {"rank": 8, "seed": 3}}
         pushed = await self.gateway.registry.push(adapter, folder, actor="tuner", base="tiny", lineage=lineage)
         await self.note(version=pushed.version.number)
+        await self.gateway.app.state.directory.refresh()
         return pushed.version.number
 
     async def judge(self, adapter: str, number: int, *, passed: bool, reason: str, **more: Any) -> None:
@@ -124,6 +125,7 @@ class PretendTuner:
         assert self.job is not None
         found = report(passed, reason, **more)
         await self.gateway.registry.judge(adapter, number, passed=passed, report=found, actor="tuner")
+        await self.gateway.app.state.directory.refresh()
         if passed:
             model = f"{adapter}@{number}"
             await self.jobs.end(self.job.id, WORKER, "succeeded", "The job succeeded", fine_tuned_model=model)

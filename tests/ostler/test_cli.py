@@ -16,13 +16,14 @@ from gateway.settings import GatewaySettings
 from ostler.cli import app
 from ostler.settings import UpSettings
 from tests.conftest import RunningGateway, tar_of
-from tests.ostler.command import DONE, MISUSED, REFUSED, UNREACHABLE, Cli
+from tests.ostler.command import DONE, MISUSED, REFUSED, UNREACHABLE, Cli, as_process
 
 DEPLOYMENT = {"revision", "stable", "canary", "shadow", "fallback"}
 
 
 async def test_a_newcomers_way_for_people(cli: Cli) -> None:
     """Push, promote, push, promote, roll back: each says in words what is so now and what comes next."""
+    cli = as_process(cli)
     empty = await cli("list")
     assert "No adapters yet" in empty.out
     pushed = await cli("push", cli.adapter(1.0), "--adapter", "support", "--note", "first")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.ostler.command import DONE, MISUSED, REFUSED, Cli
+from tests.ostler.command import DONE, MISUSED, REFUSED, Cli, as_process
 
 
 async def deployment(cli: Cli) -> Any:
@@ -157,7 +157,7 @@ async def test_the_audit_log_tells_why(two: Cli) -> None:
     (own,) = (await two("keys", "list", "--json")).json["data"]
     await two("keys", "rotate", own["id"])
     until = (await two("keys", "list", "--json")).json["data"][0]["previous_valid_until"]
-    shown = (await two("audit", COLUMNS="80")).out
+    shown = (await as_process(two)("audit", COLUMNS="80")).out
     for words in ("because: it answers better", "because: it does not", "restores revision 1"):
         assert words in shown
     whole = " ".join((await two("audit")).out.split())
@@ -213,12 +213,12 @@ async def test_tables_are_as_wide_as_columns_says(two: Cli) -> None:
         ("audit",),
         ("verify", "support", "2"),
     ):
-        shown = (await two(*command, COLUMNS="80")).out
+        shown = (await as_process(two)(*command, COLUMNS="80")).out
         assert max(map(len, shown.splitlines())) <= 80, command
         if command[0] in ("show", "replicas"):
             assert all(name in shown for name in names), command
     await two("push", two.adapter(3.0), "--adapter", "support", "--note", "n" * 150)
-    assert "n" * 150 in (await two("show", "support")).out
+    assert "n" * 150 in (await as_process(two)("show", "support")).out
 
 
 async def test_all_pages_of_adapters_are_listed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,7 @@ async def test_a_wrong_key_made_without_a_gateway_is_refused_in_one_line(cli: Cl
     wrong = await cli("keys", "create", "x", "--admin", "--adapter", "a", "--local", **local)
     wrong.assert_failed(REFUSED, "admin key cannot be limited")
     made = await cli("keys", "create", "x", "--scope", "admin", "--local", **local)
+    await cli.gateway.app.state.directory.refresh()
     assert (await cli("keys", "list", OSTLER_API_KEY=made.out.strip())).code == DONE
 
 
@@ -182,3 +183,42 @@ async def test_numbers_of_keys_are_checked(cli: Cli, said: str) -> None:
     """Before the gateway is asked."""
     ran = await cli("keys", "create", "x", said, OSTLER_URL="http://127.0.0.1:1")
     assert (ran.code, ran.out) == (MISUSED, "")
+
+
+async def test_a_secret_made_elsewhere_is_ensured(cli: Cli) -> None:
+    """It opens the admin API from then on, is never printed, and doing it again changes nothing."""
+    secret = "0123456789abcdefghij" * 2
+    local = {"OSTLER_HOME": str(cli.gateway.app.state.settings.home), "OSTLER_API_KEY": secret}
+    words = ("keys", "ensure", "install", "--admin", "--local")
+    first, again = await cli(*words, **local), await cli(*words, **local)
+    assert "(install, ...ghij) is made." in first.out
+    assert "(install, ...ghij) is there." in again.out
+    assert secret not in first.out + first.err
+    await cli.gateway.app.state.directory.refresh()
+    assert len((await cli("keys", "list", "--json", OSTLER_API_KEY=secret)).json["data"]) == 2
+
+
+async def test_what_cannot_be_ensured_is_refused_in_one_line(cli: Cli) -> None:
+    """Without a secret, or without saying that it is an admin's and where; and a secret that can be guessed."""
+    local = {"OSTLER_HOME": str(cli.gateway.app.state.settings.home)}
+    words = ("keys", "ensure", "install", "--admin")
+    (await cli(*words, **local)).assert_failed(MISUSED, "--admin --local")
+    (await cli(*words, "--local", **local | {"OSTLER_API_KEY": ""})).assert_failed(MISUSED, "OSTLER_API_KEY")
+    weak = await cli(*words, "--local", **local | {"OSTLER_API_KEY": "password"})
+    weak.assert_failed(REFUSED, "can be guessed")
+    assert "password" not in weak.err
+    rightless = await cli("keys", "ensure", "install", "--local", **local)
+    rightless.assert_failed(MISUSED, "--scope")
+
+
+async def test_a_key_for_metrics_is_ensured_from_a_variable_of_its_own(cli: Cli) -> None:
+    """It opens the metrics and not the admin API; the variable is named where it is missing."""
+    secret = "0123456789abcdefghij" * 2
+    local = {"OSTLER_HOME": str(cli.gateway.app.state.settings.home)}
+    words = ("keys", "ensure", "prometheus", "--scope", "metrics", "--secret-variable", "METRICS_KEY", "--local")
+    (await cli(*words, **local)).assert_failed(MISUSED, "METRICS_KEY")
+    assert "(prometheus, ...ghij) is made." in (await cli(*words, **local, METRICS_KEY=secret)).out
+    await cli.gateway.app.state.directory.refresh()
+    (await cli("keys", "list", OSTLER_API_KEY=secret)).assert_failed(REFUSED, "'admin'")
+    headers = {"authorization": f"Bearer {secret}"}
+    assert (await cli.gateway.http.get("/metrics", headers=headers)).status_code == 200

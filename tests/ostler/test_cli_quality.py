@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from monitors.judging.quality import QualityJob
+from tests.conftest import RunningGateway
 from tests.monitors.judging.rows import NOW, observe, workshop
 from tests.ostler.command import MISUSED, REFUSED, Cli
+from tests.ostler.in_process import QuickCli
 
 
 async def test_monitoring_is_shown_and_changed(two: Cli, tmp_path: Path) -> None:
@@ -61,9 +63,11 @@ async def test_monitoring_is_shown_and_changed(two: Cli, tmp_path: Path) -> None
         (("--quality-scorer", "bleu"), REFUSED, "feedback"),
     ],
 )
-async def test_what_makes_no_sense_is_one_line(two: Cli, options: tuple[str, ...], code: int, says: str) -> None:
+async def test_what_makes_no_sense_is_one_line(
+    shared_two: RunningGateway, tmp_path: Path, options: tuple[str, ...], code: int, says: str
+) -> None:
     """That says what would be right."""
-    (await two("monitoring", "support", *options)).assert_failed(code, says)
+    (await QuickCli(shared_two, tmp_path)("monitoring", "support", *options)).assert_failed(code, says)
 
 
 async def test_quality_is_a_readable_screen(two: Cli, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from ostler.client import AdminClient
 from tests.conftest import RunningGateway
 from tests.gateway.answers import new_key
-from tests.ostler.command import DONE, MISUSED, REFUSED, UNREACHABLE, Cli
+from tests.ostler.command import DONE, MISUSED, REFUSED, UNREACHABLE, Cli, as_process
 from tests.ostler.in_process import QuickCli
 from tests.ostler.pretend_tuner import DIGEST, PretendTuner, tuner_of
 
@@ -206,8 +206,7 @@ async def test_what_is_refused_leaves_no_file_behind(cli: Cli, data: str) -> Non
 
 async def test_followed_to_its_success(cli: Cli, data: str, tuner: PretendTuner) -> None:
     """What it said, its numbers, its gate's table, and how to go on; exit code 0."""
-    as_process = Cli(cli.gateway, cli.folder)
-    running = asyncio.create_task(as_process("tune", "support", "--data", data, "--follow"))
+    running = asyncio.create_task(as_process(cli)("tune", "support", "--data", data, "--follow"))
     job = await tuner.claim()
     await tuner.freeze("support")
     for step in range(1, 251):

@@ -28,7 +28,7 @@ from ostler.replays import ENDED, replay
 from registry.leases import Leases
 from registry.policies import RolloutRule
 from tests.monitors.loop import cases
-from tests.ostler.command import DONE, MISUSED, REFUSED, Cli
+from tests.ostler.command import DONE, MISUSED, REFUSED, Cli, as_process
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BEGAN = NOW - timedelta(hours=1)
@@ -70,7 +70,7 @@ async def test_why_is_one_screen(two: Cli) -> None:
         asked = await decide(connection, "ask", "asked")
         await save(connection, "support", rolling(), NOW)
         await approvals.ask(connection, "support", 1, "promote", asked, NOW)
-    shown = await two("why", "support", COLUMNS="80")
+    shown = await as_process(two)("why", "support", COLUMNS="80")
     assert shown.code == DONE
     lines = shown.out.splitlines()
     assert max(map(len, lines)) <= 80

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from monitors.decisions import Decision, record_decision
-from tests.engine.conftest import free_port
 from tests.ostler.command import DONE, Cli
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from ostler.supervisor import (
     RotatingLog,
     Supervisor,
 )
-from tests.ostler.tiny_server import free_port
+from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 QUICK = Backoff(first_s=0.05, longest_s=0.2, reset_after_s=60)

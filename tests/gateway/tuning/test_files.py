@@ -84,11 +84,11 @@ class TestOnPostgreSQL:
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=10001", "limit=x", "order=up", "after=" + "x" * 100, "purpose=" + "x" * 100]
 )
-async def test_a_list_with_wrong_parameters_is_refused(gateway: RunningGateway, query: str) -> None:
+async def test_a_list_with_wrong_parameters_is_refused(shared_gateway: RunningGateway, query: str) -> None:
     """400 that names it; as many as OpenAI has are let through."""
-    response = await gateway.http.get(f"/v1/files?{query}")
+    response = await shared_gateway.http.get(f"/v1/files?{query}")
     assert (response.status_code, error_of(response)["param"]) == (400, query.partition("=")[0])
-    assert (await gateway.http.get("/v1/files?limit=10000&order=asc&purpose=other")).json() == {
+    assert (await shared_gateway.http.get("/v1/files?limit=10000&order=asc&purpose=other")).json() == {
         "object": "list",
         "data": [],
         "has_more": False,

@@ -253,14 +253,14 @@ def test_an_e_cusum_may_have_a_level_for_each_run() -> None:
 @pytest.mark.parametrize(
     "make", [lambda: BettingTest(0.5), lambda: RiseTest(0.5), ConfidenceSequence, lambda: ECusum(0.9, 10_000)]
 )
-def test_a_million_observations_stay_finite(make: Callable[[], Any]) -> None:
+def test_a_hundred_thousand_observations_stay_finite(make: Callable[[], Any]) -> None:
     """The evidence neither overflows nor vanishes, whatever comes, and the state stays as large as it was."""
     test, rng = make(), np.random.default_rng(9)
-    for values in (np.ones(300_000), np.zeros(400_000), rng.random(300_000)):
+    for values in (np.ones(30_000), np.zeros(40_000), rng.random(30_000)):
         for x in values.tolist():
             test.update(x)
         assert len(json.dumps(test.state(), allow_nan=False)) < 1_000
-    assert test.count == 1_000_000
+    assert test.count == 100_000
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,9 @@ NEAR_MISSES = (
 def test_a_long_text_of_near_misses_takes_time_in_proportion(piece: str) -> None:
     """Four times as much takes less than ten times as long: nobody can stop the recorder with a text."""
     small, large = (piece * (size // len(piece)) for size in (32_000, 128_000))
-    assert processor_time(large) < 10 * max(processor_time(small), 0.01)
+    allowed = 10 * max(min(processor_time(small), processor_time(small)), 0.01)
+    # The better of two runs, as something else may slow one of them down.
+    assert processor_time(large) < allowed or processor_time(large) < allowed
 
 
 def test_escapes_are_seen_through_however_deep() -> None:
@@ -173,10 +175,7 @@ def test_escapes_are_seen_through_however_deep() -> None:
 
 
 def processor_time(words: str) -> float:
-    """Of the better of two runs, seconds of this process alone."""
-    times = []
-    for _ in range(2):
-        began = time.process_time()
-        redact(words)
-        times.append(time.process_time() - began)
-    return min(times)
+    """What redacting takes, seconds of this process alone."""
+    began = time.process_time()
+    redact(words)
+    return time.process_time() - began

@@ -78,13 +78,23 @@ async def test_the_one_that_stood_by_takes_over(registry: Registry) -> None:
     await standing_by.__aexit__(None, None, None)
 
 
-async def test_a_job_that_fails_is_counted_and_tried_again_while_others_go_on(registry: Registry) -> None:
-    """Its own pause grows; the others keep theirs."""
+async def test_others_go_on_while_a_job_that_failed_pauses(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short its own pace is, and however long its pause."""
+    monkeypatch.setattr("monitors.watch.loop._FIRST_PAUSE_S", 600.0)
     failing, fine = Counted(name="failing", failures=1), Counted(name="fine")
-    async with running(registry, [failing, fine]) as loop:
-        await until(lambda: failing.runs == 1 and fine.runs > 20)
+    async with running(registry, [failing, fine], lease_s=600):
+        await until(lambda: failing.runs == 1)
+        seen = fine.runs
+        await until(lambda: fine.runs > seen + 5)
         assert failing.runs == 1
-        await until(lambda: failing.runs >= 2)
+
+
+async def test_a_job_that_fails_is_counted_and_tried_again(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself, after its pause."""
+    monkeypatch.setattr("monitors.watch.loop._FIRST_PAUSE_S", 0.01)
+    failing, fine = Counted(name="failing", failures=1), Counted(name="fine")
+    async with running(registry, [failing, fine], lease_s=600) as loop:
+        await until(lambda: failing.runs > 2 and fine.runs > 1)
         found = loop._metrics.registry.get_sample_value
         assert found("ostler_monitor_failures_total", {"task": "failing"}) == 1
         assert found("ostler_monitor_failures_total", {"task": "fine"}) is None

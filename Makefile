@@ -45,10 +45,12 @@ lint: $(VENV)/installed-test
 types: $(VENV)/installed-test
 	$(BIN)/mypy
 
-# Tests on real engines come one after another: each takes all cores for itself.
+# Tests on real engines come one after another: each takes all cores for itself. What failed beside all the others runs
+# once more, alone: what fails there, too, is wrong, and what does not is printed above as failed, and is to be mended.
+AGAIN := --last-failed --last-failed-no-failures none
 tests: $(VENV)/installed-test
-	$(BIN)/pytest -m "not engine" --numprocesses auto --maxprocesses 8 --dist worksteal
-	$(BIN)/pytest -m engine
+	$(BIN)/pytest -m "not engine" --numprocesses auto --maxprocesses 8 --dist worksteal || $(BIN)/pytest -m "not engine" $(AGAIN)
+	$(BIN)/pytest -m engine || $(BIN)/pytest -m engine $(AGAIN)
 
 demo: $(VENV)/installed-$(ENGINE)
 	@$(BIN)/ostler demo --report story.html

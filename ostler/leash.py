@@ -238,8 +238,10 @@ class Leash:
         poll.register(self.wakeup, select.POLLIN)
         while self.status is None:
             ready = [fd for fd, _ in poll.poll()]
+            # Read before anything is reaped: a child that ends in between wakes it again.
+            is_told = self.wakeup in ready and self._told_to_stop()
             self._reap()
-            if self.wakeup in ready and self._told_to_stop():
+            if is_told:
                 return
             if sys.stdin.fileno() in ready and not os.read(sys.stdin.fileno(), 4096):
                 # Our siblings end now, too, so what the command would still serve comes to nothing.

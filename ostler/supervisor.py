@@ -182,7 +182,8 @@ class Child:
     async def _pause(self, seconds: float) -> None:
         self._tell("restarting", pause_s=seconds)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _live(self) -> tuple[int, str | None]:
         """One run of the process; returns its exit code, and why it was ended if the supervisor did it."""
@@ -200,7 +201,8 @@ class Child:
             await asyncio.wait((health, *others))
             await self._end(process)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(pump, CHECK_TIMEOUT_S)
+                async with asyncio.timeout(CHECK_TIMEOUT_S):
+                    await pump
         code = process.returncode or 0
         return (code if code >= 0 else 128 - code), reason
 
@@ -257,7 +259,8 @@ class Child:
         if self._spec.is_healthy is None:
             return time.monotonic() - started >= self._spec.settle_s
         try:
-            return await asyncio.wait_for(self._spec.is_healthy(), CHECK_TIMEOUT_S)
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                return await self._spec.is_healthy()
         except Exception:  # refused, reset, timed out: whatever it is, the child gave no good answer
             return False
 
@@ -284,7 +287,8 @@ class Child:
         if process.poll() is None:
             process.terminate()
             try:
-                await asyncio.wait_for(_exit_of(process), self._spec.stop_grace_s + 2 * leash.KILL_PATIENCE_S)
+                async with asyncio.timeout(self._spec.stop_grace_s + 2 * leash.KILL_PATIENCE_S):
+                    await _exit_of(process)
             except TimeoutError:
                 process.kill()
                 await _exit_of(process)

@@ -108,7 +108,8 @@ class Workers:
     async def _pause(self, worker: "_Worker", seconds: float) -> None:
         logger.warning("worker %d %s; another one starts in %g s", worker.pid, worker.fate, seconds)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _launch(self) -> "_Worker":
         reader, writer = os.pipe()

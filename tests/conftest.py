@@ -235,8 +235,8 @@ class RunningGateway:
         return (await self.http.get("/readyz")).status_code == 200
 
 
-async def until(holds: Callable[[], Any], seconds: float = 10.0) -> None:
-    """Wait until a condition, which may be a coroutine's, holds."""
+async def until(holds: Callable[[], Any], seconds: float = 30.0) -> None:
+    """Wait until a condition, which may be a coroutine's, holds; a busy machine may take long over it."""
     async with asyncio.timeout(seconds):
         while True:
             result = holds()

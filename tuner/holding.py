@@ -83,7 +83,8 @@ class Hold:
         """The result of a call, which is waited for no longer than the lease holds."""
         left_s = self._renewed_at + self._lease_s - time.monotonic()
         # A write that is broken off in the middle would leave SQLite locked for the next one.
-        return await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(call)), max(0.0, left_s))
+        async with asyncio.timeout(max(0.0, left_s)):
+            return await asyncio.shield(asyncio.ensure_future(call))
 
     def _tell_of_outage(self, error: Exception) -> None:
         if not self._is_away:

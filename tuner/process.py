@@ -141,7 +141,8 @@ async def _stop_when_asked(
     if grace_s := grace_for(await control.wait()):
         _signal(child, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(control.wait_until_dropped(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await control.wait_until_dropped()
     _signal(child, signal.SIGKILL)
 
 

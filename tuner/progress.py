@@ -121,7 +121,8 @@ class Progress:
         is_over = False
         while not is_over:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), _GATHER_S)
+                async with asyncio.timeout(_GATHER_S):
+                    await self._over.wait()
             is_over = self._over.is_set()
             await self._keep([self._waiting.get_nowait() for _ in range(self._waiting.qsize())])
             await self._estimate()

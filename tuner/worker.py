@@ -106,7 +106,8 @@ class Worker:
 
     async def _wait(self) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), self._shop.settings.tuner_poll_s)
+            async with asyncio.timeout(self._shop.settings.tuner_poll_s):
+                await self._stopping.wait()
 
     def stop(self) -> None:
         """Claim nothing more, and give back what is at work once its step is done and saved."""

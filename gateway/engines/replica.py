@@ -259,7 +259,8 @@ class Replica:
             return
         await asyncio.sleep(min(pause_s, _LEAST_PAUSE_S))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), pause_s)
+            async with asyncio.timeout(pause_s):
+                await self._wake.wait()
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1

@@ -28,6 +28,7 @@ class FakeEngine:
         chunks: how many events a stream has.
         padding: what makes each event of a stream larger.
         gap_s: pause before each event of a stream, and before a whole answer.
+        gate: while it is not set, whole answers wait.
         break_after: how many events a stream has before the connection breaks; None for never.
         calls: how often each path was called, and each model asked.
         bodies: the bodies of the inference calls, as they came.
@@ -69,6 +70,8 @@ class FakeEngine:
         self.chunks = 3
         self.padding = ""
         self.gap_s = 0.0
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.break_after: int | None = None
         self.status: int | None = None
         self.dying = False
@@ -201,6 +204,7 @@ class FakeEngine:
             if body.get("stream"):
                 return await self._stream(request, model, body)
             await asyncio.sleep(self.gap_s)
+            await self.gate.wait()
             if "logprobs" in body and isinstance(body.get("prompt"), list):
                 return web.json_response(self._logprobs(model, body["prompt"]))
             return web.json_response(_answer(model))
@@ -227,6 +231,7 @@ class FakeEngine:
             self.asked_while_absent.append(model)
             return _error(404, f"The model `{model}` does not exist.")
         if self.status is not None:
+            self.calls["failed " + model] += 1
             return _error(self.status, "the engine says no, see /srv/models/secret/config.json")
         if model in self.fail_next:
             self.fail_next.remove(model)

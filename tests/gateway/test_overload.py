@@ -22,12 +22,13 @@ async def test_what_is_over_the_queue_is_refused_at_once(two: RunningGateway) ->
     async with serving(settings) as (url, app):
         two.http.base_url = url
         await two.until_ready()
-        two.engine.gap_s = 0.4
+        two.engine.gate.clear()
         first = [asyncio.create_task(two.chat("support")) for _ in range(4)]
         await until(lambda: app.state.metrics.registry.get_sample_value("ostler_requests_queued") == 2.0)
         refused = await two.chat("support")
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
+        two.engine.gate.set()
         assert {answer.status_code for answer in await asyncio.gather(*first)} == {200}
 
 
@@ -37,7 +38,7 @@ async def test_a_wait_in_the_queue_has_an_end(two: RunningGateway) -> None:
     async with serving(settings) as (url, app):
         two.http.base_url = url
         await two.until_ready()
-        two.engine.gap_s = 1.0
+        two.engine.gate.clear()
         first = asyncio.create_task(two.chat("support"))
         await until(lambda: app.state.fleet.replica("engine-0").in_flight == 1)
         by_setting, by_header = await asyncio.gather(
@@ -46,6 +47,7 @@ async def test_a_wait_in_the_queue_has_an_end(two: RunningGateway) -> None:
         )
         assert (by_setting.status_code, by_setting.json()["error"]["code"]) == (503, "overloaded")
         assert (by_header.status_code, by_header.json()["error"]["code"]) == (504, "deadline_exceeded")
+        two.engine.gate.set()
         assert (await first).status_code == 200
 
 
@@ -57,12 +59,14 @@ async def test_a_hot_adapter_does_not_hold_up_a_cold_one(two: RunningGateway) ->
     async with serving(settings) as (url, app):
         two.http.base_url = url
         await two.until_ready()
-        two.engine.gap_s = 0.1
+        two.engine.gate.clear()
         two.engine.bodies.clear()
         hot = [asyncio.create_task(two.chat("support")) for _ in range(10)]
         await until(lambda: app.state.metrics.registry.get_sample_value("ostler_requests_queued") == 9.0)
-        assert (await two.chat("cold")).status_code == 200
-        await asyncio.gather(*hot)
+        cold = asyncio.create_task(two.chat("cold"))
+        await until(lambda: app.state.metrics.registry.get_sample_value("ostler_requests_queued") == 10.0)
+        two.engine.gate.set()
+        assert {answer.status_code for answer in await asyncio.gather(cold, *hot)} == {200}
     order = [body["model"].partition("@")[0] for body in two.engine.bodies]
     assert order.index("cold") <= 3
 
@@ -140,7 +144,7 @@ async def test_a_client_that_leaves_the_queue_leaves_no_trace(two: RunningGatewa
     async with serving(settings) as (url, app):
         two.http.base_url = url
         await two.until_ready()
-        two.engine.gap_s = 0.5
+        two.engine.gate.clear()
         first = asyncio.create_task(two.chat("support"))
         await until(lambda: two.engine.in_flight.total() == 1)
         two.engine.bodies.clear()
@@ -149,6 +153,7 @@ async def test_a_client_that_leaves_the_queue_leaves_no_trace(two: RunningGatewa
         for task in leaving:
             task.cancel()
         await until(lambda: app.state.metrics.registry.get_sample_value("ostler_requests_queued") == 0.0)
+        two.engine.gate.set()
         assert (await first).status_code == 200
         assert two.engine.bodies == []
         began = time.monotonic()

@@ -108,7 +108,7 @@ async def supervised(folder: Path, *specs: ChildSpec) -> AsyncIterator[Run]:
         await run.task
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Waits for the condition, and fails if it does not come true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -366,6 +366,38 @@ async def test_replicas_come_back_one_by_one(tmp_path: Path) -> None:
             await run.until_told("healthy", 2 + times)
             assert [event.name for event in run.told("died")][-1] == name
     assert len(run.told("started")) == 4
+
+
+async def test_a_death_in_the_middle_of_a_check_is_seen_at_once(tmp_path: Path) -> None:
+    """At whichever moment of it: the check ends with the process, a few turns of the event loop sooner or later."""
+    deaths = 8
+
+    async def answers_until_death() -> bool:
+        (pid,) = [event.pid for event in run.told("started")][-1:]
+        if len(run.told("healthy")) < len(run.told("started")):
+            return True
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        descriptor = os.pidfd_open(pid or 0)
+        loop.add_reader(descriptor, ended.set)
+        waits.set()
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+        for _ in range(len(run.told("died"))):
+            await asyncio.sleep(0)
+        raise ConnectionResetError
+
+    waits = asyncio.Event()
+    spec = child(tmp_path, Command(FOREVER), is_healthy=answers_until_death, check_every_s=0.0)
+    async with supervised(tmp_path, spec) as run:
+        for times in range(1, deaths + 1):
+            async with asyncio.timeout(30):
+                await waits.wait()
+            waits.clear()
+            os.kill(run.told("started")[-1].pid or 0, signal.SIGKILL)
+            await until(lambda times=times: len(run.told("died")) == times, 10)  # type: ignore[misc]
 
 
 async def fetch(port: int) -> str:

@@ -101,7 +101,8 @@ class Dispatcher:
 
     async def _wait(self) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), self._settings.tuner_poll_s)
+            async with asyncio.timeout(self._settings.tuner_poll_s):
+                await self._changed.wait()
             await asyncio.sleep(_GATHER_S)  # what changes, changes in several steps
         self._changed.clear()
 

@@ -47,7 +47,8 @@ async def _tell(work: AtWork, count: _Count, total: int, over: asyncio.Event) ->
     told, is_over = 0, False
     while not is_over:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(over.wait(), _TOLD_EVERY_S)
+            async with asyncio.timeout(_TOLD_EVERY_S):
+                await over.wait()
         is_over = over.is_set()
         if count.answers > told:
             told = count.answers

@@ -117,7 +117,7 @@ async def climb(url: str, rates: tuple[int, ...], seconds: float, *, captured: b
     outcomes: list[Outcome] = []
     for rate in rates:
         outcomes.append(await try_rate(url, rate, seconds, captured=captured))
-        print(outcomes[-1], flush=True)  # noqa: T201 - a benchmark's progress
+        print(outcomes[-1], flush=True)
         if not outcomes[-1].is_sustained:
             break
     return outcomes

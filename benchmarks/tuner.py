@@ -154,7 +154,7 @@ def by_hand(folder: Path) -> None:
     trainer.save_model(str(folder / "adapter"))
     used = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     tokens = trainer.state.num_input_tokens_seen
-    print(json.dumps({"memory": used, "tokens": tokens, "loss": trainer.state.best_metric}))  # noqa: T201
+    print(json.dumps({"memory": used, "tokens": tokens, "loss": trainer.state.best_metric}))
 
 
 def _arguments(plan: Plan, out: Path) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def measure(setup: Setup, rounds: int) -> list[tuple[Run, Run]]:
                 tuner = run_tuner(ours, setup)
                 script = run_by_hand(theirs, setup, plan)
         pairs.append((tuner, script))
-        print(f"round {number + 1}: {tuner} {script}", flush=True)  # noqa: T201 - a benchmark's progress
+        print(f"round {number + 1}: {tuner} {script}", flush=True)
     return pairs
 
 
@@ -335,7 +335,7 @@ def main() -> None:
         found = report(setup, measure(setup, given.rounds), f"python -m benchmarks.tuner {' '.join(sys.argv[1:])}")
     given.out.parent.mkdir(exist_ok=True)
     given.out.write_text(found)
-    print(found)  # noqa: T201
+    print(found)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,139 @@
+"""Processes on chosen cores: what is measured has one core to itself, and all that it needs runs on the others."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import aiohttp
+import psutil
+
+READY_WITHIN_S = 180.0
+_STOPS_WITHIN_S = 20.0
+_MIB = 2**20
+_ALLOWED = sorted(os.sched_getaffinity(0))
+"""Before the benchmark itself moves to where the load is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Which cores do what.
+
+    Attributes:
+        measured: that of the system under test; several for what has several workers.
+        others: those of the load and the upstream.
+    """
+
+    measured: tuple[int, ...]
+    others: tuple[int, ...]
+
+
+def cores(measured: int = 1) -> Cores:
+    """So many cores for what is measured, and the others for the rest; on a machine with too few, all for all.
+
+    Raises:
+        RuntimeError: there is but one core, on which nothing can be told apart.
+    """
+    if len(_ALLOWED) < 2:
+        raise RuntimeError("benchmarks need two cores: one for what is measured, one for the load and the upstream")
+    rest = tuple(_ALLOWED[measured:]) or tuple(_ALLOWED)
+    return Cores(tuple(_ALLOWED[:measured]), rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run, and on which cores.
+
+    Attributes:
+        ready: an address that answers below 500 once it serves; empty if nothing is to be waited for.
+    """
+
+    argv: tuple[str, ...]
+    cores: Sequence[int]
+    env: Mapping[str, str] = field(default_factory=dict)
+    ready: str = ""
+
+
+class Running:
+    """A process that runs, with all that it started."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time used so far, by its children too, seconds."""
+        return sum(sum(each.cpu_times()[:2]) for each in self._all())
+
+    @property
+    def memory_mib(self) -> float:
+        """Resident memory, MiB; what several of its processes share counts in each."""
+        return sum(each.memory_info().rss for each in self._all()) / _MIB
+
+    def _all(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children(recursive=True)]
+
+
+@contextlib.asynccontextmanager
+async def running(command: Command, log: Path) -> AsyncIterator[Running]:
+    """A process for as long as the block lasts; what it says goes into `log`.
+
+    Raises:
+        RuntimeError: it ended, or did not serve in time; with the last it said.
+    """
+    with log.open("wb") as said:
+        process = _start(command, said)
+    try:
+        if command.ready:
+            await _until_ready(process, command, log)
+        yield Running(psutil.Process(process.pid))
+    finally:
+        await _end(process)
+
+
+def _start(command: Command, said: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        pinned(command.cores, *command.argv),
+        env={**os.environ, **command.env},
+        stdout=said,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def pinned(cores: Sequence[int], *argv: str) -> tuple[str, ...]:
+    """The same command, on these cores alone."""
+    return ("taskset", "--cpu-list", ",".join(map(str, cores)), *argv)
+
+
+async def _until_ready(process: subprocess.Popen[bytes], command: Command, log: Path) -> None:
+    try:
+        async with asyncio.timeout(READY_WITHIN_S), aiohttp.ClientSession() as http:
+            while process.poll() is None:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with http.get(command.ready) as response:
+                        if response.status < 500:
+                            return
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        pass
+    raise RuntimeError(f"{command.argv[0]} does not serve; it said last:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    """End its whole session: some systems leave workers behind."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        async with asyncio.timeout(_STOPS_WITHIN_S):
+            await asyncio.to_thread(process.wait, _STOPS_WITHIN_S)
+    except (TimeoutError, subprocess.TimeoutExpired):
+        pass
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await asyncio.to_thread(process.wait)

@@ -1,0 +1,51 @@
+"""Turns, medians and ranges: what is compared takes turns in each round, so that a slow minute slows all of it."""
+
+import statistics
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+Thing = TypeVar("Thing")
+Figures = Mapping[str, float]
+"""What one turn found, by the figure's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure over all rounds."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return statistics.median(self.values)
+
+    def shown(self, digits: int = 2) -> str:
+        """The median with the range, for a table."""
+        low, high = min(self.values), max(self.values)
+        return f"{self.median:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def ratio(of: Figure, to: Figure) -> Figure:
+    """How one thing does against another one, round by round."""
+    return Figure(tuple(mine / other for mine, other in zip(of.values, to.values, strict=True)))
+
+
+def difference(of: Figure, to: Figure) -> Figure:
+    """By how much one thing exceeds another one, round by round."""
+    return Figure(tuple(mine - other for mine, other in zip(of.values, to.values, strict=True)))
+
+
+async def take_turns(
+    things: Sequence[Thing], measure: Callable[[Thing], Awaitable[Figures]], *, rounds: int
+) -> list[dict[str, Figure]]:
+    """Measure each thing once in each round, every other round backwards; the figures of each, in the given order."""
+    found: list[list[Figures]] = [[] for _ in things]
+    for number in range(rounds):
+        order: Iterable[int] = range(len(things)) if number % 2 == 0 else reversed(range(len(things)))
+        for index in order:
+            found[index].append(await measure(things[index]))
+    return [
+        {name: Figure(tuple(figures[name] for figures in all_rounds)) for name in all_rounds[0]} for all_rounds in found
+    ]

@@ -398,6 +398,7 @@ async def test_a_death_in_the_middle_of_a_check_is_seen_at_once(tmp_path: Path) 
             waits.clear()
             os.kill(run.told("started")[-1].pid or 0, signal.SIGKILL)
             await until(lambda times=times: len(run.told("died")) == times, 10)  # type: ignore[misc]
+    assert {event.reason for event in run.told("died")} == {None}  # nobody but the kernel ended it
 
 
 async def fetch(port: int) -> str:

@@ -1,4 +1,4 @@
-"""How fast Ostler is beside what people would use instead: `make bench`, or `python -m benchmarks.speed PIECE...`.
+"""How fast Ostler is beside what people would use instead: `python -m benchmarks.speed [PIECE...]`.
 
 Each system runs alone on one core, with the load and the upstream on the others, and they take turns (A, B, A, B).
 What is told are ratios within one run, with the median and the range of all rounds; seconds of a machine that others

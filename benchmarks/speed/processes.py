@@ -16,7 +16,7 @@ import psutil
 READY_WITHIN_S = 180.0
 _STOPS_WITHIN_S = 20.0
 _MIB = 2**20
-_ALLOWED = sorted(os.sched_getaffinity(0))
+ALLOWED = sorted(os.sched_getaffinity(0))
 """Before the benchmark itself moves to where the load is."""
 
 
@@ -39,10 +39,10 @@ def cores(measured: int = 1) -> Cores:
     Raises:
         RuntimeError: there is but one core, on which nothing can be told apart.
     """
-    if len(_ALLOWED) < 2:
+    if len(ALLOWED) < 2:
         raise RuntimeError("benchmarks need two cores: one for what is measured, one for the load and the upstream")
-    rest = tuple(_ALLOWED[measured:]) or tuple(_ALLOWED)
-    return Cores(tuple(_ALLOWED[:measured]), rest)
+    rest = tuple(ALLOWED[measured:]) or tuple(ALLOWED)
+    return Cores(tuple(ALLOWED[:measured]), rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """RESULTS.md, from what the pieces have found: each leaves a file of its own, so that one can be measured anew."""
 
 import json
-import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
@@ -10,12 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.speed.installing import LITELLM_VERSION, PORTKEY_VERSION
+from benchmarks.speed.processes import ALLOWED
 
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 _FOUND = Path(__file__).parents[1] / "results" / "speed"
 _HEAD = """# Speed: Ostler beside what people would use instead
 
-`make bench` writes this page. Each system ran alone on one core, with the load (wrk, or a client that notes the time of
+`python -m benchmarks.speed` writes this page. Each system ran alone on one core, with the load (wrk, or a client that notes the time of
 each event) and the upstream on the others; they took turns in each round. A figure is the median of the rounds, with
 the range in brackets. Seconds of a machine that others share mean little by themselves; the ratios were taken within
 one round, and then their median.
@@ -94,7 +94,7 @@ def _machine() -> str:
         "Node": _said("node", "--version").removeprefix("v"),
     }
     shown = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}. {shown}.\n"
+    return f"{_processor()}, {len(ALLOWED)} cores, {platform.system()} {platform.release()}. {shown}.\n"
 
 
 def _processor() -> str:

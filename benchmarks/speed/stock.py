@@ -15,7 +15,8 @@ from tests.registry.lora_samples import safetensors_bytes, tensors, write_adapte
 
 MODEL = "support"
 _LIMITS = KeyLimits(10**8, 10**9, 10**5, 1e9)
-_made: dict["Stock", tuple[Path, str]] = {}
+_made: dict["Stock", tuple[tempfile.TemporaryDirectory[str], str]] = {}
+"""Each goes with this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,10 @@ class Stock:
 async def stocked(folder: Path, stock: Stock) -> str:
     """Have a gateway's `home` in a folder, with this in it; the secret of one of its keys."""
     if stock not in _made:
-        template = Path(tempfile.mkdtemp(prefix="ostler-stock-", dir=folder.parent))
-        _made[stock] = template, await _make(template, stock)
+        template = tempfile.TemporaryDirectory(prefix="ostler-stock-")
+        _made[stock] = template, await _make(Path(template.name), stock)
     template, secret = _made[stock]
-    shutil.copytree(template / "home", folder / "home")
+    shutil.copytree(Path(template.name) / "home", folder / "home")
     return secret
 
 

@@ -52,6 +52,24 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.wfile.write(str(os.getpid()).encode())
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
 """
+# A leash whose command ends just after the leash has looked whether it has, and before it waits for signals again.
+UNLUCKY = """
+import os, signal, sys, time
+from ostler import leash
+held = leash.Leash(1.0)
+held.start(["sleep", "600"])
+looks, really_look = [], held._reap
+def look():
+    really_look()
+    looks.append(1)
+    if len(looks) == 1:
+        os.kill(held.child, signal.SIGKILL)
+        while leash.read_stat(held.child):
+            time.sleep(0.01)
+held._reap = look
+os.kill(os.getpid(), signal.SIGCHLD)
+sys.exit(held.hold())
+"""
 UP = """
 import asyncio, sys
 from pathlib import Path
@@ -431,6 +449,16 @@ async def test_killed_leash(tmp_path: Path) -> None:
         assert not alive(command)
         assert not alive(kid)
         await run.until_told("healthy", 2)
+
+
+def test_an_end_between_two_looks_is_seen() -> None:
+    """The leash passes it on, though its signal came while another one was being heard."""
+    command = [sys.executable, "-c", UNLUCKY]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=REPOSITORY) as process:
+        try:
+            assert process.wait(20) == 128 + signal.SIGKILL
+        finally:
+            process.kill()
 
 
 async def test_killed_supervisor(tmp_path: Path) -> None:

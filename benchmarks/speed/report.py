@@ -15,10 +15,10 @@ RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 _FOUND = Path(__file__).parents[1] / "results" / "speed"
 _HEAD = """# Speed: Ostler beside what people would use instead
 
-`python -m benchmarks.speed` writes this page. Each system ran alone on one core, with the load (wrk, or a client that notes the time of
-each event) and the upstream on the others; they took turns in each round. A figure is the median of the rounds, with
-the range in brackets. Seconds of a machine that others share mean little by themselves; the ratios were taken within
-one round, and then their median.
+`python -m benchmarks.speed` writes this page. Each system ran alone on one core, with the load (wrk, or a client that
+notes the time of each event) and the upstream on the others; they took turns in each round. A figure is the median of
+the rounds, with the range in brackets. Seconds of a machine that others share mean little by themselves; the ratios
+were taken within one round, and then their median.
 """
 
 

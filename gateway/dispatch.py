@@ -5,18 +5,18 @@ every replica is left alone for a while, and the deployment's fallback serves in
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import aiohttp
+from msgspec.structs import replace
 
 from gateway.body import Body
+from gateway.engines.connections import Reply
 from gateway.engines.engine import EngineDown, is_stopping, lacks_model
 from gateway.engines.fleet import Fleet
 from gateway.engines.picking import Need
-from gateway.engines.replica import Replica
+from gateway.engines.replica import Lease, Replica
 from gateway.errors import (
     DeadlineExceeded,
     EngineBroke,
@@ -96,12 +96,15 @@ class Dispatcher:
         while True:
             route = exchange.route
             try:
-                await self._until_it_can_be_served(exchange, route)
+                need = _need(exchange, route)
+                if not self._fleet.can_serve_now(need):
+                    await self._until_it_can_be_served(exchange, route, need)
                 self._let_clients_go_first(exchange)
-                place = self._admission.place(exchange.route.adapter or "", exchange.deadline)
-                async with exchange.waits.for_entry(place) as waited:
-                    exchange.queue_s += waited
-                    await self._until_answered(outbound, route)
+                await self._take_place(exchange, route)
+                try:
+                    await self._until_answered(outbound, route, need)
+                finally:
+                    self._admission.give_back()
                 return
             except VersionNotServable as refused:
                 assert route.version is not None
@@ -122,19 +125,22 @@ class Dispatcher:
             self._metrics.rejected.labels("clients_first").inc()
             raise Overloaded("clients' requests come before evaluations, and some wait", retry_after_s=_RETRY_AFTER_S)
 
-    async def _until_it_can_be_served(self, exchange: Exchange, route: Route) -> None:
+    async def _until_it_can_be_served(self, exchange: Exchange, route: Route, need: Need) -> None:
         """Wait for a replica, and for the version's load, without a place: others could use it meanwhile."""
-        need = _need(exchange, route)
         while not self._fleet.can_serve_now(need):
             try:
-                async with self._lease(exchange, route, need):
+                with await self._lease(exchange, route, need):
                     return
             except (VersionNotServable, EngineUnavailable) as error:
                 need = self._without(exchange, need, error)
                 await self._pause(exchange)
 
-    @contextlib.asynccontextmanager
-    async def _lease(self, exchange: Exchange, route: Route, need: Need) -> AsyncIterator[Replica]:
+    async def _take_place(self, exchange: Exchange, route: Route) -> None:
+        waited = await self._admission.take(route.adapter or "", exchange.deadline)
+        exchange.queue_s += waited
+        exchange.waits.seconds += waited
+
+    async def _lease(self, exchange: Exchange, route: Route, need: Need) -> Lease:
         """A replica that holds the version; a request counts as one use of it, however often it needs one.
 
         Raises:
@@ -142,17 +148,17 @@ class Dispatcher:
         """
         counts = not exchange.counted
         exchange.counted = True
-        async with contextlib.AsyncExitStack() as stack:
-            lease = self._fleet.lease(route.version, need, exchange.deadline, counts=counts)
-            try:
-                found = await stack.enter_async_context(exchange.waits.for_entry(lease))
-            except DeadlineExceeded:
-                if not exchange.lost:
-                    raise
-                raise _crowded(route) from None
-            if exchange.lost and exchange.left_s <= _RETRY_PAUSE_S:
+        try:
+            with exchange.waits:
+                lease = await self._fleet.lease(route.version, need, exchange.deadline, counts=counts)
+        except DeadlineExceeded:
+            if not exchange.lost:
+                raise
+            raise _crowded(route) from None
+        if exchange.lost and exchange.left_s <= _RETRY_PAUSE_S:
+            with lease:
                 raise _crowded(route)
-            yield found
+        return lease
 
     def _without(self, exchange: Exchange, need: Need, error: VersionNotServable | EngineUnavailable) -> Need:
         """The same need after a replica refused the version or went away.
@@ -189,7 +195,7 @@ class Dispatcher:
             raise broke
         raise VersionNotServable(broke.message) from broke
 
-    async def _until_answered(self, outbound: Outbound, route: Route) -> None:
+    async def _until_answered(self, outbound: Outbound, route: Route, need: Need) -> None:
         """Send the request to one replica after the other until an answer begins, and relay that.
 
         Raises:
@@ -197,10 +203,9 @@ class Dispatcher:
         """
         exchange = outbound.exchange
         data = outbound.body.encode_for(route.model)
-        need = _need(exchange, route)
         while True:
             try:
-                async with self._lease(exchange, route, need) as found:
+                with await self._lease(exchange, route, need) as found:
                     exchange.replica = found.id
                     need = replace(need, tried=need.tried | {found.id})
                     if await self._send(outbound, found, route, data, need):
@@ -224,15 +229,13 @@ class Dispatcher:
                     left_s = max(0.001, exchange.left_s)
                     answer = await replica.engine.forward(exchange.path, data, sent.headers, left_s)
                 sent.answered(answer.status)
-                async with answer:
+                with answer:
                     return await self._take(outbound, replica, route, answer, need)
         except EngineDown as down:
             self._after_no_answer(exchange, replica, down)
             return False
 
-    async def _take(
-        self, outbound: Outbound, replica: Replica, route: Route, answer: aiohttp.ClientResponse, need: Need
-    ) -> bool:
+    async def _take(self, outbound: Outbound, replica: Replica, route: Route, answer: Reply, need: Need) -> bool:
         """Relay what the engine answers, unless it is worth another try.
 
         Raises:
@@ -261,7 +264,7 @@ class Dispatcher:
         with exchange.waits:
             return await replica.engine.is_healthy()
 
-    async def _refused_priority(self, outbound: Outbound, answer: aiohttp.ClientResponse) -> bool:
+    async def _refused_priority(self, outbound: Outbound, answer: Reply) -> bool:
         """Whether an engine refused the low priority that we asked for, which it is then sent again without."""
         exchange = outbound.exchange
         if not exchange.evaluates:
@@ -276,7 +279,7 @@ class Dispatcher:
             await asyncio.sleep(_RETRY_PAUSE_S)
 
     def _judged_worth_another(
-        self, exchange: Exchange, replica: Replica, route: Route, answer: aiohttp.ClientResponse, need: Need
+        self, exchange: Exchange, replica: Replica, route: Route, answer: Reply, need: Need
     ) -> bool:
         """Note how the version did; whether its failure is worth a try on another replica."""
         if answer.status < 500:
@@ -289,9 +292,7 @@ class Dispatcher:
         exchange.doubted = True
         return self._fleet.has_untried(need) and self._may_retry("engine_error")
 
-    async def _has_lost(
-        self, exchange: Exchange, replica: Replica, route: Route, answer: aiohttp.ClientResponse
-    ) -> bool:
+    async def _has_lost(self, exchange: Exchange, replica: Replica, route: Route, answer: Reply) -> bool:
         """Whether a 404 says that the engine lacks the version, as after a restart, not that it lacks something else.
 
         Raises:

@@ -1,5 +1,6 @@
 """One request on its way through the gateway: what is known of it so far, and its one end."""
 
+import asyncio
 import re
 import secrets
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from gateway.answer import Answer
+from gateway.body import ClientGone
 from gateway.capture import Capture
 from gateway.errors import GatewayError
 from gateway.limits.limiter import Grant
@@ -31,7 +33,7 @@ def request_id(offered: str | None) -> str:
     return "req-" + secrets.token_hex(12)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Exchange:
     """A request being served. `finish` may be called from every way out; the first call counts."""
 
@@ -82,6 +84,20 @@ class Exchange:
     streamed: bool = False
     answer: Answer = field(default_factory=Answer)
     finished: bool = False
+    task: asyncio.Task[None] | None = None
+    """What serves it, while that may be interrupted."""
+    interruption: GatewayError | ClientGone | None = None
+    """What it was interrupted for."""
+    body_due: float | None = None
+    """When its body must be there, while it is being read."""
+    sending_since: float | None = None
+    """Since when the client is to take what was sent."""
+
+    def interrupt(self, why: GatewayError | ClientGone) -> None:
+        """End what is being done for it; the first reason counts."""
+        if self.task is not None and self.interruption is None:
+            self.interruption = why
+            self.task.cancel()
 
     @property
     def left_s(self) -> float:

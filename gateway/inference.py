@@ -6,6 +6,7 @@ route is an ordinary Litestar handler. `gateway.dispatch` has the second half of
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -19,9 +20,7 @@ from gateway.directory import Directory
 from gateway.dispatch import Dispatcher, Outbound
 from gateway.engines.fleet import Fleet
 from gateway.errors import (
-    BodyTooSlow,
     BudgetExceeded,
-    DeadlineExceeded,
     EngineUnavailable,
     Forbidden,
     GatewayError,
@@ -31,11 +30,13 @@ from gateway.errors import (
     RateLimited,
 )
 from gateway.exchange import Exchange, request_id
+from gateway.leaving import Leaving
 from gateway.limits.admission import Admission
 from gateway.limits.limiter import FREE, Limiter
+from gateway.overdue import GRACE_S, Overdue
 from gateway.pricing import Prices
 from gateway.priority import LowPriority
-from gateway.relay import cut_off, send_error, taken_within, while_client_waits
+from gateway.relay import cut_off, noting_waits, send_error
 from gateway.routing import Route, resolve, resolve_evaluation
 from gateway.settings import GatewaySettings
 from gateway.shadow import Shadower
@@ -47,14 +48,13 @@ from registry.errors import RegistryError
 
 log = logging.getLogger(__name__)
 
-PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 TIMEOUT_HEADER = "x-ostler-timeout-s"
 SESSION_HEADER = "x-session-id"
 PURPOSE_HEADER = "x-ostler-purpose"
 EVALUATION = "evaluation"
 _PATHS_WITH_STREAM_OPTIONS = frozenset({"/v1/chat/completions", "/v1/completions"})
 _FORWARDED_HEADERS = ("traceparent", "tracestate", "anthropic-version", "anthropic-beta")
-_GRACE_S = 1.0
 
 
 class Inference:
@@ -62,6 +62,7 @@ class Inference:
 
     Args:
         hooks: hear of every request when it is over.
+        overdue: ends requests that take too long.
         low_priority: what evaluations ask the engines for.
         tracer: None if there are no traces.
     """
@@ -78,6 +79,7 @@ class Inference:
         prices: Prices,
         hooks: Sequence[RequestHook],
         low_priority: LowPriority,
+        overdue: Overdue,
         tracer: Tracer | None,
     ) -> None:
         self._settings = settings
@@ -99,6 +101,7 @@ class Inference:
             low_priority=low_priority,
         )
         self._low_priority = low_priority
+        self._overdue = overdue
         self._tracer = tracer
         self._prices = prices
         self._ending: set[asyncio.Task[None]] = set()
@@ -117,7 +120,7 @@ class Inference:
             exchange.trace = self._tracer.begin(scope["method"], exchange.path, exchange.started_at, headers)
         self._metrics.in_flight.inc()
         try:
-            await self._serve(exchange, scope["method"], headers, receive, send)
+            await self._serve_while_wanted(exchange, scope, headers, receive, send)
         except (GatewayError, RegistryError) as error:
             exchange.failed(error)
             if not exchange.answered:
@@ -139,8 +142,38 @@ class Inference:
             self._release(exchange)
             exchange.finish()
 
+    async def _serve_while_wanted(
+        self, exchange: Exchange, scope: Any, headers: Mapping[str, str], receive: Any, send: Any
+    ) -> None:
+        """Serve until the answer is out, the client is gone or the time is over.
+
+        Raises:
+            GatewayError, RegistryError, ClientGone: why there is no answer.
+        """
+        exchange.task = task = asyncio.current_task()
+        leaving = Leaving(scope, receive, functools.partial(exchange.interrupt, ClientGone()))
+        self._overdue.add(exchange)
+        try:
+            await self._serve(exchange, scope["method"], headers, receive, send, leaving)
+        except asyncio.CancelledError:
+            if exchange.interruption is None:
+                raise
+            assert task is not None
+            task.uncancel()
+            raise exchange.interruption from None
+        finally:
+            exchange.task = None
+            self._overdue.discard(exchange)
+            leaving.stop()
+
     async def _serve(
-        self, exchange: Exchange, method: str, headers: Mapping[str, str], receive: Any, send: Any
+        self,
+        exchange: Exchange,
+        method: str,
+        headers: Mapping[str, str],
+        receive: Any,
+        send: Any,
+        leaving: Leaving,
     ) -> None:
         if method != "POST":
             raise MethodNotAllowed(f"{exchange.path} takes POST, not {method}", allow="POST")
@@ -160,23 +193,17 @@ class Inference:
         keep_usage = True
         if body.stream and exchange.path in _PATHS_WITH_STREAM_OPTIONS:
             keep_usage = body.request_usage()
-        send = taken_within(send, self._settings.stall_timeout_s, exchange.waits)
         onward = _onward_headers(exchange, headers)
         if exchange.evaluates:
             onward.update(self._low_priority.headers)
-        work = self._dispatcher.answer(Outbound(exchange, body, onward, keep_usage, send))
-        try:
-            # Later than the engine's own time-out: this one ends the wait for a client that does not read.
-            async with asyncio.timeout(exchange.left_s + _GRACE_S):
-                await while_client_waits(receive, work)
-        except TimeoutError:
-            raise DeadlineExceeded("the request's deadline passed") from None
+        leaving.follow()
+        await self._dispatcher.answer(Outbound(exchange, body, onward, keep_usage, noting_waits(send, exchange)))
         self._shadower.offer(exchange, body)
 
     async def _admit(self, exchange: Exchange) -> None:
         assert exchange.key is not None
         try:
-            exchange.grant = await self._limiter.admit(exchange.key, exchange.request_id, exchange.left_s + _GRACE_S)
+            exchange.grant = await self._limiter.admit(exchange.key, exchange.request_id, exchange.left_s + GRACE_S)
         except (RateLimited, BudgetExceeded) as limited:
             self._metrics.rejected.labels(limited.code or "rate_limit").inc()
             raise
@@ -200,12 +227,11 @@ class Inference:
             raise
 
     async def _read(self, exchange: Exchange, headers: Mapping[str, str], receive: Any) -> bytes:
-        try:
-            with exchange.waits:
-                async with asyncio.timeout(min(exchange.left_s, self._settings.body_timeout_s)):
-                    return await read_bytes(receive, headers.get("content-length"), self._settings.max_body_bytes)
-        except TimeoutError:
-            raise BodyTooSlow("the body did not come in time") from None
+        exchange.body_due = min(exchange.deadline, time.monotonic() + self._settings.body_timeout_s)
+        with exchange.waits:
+            raw = await read_bytes(receive, headers.get("content-length"), self._settings.max_body_bytes)
+        exchange.body_due = None
+        return raw
 
 
 def _evaluates(headers: Mapping[str, str], key: ApiKey) -> bool:

@@ -1,15 +1,11 @@
 """The engine's answer on its way to the client: bytes as they come, and what breaks told as an error."""
 
-import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import aiohttp
-
 from gateway.answer import StreamedAnswer, read_whole
-from gateway.body import ClientGone
+from gateway.engines.connections import Reply
 from gateway.engines.engine import EngineDown, explain
 from gateway.errors import (
     DeadlineExceeded,
@@ -22,7 +18,6 @@ from gateway.errors import (
 )
 from gateway.exchange import Exchange
 from gateway.usage import UsageFilter
-from gateway.waiting import Waits
 from registry.errors import RegistryError
 
 Message = MutableMapping[str, Any]
@@ -30,62 +25,29 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-def taken_within(send: Send, seconds: float, waits: Waits) -> Send:
-    """`send`, but a client that takes nothing for so long is gone: it must not hold an engine's place.
+def noting_waits(send: Send, exchange: Exchange) -> Send:
+    """`send`, which notes how long the client takes over it: that is a wait, and may be too long a one."""
+    waits = exchange.waits
 
-    That the client takes it is a wait.
-
-    Raises (when called):
-        ClientGone
-    """
-
-    async def send_in_time(message: Message) -> None:
+    async def send_and_wait(message: Message) -> None:
+        began = exchange.sending_since = time.monotonic()
         try:
-            with waits:
-                async with asyncio.timeout(seconds):
-                    await send(message)
-        except TimeoutError:
-            raise ClientGone from None
+            await send(message)
+        finally:
+            exchange.sending_since = None
+            waits.seconds += time.monotonic() - began
 
-    return send_in_time
-
-
-async def while_client_waits(receive: Receive, work: Any) -> None:
-    """Run `work`, and cancel it, and with it the engine's part, if the client goes away first.
-
-    Raises:
-        ClientGone
-    """
-    serving = asyncio.ensure_future(work)
-    waiting = asyncio.ensure_future(_until_disconnect(receive))
-    try:
-        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            serving.result()
-            return
-        raise ClientGone
-    finally:
-        waiting.cancel()
-        if not serving.done():
-            serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await serving
+    return send_and_wait
 
 
-async def _until_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def relay(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: bool, send: Send) -> None:
+async def relay(exchange: Exchange, answer: Reply, keep_usage: bool, send: Send) -> None:
     """Give an engine's answer to the client.
 
     Raises:
         InvalidRequest, EngineError: the engine refused the request, or failed on it.
         EngineDown: it broke off before the client got a byte.
-        ClientGone: the client takes nothing any more.
     """
-    if answer.content_type == "text/event-stream":
+    if answer.content_type.startswith("text/event-stream"):
         await _relay_stream(exchange, answer, keep_usage, send)
     elif answer.status >= 400:
         raise _refused(exchange, answer.status, await whole(exchange, answer))
@@ -94,23 +56,20 @@ async def relay(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: 
         exchange.answer = read_whole(exchange.path, content)
         if exchange.capture is not None:
             exchange.capture.keep(content)
-        content_type = answer.headers.get("content-type", "application/json").encode()
+        content_type = (answer.content_type or "application/json").encode()
         exchange.status = answer.status
         headers = [(b"content-type", content_type), *exchange.headers()]
         await _send_whole(exchange, answer.status, headers, content, send)
 
 
-async def whole(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
+async def whole(exchange: Exchange, answer: Reply) -> bytes:
     """All of an answer; read again it is the same.
 
     Raises:
         EngineDown
     """
-    try:
-        with exchange.waits:
-            content = await answer.read()
-    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-        raise EngineDown(sent=True) from error
+    with exchange.waits:
+        content = await answer.read()
     exchange.first_byte = time.monotonic()
     return content
 
@@ -127,7 +86,7 @@ def _refused(exchange: Exchange, status: int, content: bytes) -> GatewayError:
     return failed
 
 
-async def _relay_stream(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: bool, send: Send) -> None:
+async def _relay_stream(exchange: Exchange, answer: Reply, keep_usage: bool, send: Send) -> None:
     """Pass the events on as they come; what breaks after the first byte is told as a last event."""
     headers = [
         (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -137,10 +96,7 @@ async def _relay_stream(exchange: Exchange, answer: aiohttp.ClientResponse, keep
     ]
     hide = None if keep_usage else UsageFilter()
     seen = StreamedAnswer(exchange.path, exchange.body_bytes)
-    try:
-        chunk = await _next(exchange, answer)
-    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-        raise EngineDown(sent=True) from error
+    chunk = await _next(exchange, answer)
     exchange.first_byte = time.monotonic()
     exchange.answered = exchange.streamed = True
     exchange.status = answer.status
@@ -154,17 +110,17 @@ async def _relay_stream(exchange: Exchange, answer: aiohttp.ClientResponse, keep
             if visible := chunk if hide is None else hide.feed(chunk):
                 await send({"type": "http.response.body", "body": visible, "more_body": True})
             chunk = await _next(exchange, answer)
-    except (aiohttp.ClientError, TimeoutError, ConnectionError):
+    except EngineDown:
         await _end_broken_stream(exchange, send)
         return
     seen.end()
     await send({"type": "http.response.body", "body": hide.rest() if hide else b"", "more_body": False})
 
 
-async def _next(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
+async def _next(exchange: Exchange, answer: Reply) -> bytes:
     """The next bytes of a stream, as many as are there; none at its end."""
     with exchange.waits:
-        return await answer.content.readany()
+        return await answer.next()
 
 
 async def cut_off(exchange: Exchange, error: GatewayError, send: Send) -> None:

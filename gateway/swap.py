@@ -203,7 +203,7 @@ class Swapper:
 
     async def _verdict(self, replica: Replica, version: Version, deadline: float) -> Verdict:
         try:
-            async with replica.lease(version, deadline, lasting=True):
+            with await replica.lease(version, deadline, lasting=True):
                 return Verdict(replica.id, await replica.residency.prove(version), None)
         except EngineRefused as refused:
             return Verdict(replica.id, None, refused.reason)

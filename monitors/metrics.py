@@ -149,7 +149,7 @@ class Metrics:
             ("adapter", "version"),
             merge="livemax",
         )
-        self.residency = self._counter(
+        self._residency = self._counter(
             "ostler_residency_lookups",
             "Requests by whether their replica had the version loaded (hit) or had to load it (miss).",
             ("adapter", "outcome"),
@@ -158,6 +158,7 @@ class Metrics:
         self.weight = self._gauge(
             "ostler_deployment_weight", "Share of the sessions that the version gets, 0 to 1.", _LABELS
         )
+        self._lookups: dict[tuple[str, bool], Counter] = {}
         self._weights: dict[tuple[str, str, str], float] = {}
         self._revisions: dict[tuple[str], int] = {}
 
@@ -202,6 +203,13 @@ class Metrics:
             self.overhead.observe(record.overhead_s)
         if record.streamed and record.error is not None:
             self._broken.labels(*_labels(key), record.error).inc()
+
+    def looked_up(self, adapter: str, *, is_hit: bool) -> None:
+        """Count a request by whether its replica had the version loaded."""
+        found = self._lookups.get((adapter, is_hit))
+        if found is None:
+            found = self._lookups[adapter, is_hit] = self._residency.labels(adapter, "hit" if is_hit else "miss")
+        found.inc()
 
     def _make_series(self, key: _SeriesKey) -> _Series:
         labels = _labels(key)

@@ -145,6 +145,7 @@ def serve(
         access_log=False,
         server_header=False,
         http=TimedHeads,
+        proxy_headers=False,  # nothing here goes by a proxy's word
         timeout_graceful_shutdown=math.ceil(grace.drain_s),
     )
     server = DrainingServer(config, app.state, grace, on_started, on_draining)

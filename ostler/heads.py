@@ -1,13 +1,16 @@
-"""uvicorn's HTTP protocol, but for connections whose requests do not come: they are closed, and hold nothing.
+"""uvicorn's HTTP protocol, which also closes connections whose requests do not come, and tells of lost clients.
 
 uvicorn closes a connection that idles after a response. It waits for ever for the first request, and for the end of
 a request's head. The body has a limit of its own, in the gateway.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.leaving import CLIENT_LOST
 
 HEAD_TIMEOUT_S = 20.0
 
@@ -21,18 +24,23 @@ class TimedHeads(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """A client connected."""
         super().connection_made(transport)
+        self._lost: set[Callable[[], None]] = set()
+        self._extensions = {CLIENT_LOST: self._lost}
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self._cancel()
         super().connection_lost(exc)
+        for tell in tuple(self._lost):
+            tell()
 
     def on_message_begin(self) -> None:
         """A request's first bytes came, maybe while the answer to the one before still goes out."""
         if self.cycle is None or self.cycle.response_complete:
             self._expect_head()
         super().on_message_begin()
+        self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]  # a name of ours
 
     def on_headers_complete(self) -> None:
         """Its head is whole."""

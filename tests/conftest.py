@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from gateway.app import create_app
 from gateway.engines.replica import Replica
 from gateway.settings import GatewaySettings
+from ostler.heads import TimedHeads
 from registry.artifacts import ArtifactStore
 from registry.catalog import Scope
 from registry.database import connect, migrate
@@ -250,7 +251,15 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[tuple[str, Any]]:
     """Run a gateway on a free port; its address and its app."""
     app = create_app(settings)
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            app,
+            port=0,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            http=TimedHeads,
+            timeout_graceful_shutdown=1,
+        )
     )
     with contextlib.suppress(AttributeError):
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.directory import Directory
@@ -17,7 +17,7 @@ from gateway.engines.loading import Loader
 from gateway.engines.managing import Manager
 from gateway.engines.picking import Need, Snapshot, home_ids, pick
 from gateway.engines.proof import Prover
-from gateway.engines.replica import Replica, ReplicaReport
+from gateway.engines.replica import Lease, Replica, ReplicaReport
 from gateway.engines.residency import Residency
 from gateway.errors import DeadlineExceeded, EngineUnavailable, VersionNotServable
 from gateway.settings import GatewaySettings, PoolSettings
@@ -146,7 +146,7 @@ class Fleet:
 
     def snapshot(self) -> Snapshot:
         """All replicas as of now."""
-        seen = tuple(replica.seen() for replica in self._replicas.values())
+        seen = tuple([replica.seen() for replica in self._replicas.values()])
         return Snapshot(seen, self._settings.homes, self._settings.home_bound)
 
     def _saw_stats(self, stats: EngineStats) -> None:
@@ -163,11 +163,8 @@ class Fleet:
 
     # Use
 
-    @contextlib.asynccontextmanager
-    async def lease(
-        self, version: Version | None, need: Need, deadline: float, *, counts: bool = True
-    ) -> AsyncIterator[Replica]:
-        """Pick a replica and hold `version` resident on it for the block, waiting for a replica if none answers.
+    async def lease(self, version: Version | None, need: Need, deadline: float, *, counts: bool = True) -> Lease:
+        """Pick a replica and hold `version` resident on it, waiting for a replica if none answers.
 
         Use that does not `count` keeps no version loaded: a shadow's, or a request's second.
 
@@ -179,18 +176,17 @@ class Fleet:
         replica = await self._picked(need, deadline)
         if version is not None and counts:
             self.heat.use(version.engine_name)
-            hit = version.engine_name in replica.residency.resident
-            self._metrics.residency.labels(version.adapter, "hit" if hit else "miss").inc()
-        async with contextlib.AsyncExitStack() as stack:
-            with _telling(replica.id):
-                await stack.enter_async_context(replica.lease(version, deadline))
-            yield replica
+            self._metrics.looked_up(version.adapter, is_hit=version.engine_name in replica.residency.resident)
+        return await _leased(replica, version, deadline)
 
     async def _picked(self, need: Need, deadline: float) -> Replica:
         give_up = min(deadline, time.monotonic() + self.wait_s)
         while True:
             news = self._news
-            choice = pick(self.snapshot(), need)
+            taking = [one for one in self._replicas.values() if one.pool == need.pool and one.takes_requests]
+            if len(taking) == 1:
+                return taking[0]
+            choice = pick(self.snapshot(), need) if taking else None
             if choice is not None:
                 return self._replicas[choice.replica]
             try:
@@ -206,14 +202,14 @@ class Fleet:
     def has_untried(self, need: Need) -> bool:
         """Whether a replica that was not tried yet could serve this."""
         return any(
-            one.answering and one.pool == need.pool and one.id not in need.tried for one in self.snapshot().replicas
+            one.takes_requests and one.pool == need.pool and one.id not in need.tried for one in self._replicas.values()
         )
 
     def can_serve_now(self, need: Need) -> bool:
         """Whether a replica answers that has what is needed, so that nothing must be waited for."""
         return any(
-            one.answering and one.pool == need.pool and (need.name is None or need.name in one.resident)
-            for one in self.snapshot().replicas
+            one.takes_requests and one.pool == need.pool and (need.name is None or need.name in one.residency.resident)
+            for one in self._replicas.values()
         )
 
     def doubt(self, version: Version, replica: Replica) -> None:
@@ -278,17 +274,16 @@ class Fleet:
             held: list[Replica] = []
             for version in wanted:
                 found = await self.healthy_homes(version, pool, deadline)
-                ready = [self._enter(stack, replica, version, deadline) for replica in found]
+                ready = [self._hold(stack, replica, version, deadline) for replica in found]
                 outcomes = await asyncio.gather(*ready, return_exceptions=True)
                 _require_success(outcomes)
                 held += found
             yield held
 
-    async def _enter(
+    async def _hold(
         self, stack: contextlib.AsyncExitStack, replica: Replica, version: Version, deadline: float
     ) -> None:
-        with _telling(replica.id):
-            await stack.enter_async_context(replica.lease(version, deadline, lasting=True))
+        stack.enter_context(await _leased(replica, version, deadline, lasting=True))
 
     async def healthy_homes(self, version: Version, pool: str, deadline: float) -> list[Replica]:
         """The home replicas of a version that answer; if none does, another replica that does.
@@ -413,13 +408,12 @@ class Fleet:
         log.log(logging.WARNING if is_open else logging.INFO, "%s %s", name, "fails" if is_open else "serves again")
 
 
-@contextlib.contextmanager
-def _telling(replica: str) -> Iterator[None]:
-    """Have an error say which replica refused a version, or went away."""
+async def _leased(replica: Replica, version: Version | None, deadline: float, *, lasting: bool = False) -> Lease:
+    """A lease of a replica; an error says which one refused the version, or went away."""
     try:
-        yield
+        return await replica.lease(version, deadline, lasting=lasting)
     except (VersionNotServable, EngineUnavailable) as error:
-        error.replica = error.replica or replica
+        error.replica = error.replica or replica.id
         raise
 
 

@@ -11,7 +11,8 @@ The rules, in order:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from gateway.engines.placement import fraction, homes, ranked
 
@@ -19,8 +20,7 @@ AFFINITY_SLACK = 4
 """A session's own replica may have so many more requests than the least loaded one before the session moves."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """One replica as the picture shows it.
 
     Attributes:
@@ -40,8 +40,7 @@ class Seen:
     loading: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """All replicas at one moment, and what the rules need to know of the settings."""
 
     replicas: tuple[Seen, ...]
@@ -49,19 +48,17 @@ class Snapshot:
     bound: int = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(msgspec.Struct, frozen=True):
     """What a request needs: `name` is the version's engine name, None for the base model."""
 
     pool: str
     name: str | None
     request: str
     session: str | None = None
-    tried: frozenset[str] = field(default_factory=frozenset)
+    tried: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """The replica that was picked, and why."""
 
     replica: str
@@ -79,11 +76,11 @@ def pick(snapshot: Snapshot, need: Need) -> Choice | None:
     return Choice(chosen.id, f"{place}, {residency}, {why}")
 
 
-def candidates(snapshot: Snapshot, need: Need) -> tuple[Seen, ...]:
+def candidates(snapshot: Snapshot, need: Need) -> Sequence[Seen]:
     """Those that can serve now. What was tried before is tried again only if there is nothing else."""
-    answering = tuple(one for one in snapshot.replicas if one.pool == need.pool and one.answering)
-    fresh = tuple(one for one in answering if one.id not in need.tried) or answering
-    return tuple(one for one in fresh if one.settled or need.name is None or need.name in one.resident) or fresh
+    answering = [one for one in snapshot.replicas if one.pool == need.pool and one.answering]
+    fresh = [one for one in answering if one.id not in need.tried] or answering
+    return [one for one in fresh if one.settled or need.name is None or need.name in one.resident] or fresh
 
 
 def near_home(found: Sequence[Seen], snapshot: Snapshot, need: Need) -> tuple[Sequence[Seen], str]:

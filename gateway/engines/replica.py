@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Literal
 
 from gateway.directory import Directory
@@ -56,6 +57,24 @@ class ReplicaReport:
     loading: tuple[str, ...]
     problem: str | None
     checked_at: float | None
+
+
+class Lease:
+    """A use of a replica, on which a version stays resident meanwhile; a block, after which it is over."""
+
+    __slots__ = ("_name", "replica")
+
+    def __init__(self, replica: "Replica", name: str | None) -> None:
+        self.replica = replica
+        self._name = name
+
+    def __enter__(self) -> "Replica":
+        return self.replica
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.replica.release(self._name)
 
 
 class Replica:
@@ -119,9 +138,7 @@ class Replica:
         """This replica as the picker sees it."""
         load = self.in_flight + self._others_load
         residency = self.residency
-        return Seen(
-            self.id, self.pool, self._takes_requests, self._settled, load, residency.resident, residency.loading
-        )
+        return Seen(self.id, self.pool, self.takes_requests, self._settled, load, residency.resident, residency.loading)
 
     @property
     def manager(self) -> Manager:
@@ -131,7 +148,7 @@ class Replica:
     @property
     def is_settled(self) -> bool:
         """Whether it takes requests and has got its versions."""
-        return self._takes_requests and self._settled
+        return self.takes_requests and self._settled
 
     @property
     def is_asleep(self) -> bool:
@@ -143,7 +160,8 @@ class Replica:
         return self._at_rest(self.engine.url)
 
     @property
-    def _takes_requests(self) -> bool:
+    def takes_requests(self) -> bool:
+        """Whether it answers, and serves nobody else meanwhile."""
         return self._answering and not self._is_at_rest
 
     @property
@@ -177,28 +195,33 @@ class Replica:
 
     # Use
 
-    @contextlib.asynccontextmanager
-    async def lease(self, version: Version | None, deadline: float, *, lasting: bool = False) -> AsyncIterator[None]:
-        """Hold `version` resident for the block, loading it first if need be; None is the base model.
+    async def lease(self, version: Version | None, deadline: float, *, lasting: bool = False) -> "Lease":
+        """Hold `version` resident, loading it first if need be; None is the base model.
 
-        `lasting` is for what is to stay beyond the block, as `Residency.hold` says.
+        `lasting` is for what is to stay beyond the lease, as `Residency.hold` says.
 
         Raises:
             EngineUnavailable: it is down, or went down meanwhile.
             VersionNotServable: the engine refuses the version, or it failed its proof.
         """
-        if not self._takes_requests:
+        if not self.takes_requests:
             raise EngineUnavailable("the engine is not available now", retry_after_s=_RETRY_AFTER_S)
         self.in_flight += 1
+        if version is None:
+            return Lease(self, None)
         try:
-            if version is None:
-                yield
-                return
-            async with self.residency.hold(version, deadline, lasting=lasting):
-                yield
-        finally:
-            self.in_flight -= 1
-            self._used_at = time.monotonic()
+            await self.residency.hold(version, deadline, lasting=lasting)
+        except BaseException:
+            self.release(None)
+            raise
+        return Lease(self, version.engine_name)
+
+    def release(self, name: str | None) -> None:
+        """End a use; `name` is the engine name that was held for it."""
+        if name is not None:
+            self.residency.let_go(name)
+        self.in_flight -= 1
+        self._used_at = time.monotonic()
 
     def suspect(self, *, in_doubt: bool = False) -> None:
         """Look at the engine now rather than at the next turn; `in_doubt` has it answer as the base model, too."""

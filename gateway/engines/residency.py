@@ -5,11 +5,9 @@ it is loaded and has proven that it acts.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from gateway.directory import Directory
 from gateway.engines.engine import EngineDown, EngineRefused
@@ -73,7 +71,7 @@ class Residency:
         self._on_trouble = on_trouble
         self._used: dict[str, float] = {}
         """The resident engine names, with when each was last used."""
-        self._holds: Counter[str] = Counter()
+        self._holds: dict[str, int] = {}
         """Requests per engine name. Apart from residency, as a request outlives the engine's forgetting."""
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._unloads: dict[str, asyncio.Task[bool]] = {}
@@ -89,7 +87,7 @@ class Residency:
     @property
     def held(self) -> int:
         """Requests that hold a version here."""
-        return self._holds.total()
+        return sum(self._holds.values())
 
     @property
     def count(self) -> int:
@@ -108,34 +106,37 @@ class Residency:
 
     # Use
 
-    @contextlib.asynccontextmanager
-    async def hold(self, version: Version, deadline: float, *, lasting: bool = False) -> AsyncIterator[None]:
-        """Keep `version` resident for the block, loading it first if need be.
+    async def hold(self, version: Version, deadline: float, *, lasting: bool = False) -> None:
+        """Keep `version` resident until it is let go, loading it first if need be.
 
         Args:
             version: what to keep.
             deadline: on `time.monotonic`'s clock.
-            lasting: whether what serves on while it is being unloaded does not count, as it may leave within the block.
+            lasting: whether what serves on while it is being unloaded does not count, as it may leave meanwhile.
 
         Raises:
             EngineUnavailable: the engine went away meanwhile, or other gateways kept unloading the version.
             VersionNotServable: the engine refuses the version, it failed its proof, or it has just broken the engine.
         """
         name = version.engine_name
-        self._holds[name] += 1  # before it is looked for, so that it cannot be unloaded in between
+        # Before it is looked for, so that it cannot be unloaded in between.
+        self._holds[name] = self._holds.get(name, 0) + 1
         try:
             while name not in self._used or (lasting and name in self._unloads):
                 if self._setbacks.forbids(name):
                     raise VersionNotServable(self._setbacks.reason(name))
                 await self._until_loaded(version, deadline)
+        except BaseException:
+            self.let_go(name)
+            raise
+
+    def let_go(self, name: str) -> None:
+        """End one hold of that engine name."""
+        self._holds[name] -= 1
+        if self._holds[name] == 0:
+            del self._holds[name]
+        if name in self._used:
             self._used[name] = time.monotonic()
-            yield
-        finally:
-            self._holds[name] -= 1
-            if self._holds[name] == 0:
-                del self._holds[name]
-            if name in self._used:
-                self._used[name] = time.monotonic()
 
     async def prove(self, version: Version) -> Proof:
         """Have a resident version prove anew that it acts.
@@ -214,7 +215,7 @@ class Residency:
     def _may_go(self, name: str) -> bool:
         """Whether it is held by no request, neither comes nor goes, and was not tried to be unloaded just now."""
         moves = name in self._loads or name in self._unloads
-        return not moves and not self._holds[name] and not self._kept.rests(name)
+        return not moves and name not in self._holds and not self._kept.rests(name)
 
     def _idle(self) -> Loaded:
         """What may go."""

@@ -62,7 +62,7 @@ class Rests:
 
     def holds(self, url: str) -> bool:
         """Whether the engine at a URL is out of service now."""
-        rest = self._rests.get(_key(url))
+        rest = self._rests.get(_key(url)) if self._rests else None
         return rest is not None and datetime.now(UTC) < rest.until
 
     async def refresh(self) -> None:

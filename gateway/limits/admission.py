@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from gateway.errors import DeadlineExceeded, Overloaded
 from monitors.metrics import Metrics
@@ -48,9 +48,8 @@ class Admission:
         """Whether the next request would have to wait."""
         return self._free <= 0
 
-    @contextlib.asynccontextmanager
-    async def place(self, group: str, deadline: float) -> AsyncIterator[float]:
-        """Hold a place for the block; yields the seconds waited for it.
+    async def take(self, group: str, deadline: float) -> float:
+        """Take a place, which is to be given back; the seconds waited for it.
 
         Args:
             group: whose turn it takes: the adapter's name.
@@ -60,15 +59,23 @@ class Admission:
             Overloaded: the queue is full, or the wait was too long.
             DeadlineExceeded: the request's own time is over.
         """
-        waited = 0.0
         if self._free > 0:
             self._free -= 1
-        else:
-            waited = await self._queued(group, deadline)
-        try:
-            yield waited
-        finally:
-            self._hand_on()
+            return 0.0
+        return await self._queued(group, deadline)
+
+    def give_back(self) -> None:
+        """Give a place to the next group's first; else keep it free."""
+        while self._waiting:
+            group, turns = self._waiting.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[group] = turns  # at the end: the other groups come first
+            self._count(-1)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
     async def _queued(self, group: str, deadline: float) -> float:
         if self.queued >= self._queue:
@@ -85,7 +92,7 @@ class Admission:
         except BaseException as error:
             # The turn may have come in the very moment in which the wait ended.
             if turn.done() and not turn.cancelled():
-                self._hand_on()
+                self.give_back()
             else:
                 self._leave(group, turn)
             if not isinstance(error, TimeoutError):
@@ -98,19 +105,6 @@ class Admission:
             return DeadlineExceeded("the request's deadline passed while it waited for its turn")
         self._metrics.rejected.labels("queue_timeout").inc()
         return Overloaded("the request waited too long for its turn", retry_after_s=_RETRY_AFTER_S)
-
-    def _hand_on(self) -> None:
-        """Give a place that became free to the next group's first; else keep it free."""
-        while self._waiting:
-            group, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[group] = turns  # at the end: the other groups come first
-            self._count(-1)
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
 
     def _leave(self, group: str, turn: asyncio.Future[None]) -> None:
         turns = self._waiting.get(group, deque())

@@ -1,14 +1,15 @@
 """What of a request's time is a wait for others, by a clock that only moves when it is told to."""
 
 import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+import gateway.relay
 import gateway.waiting
-from gateway.relay import taken_within
+from gateway.relay import noting_waits
 from gateway.waiting import Waits
+from tests.gateway.exchanges import an_exchange
 
 
 class Clock:
@@ -42,34 +43,19 @@ def test_blocks_add_up_also_those_that_fail(clock: Clock) -> None:
     assert waits.seconds == 3
 
 
-async def test_only_the_entry_of_a_block_is_a_wait(clock: Clock) -> None:
-    """As for a place: what is done with it, and how it is given back, is not."""
-
-    @contextlib.asynccontextmanager
-    async def place() -> AsyncIterator[str]:
-        clock.now += 4
-        try:
-            yield "place"
-        finally:
-            clock.now += 20
-
-    waits = Waits()
-    with contextlib.suppress(KeyError):
-        async with waits.for_entry(place()) as found:
-            assert found == "place"
-            clock.now += 10
-            raise KeyError
-    assert (waits.seconds, clock.now) == (4, 134)
-
-
-async def test_a_client_that_takes_its_time_is_waited_for(clock: Clock) -> None:
-    """Its answer's bytes go out when it takes them."""
+async def test_a_client_that_takes_its_time_is_waited_for(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer's bytes go out when it takes them; meanwhile it is known since when."""
+    monkeypatch.setattr(gateway.relay, "time", clock)
+    exchange = an_exchange()
+    since: list[float | None] = []
 
     async def slow(_: Any) -> None:
+        since.append(exchange.sending_since)
         clock.now += 5
 
-    waits = Waits()
-    send = taken_within(slow, 60.0, waits)
+    send = noting_waits(slow, exchange)
     await send({})
     await send({})
-    assert waits.seconds == 10
+    assert exchange.waits.seconds == 10
+    assert since == [100.0, 105.0]
+    assert exchange.sending_since is None

@@ -215,7 +215,7 @@ async def test_a_promotion_waits_for_what_is_just_being_unloaded(
             return version.engine_name in five.engine.loaded and version.engine_name not in residency._unloads
 
     promotion = asyncio.create_task(ready())
-    await until(lambda: residency._holds[version.engine_name] == 1)
+    await until(lambda: version.engine_name in residency._holds)
     end.set()
     assert await promotion
     assert five.engine.calls["load " + version.engine_name] == leaves

@@ -2,11 +2,11 @@
 
 import math
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.engines.picking import AFFINITY_SLACK, Choice, Need, Seen, Snapshot, home_ids, pick
 from gateway.engines.placement import ranked
@@ -20,7 +20,7 @@ FIRST, SECOND, THIRD, FOURTH = ranked(NAME, IDS)
 
 def seen(id: str, load: int = 0, **fields: object) -> Seen:
     """A replica of the pool `tiny` that has the version, unless said otherwise."""
-    return replace(Seen(id, "tiny", load=load, resident=HAS), **fields)  # type: ignore[arg-type]
+    return replace(Seen(id, "tiny", load=load, resident=HAS), **fields)
 
 
 def need(request: str = "r-1", **fields: object) -> Need:

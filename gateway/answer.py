@@ -14,6 +14,7 @@ from gateway.usage import BYTES_A_TOKEN, TAIL_BYTES, Usage, find_usage
 
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 _HEAD_BYTES = 512
+_UNKNOWN = Usage()
 _EVENT = b"data:"
 _FINISH_REASON = b'"finish_reason":'
 _STOP_REASON = b'"stop_reason":'
@@ -40,12 +41,17 @@ class Answer:
     Attributes:
         completion_id: its own id.
         finish_reason: why it ended, in the words of chat completions, whatever the endpoint calls it.
-        usage: its tokens.
+        counted: its tokens, as far as the engine has told them.
     """
 
     completion_id: str | None = None
     finish_reason: str | None = None
-    usage: Usage = Usage()  # noqa: RUF009 - it is immutable
+    counted: Usage = _UNKNOWN
+
+    @property
+    def usage(self) -> Usage:
+        """Its tokens."""
+        return self.counted
 
 
 class _StopReason(msgspec.Struct):
@@ -79,36 +85,53 @@ class StreamedAnswer(Answer):
         body_bytes: the length of the request's body.
     """
 
+    __slots__ = ("_completed", "_edge", "_events", "_path", "_prompt_tokens", "_tail")
+
     def __init__(self, path: str, body_bytes: int) -> None:
         super().__init__()
         self._path = path
         self._prompt_tokens = body_bytes // BYTES_A_TOKEN
         self._events = 0
-        self._seen = 0
-        self._tail = b""
+        self._tail = bytearray()  # all of the stream, until that is too much
+        self._edge = b""
         self._completed = b""
+
+    @property
+    def usage(self) -> Usage:
+        """Its tokens, as of now."""
+        return self.counted if self.counted != _UNKNOWN else Usage(self._prompt_tokens, self._events)
 
     def feed(self, chunk: bytes) -> None:
         """Take note of the next bytes."""
-        window = self._tail + chunk
-        if self.completion_id is None and self._seen < _HEAD_BYTES:
-            found = _STREAMED_ID.search(window[:_HEAD_BYTES])
+        tail = self._tail
+        is_head = len(tail) < _HEAD_BYTES
+        tail += chunk
+        if is_head and self.completion_id is None:
+            found = _STREAMED_ID.search(tail[:_HEAD_BYTES])
             self.completion_id = _text(found[1]) if found else None
-        if self._path == RESPONSES and (at := window.rfind(_LAST_EVENT)) >= 0:
-            self._completed = window[at : at + _HEAD_BYTES]  # its end is far from here: it repeats the whole answer
-        self._seen += len(chunk)
-        self._tail = window[-TAIL_BYTES:]
+        if len(tail) > 2 * TAIL_BYTES:
+            del tail[:-TAIL_BYTES]
+        if self._path == RESPONSES:
+            self._follow_response(chunk)
         self._events += chunk.count(_EVENT)
-        self.usage = Usage(self._prompt_tokens, self._events)
 
     def end(self) -> None:
         """The stream ended as it should: read what stands at its end."""
-        found = find_usage(self._tail)
-        self.usage = found if found != Usage() else self.usage
+        tail = bytes(self._tail[-TAIL_BYTES:])
+        self.counted = find_usage(tail)
         if self._path == RESPONSES:
             self.finish_reason = _responses_finish(self._completed)
         else:
-            self.finish_reason = _last_word(self._tail, _STOP_REASON if self._path == MESSAGES else _FINISH_REASON)
+            self.finish_reason = _last_word(tail, _STOP_REASON if self._path == MESSAGES else _FINISH_REASON)
+
+    def _follow_response(self, chunk: bytes) -> None:
+        """Keep the head of the last event, whose end is far from there: it repeats the whole answer."""
+        window = self._edge + chunk
+        if (at := window.rfind(_LAST_EVENT)) >= 0:
+            self._completed = window[at : at + _HEAD_BYTES]
+        elif self._completed:
+            self._completed += chunk[: _HEAD_BYTES - len(self._completed)]
+        self._edge = window[1 - len(_LAST_EVENT) :]
 
 
 def _last_word(content: bytes, mark: bytes) -> str | None:
@@ -131,7 +154,7 @@ def _message_finish(content: bytes) -> str | None:
     """Decoded, for a tool's input is a model's own JSON, and may have any key."""
     try:
         reason = _message.decode(content).stop_reason
-    except (msgspec.ValidationError, *NOT_JSON):
+    except NOT_JSON:
         return None
     return None if reason is None else _AS_OPENAI_SAYS.get(reason, reason[:40])
 
@@ -141,5 +164,5 @@ def _as_openai(word: bytes) -> str:
     return _AS_OPENAI_SAYS.get(said, said)
 
 
-def _text(found: bytes) -> str:
+def _text(found: bytes | bytearray) -> str:
     return found.decode("utf-8", "replace")

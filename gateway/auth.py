@@ -28,11 +28,12 @@ def authenticate(catalog: Catalog, headers: Mapping[str, str]) -> ApiKey:
     if presented is None:
         raise Unauthenticated("no API key was sent; send it as 'Authorization: Bearer sk-...'", code="missing_api_key")
     held = catalog.key(hash_key(presented))
-    if held is None or _is_over(held.until):
+    if held is None or (held.until is not None and _is_over(held.until)):
         raise Unauthenticated("the API key is not valid; it may be mistyped, revoked or replaced")
-    if _is_over(held.key.expires_at):
+    key = held.key
+    if key.expires_at is not None and _is_over(key.expires_at):
         raise Unauthenticated("the API key has expired")
-    return held.key
+    return key
 
 
 def require(key: ApiKey, scope: Scope) -> None:
@@ -45,5 +46,5 @@ def require(key: ApiKey, scope: Scope) -> None:
         raise Forbidden(f"this needs an API key with the scope '{scope.value}'")
 
 
-def _is_over(moment: datetime | None) -> bool:
-    return moment is not None and moment <= datetime.now(UTC)
+def _is_over(moment: datetime) -> bool:
+    return moment <= datetime.now(UTC)

@@ -13,6 +13,7 @@ _NOT_COPIED = frozenset({"stream", "stream_options", "priority"})
 _SESSION_FIELDS = ("prompt_cache_key", "safety_identifier", "user")
 _USER_FIELDS = ("user", "safety_identifier")
 _shallow = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_string = msgspec.json.Decoder(str)
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises over bytes that are no JSON, or nested too deeply to be read."""
 _TYPES = {"{": "an object", "[": "an array", '"': "a string", "t": "a boolean", "f": "a boolean", "n": "null"}
@@ -43,7 +44,7 @@ class Body:
         """Whom the client says it asks for, in OpenAI's fields for it or in Anthropic's."""
         found = _first_text(self.fields, _USER_FIELDS)
         if found is None and "metadata" in self.fields:
-            with contextlib.suppress(msgspec.ValidationError, *NOT_JSON):
+            with contextlib.suppress(*NOT_JSON):
                 return _first_text(_shallow.decode(self.fields["metadata"]), ("user_id",))
         return found
 
@@ -53,7 +54,9 @@ class Body:
         Raises:
             InvalidRequest: it would put the request before others', or behind all.
         """
-        given = bytes(self.fields.get("priority", b"null"))
+        if "priority" not in self.fields:
+            return
+        given = bytes(self.fields["priority"])
         if given != b"null" and not (given.isdigit() and len(given) == 1):
             raise InvalidRequest("the field 'priority' must be a whole number from 0 to 9", param="priority")
 
@@ -122,7 +125,7 @@ def decode(raw: bytes) -> Body:
     if "model" not in fields:
         raise InvalidRequest("the field 'model' is missing", param="model", code="missing_field")
     try:
-        model = msgspec.json.decode(fields["model"], type=str)
+        model = _string.decode(fields["model"])
     except msgspec.ValidationError:
         found = _kind(bytes(fields["model"]))
         raise InvalidRequest(
@@ -138,14 +141,22 @@ def decode(raw: bytes) -> Body:
 def _first_text(fields: Mapping[str, msgspec.Raw], names: Iterable[str]) -> str | None:
     """The first of these fields that is a string, and not an empty one."""
     for name in names:
-        with contextlib.suppress(msgspec.ValidationError, *NOT_JSON):
-            if name in fields and (found := msgspec.json.decode(fields[name], type=str)):
-                return found
+        if name in fields and (found := _text(fields[name])):
+            return found
     return None
 
 
+def _text(value: msgspec.Raw) -> str | None:
+    try:
+        return _string.decode(value)
+    except NOT_JSON:
+        return None
+
+
 def _boolean(fields: dict[str, msgspec.Raw], name: str, param: str) -> bool:
-    found = bytes(fields.get(name, b"null"))
+    if name not in fields:
+        return False
+    found = bytes(fields[name])
     if found not in (b"true", b"false", b"null"):
         raise InvalidRequest(
             f"the field {param!r} must be a boolean, but it is {_kind(found)}", param=param, code="invalid_type"

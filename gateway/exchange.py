@@ -1,8 +1,8 @@
 """One request on its way through the gateway: what is known of it so far, and its one end."""
 
 import asyncio
+import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ def request_id(offered: str | None) -> str:
     """The client's own id for its request if it is a plain word, else a new one."""
     if offered is not None and _REQUEST_ID.fullmatch(offered):
         return offered
-    return "req-" + secrets.token_hex(12)
+    return "req-" + os.urandom(12).hex()
 
 
 @dataclass(slots=True, eq=False)

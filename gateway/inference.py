@@ -32,7 +32,7 @@ from gateway.errors import (
 from gateway.exchange import Exchange, request_id
 from gateway.leaving import Leaving
 from gateway.limits.admission import Admission
-from gateway.limits.limiter import FREE, Limiter
+from gateway.limits.limiter import Limiter
 from gateway.overdue import GRACE_S, Overdue
 from gateway.pricing import Prices
 from gateway.priority import LowPriority
@@ -104,7 +104,6 @@ class Inference:
         self._overdue = overdue
         self._tracer = tracer
         self._prices = prices
-        self._ending: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request, whatever its end."""
@@ -139,7 +138,8 @@ class Inference:
             await send_error(exchange, failed, send)
         finally:
             self._metrics.in_flight.dec()
-            self._release(exchange)
+            if exchange.grant is not None:
+                exchange.grant.release(exchange.tokens)
             exchange.finish()
 
     async def _serve_while_wanted(
@@ -207,13 +207,6 @@ class Inference:
         except (RateLimited, BudgetExceeded) as limited:
             self._metrics.rejected.labels(limited.code or "rate_limit").inc()
             raise
-
-    def _release(self, exchange: Exchange) -> None:
-        """Count what the request used of its key's limits; nobody waits for it."""
-        if exchange.grant is not None and exchange.grant is not FREE:
-            task = asyncio.create_task(exchange.grant.release(exchange.tokens))
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
 
     def _resolve(self, exchange: Exchange, model: str) -> Route:
         assert exchange.key is not None

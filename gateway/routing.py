@@ -1,8 +1,9 @@
 """What a client's `model` means: which adapter, which version, and as what it is served."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import Literal
+
+import msgspec
 
 from gateway.engines.placement import fraction
 from gateway.errors import EngineUnavailable, ModelNotFound
@@ -14,8 +15,7 @@ Allows = Callable[[str], bool]
 _NAMES_SHOWN = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """Where a request goes.
 
     Attributes:
@@ -86,7 +86,7 @@ def resolve_evaluation(
         if not allows(adapter.stable.engine_name):
             raise _failing(model)
         return _exactly(adapter, adapter.stable, "evaluation")
-    return replace(resolve(catalog, bases, key, model, "", allows), variant="evaluation", capture=0.0)
+    return msgspec.structs.replace(resolve(catalog, bases, key, model, "", allows), variant="evaluation", capture=0.0)
 
 
 def _exactly(adapter: Adapter, version: Version, variant: Variant, capture: float = 0.0) -> Route:

@@ -1,7 +1,7 @@
 """The tokens that a request used, found at the end of the engine's answer without reading the rest."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -11,14 +11,15 @@ from gateway.body import NOT_JSON
 _MARK = b'"usage":'
 _EMPTY_CHOICES = b'"choices":[]'
 _EVENT_END = b"\n\n"
+_OPENING = re.compile(rb" *\{")
 _MOST_TOKENS = 2**31
+_object = msgspec.json.Decoder(dict[str, Any])
 TAIL_BYTES = 8192
 BYTES_A_TOKEN = 4
 """Of a request's body, roughly: for the prompts of streams that end before the engine has told its count."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Tokens, as the engine counted them; None where it did not say."""
 
     prompt_tokens: int | None = None
@@ -32,7 +33,7 @@ def find_usage(tail: bytes) -> Usage:
     """
     end = len(tail)
     while (at := tail.rfind(_MARK, 0, end)) >= 0:
-        found = _leading_object(tail[at + len(_MARK) :])
+        found = _object_at(tail, at + len(_MARK))
         if found:
             return Usage(
                 _count(found, "prompt_tokens", "input_tokens"), _count(found, "completion_tokens", "output_tokens")
@@ -41,29 +42,33 @@ def find_usage(tail: bytes) -> Usage:
     return Usage()
 
 
-def _leading_object(text: bytes) -> Mapping[str, Any]:
-    """The JSON object that `text` begins with; empty if it does not begin with a whole one."""
-    depth = 0
-    for index, byte in enumerate(text):
-        if byte == 0x7B:
-            depth += 1
-        elif byte == 0x7D:
-            depth -= 1
-        elif depth == 0 and byte not in b" ":
-            return {}
-        if depth == 0 and byte == 0x7D:
-            try:
-                decoded: Mapping[str, Any] = msgspec.json.decode(text[: index + 1])
-                return decoded
-            except NOT_JSON:
-                return {}
+def _object_at(text: bytes, start: int) -> Mapping[str, Any]:
+    """The JSON object that stands in `text` at `start`; empty if no whole one does, or a brace is in its strings."""
+    if not _OPENING.match(text, start):
+        return {}
+    depth, place = 0, start
+    while (closing := text.find(b"}", place)) >= 0:
+        depth += text.count(b"{", place, closing) - 1
+        if depth == 0:
+            return _decoded(text[start : closing + 1])
+        place = closing + 1
     return {}
+
+
+def _decoded(text: bytes) -> Mapping[str, Any]:
+    try:
+        return _object.decode(text)
+    except NOT_JSON:
+        return {}
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int | None:
     """The first of these that is a count; an engine's nonsense is none."""
-    found = (usage.get(name) for name in names)
-    return next((count for count in found if type(count) is int and 0 <= count < _MOST_TOKENS), None)
+    for name in names:
+        found = usage.get(name)
+        if type(found) is int and 0 <= found < _MOST_TOKENS:
+            return found
+    return None
 
 
 class UsageFilter:
@@ -79,10 +84,11 @@ class UsageFilter:
     def feed(self, chunk: bytes) -> bytes:
         """What of the stream so far may go to the client now."""
         data = self._held + chunk if self._held else chunk
-        cut = data.rfind(_EVENT_END) + len(_EVENT_END)
-        if cut < len(_EVENT_END):
+        end = data.rfind(_EVENT_END)
+        if end < 0:
             self._held = data
             return b""
+        cut = end + len(_EVENT_END)
         self._held = data[cut:]
         whole = data[:cut]
         if _EMPTY_CHOICES not in whole:

@@ -140,6 +140,11 @@ class KeyLimits:
     concurrent_requests: int | None = None
     monthly_budget: float | None = None
 
+    @property
+    def is_uncounted(self) -> bool:
+        """Whether no limit of these is counted request by request."""
+        return self.requests_per_minute is None and self.tokens_per_minute is None and self.concurrent_requests is None
+
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:

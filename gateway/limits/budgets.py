@@ -10,7 +10,8 @@ from monitors.record import RequestRecord
 log = logging.getLogger(__name__)
 
 Spending = Mapping[str, float]
-Month = tuple[int, int]
+Month = tuple[datetime, datetime]
+"""When it begins and when the next one does, UTC."""
 
 
 def utc_now() -> datetime:
@@ -47,9 +48,10 @@ class Budgets:
 
     def __call__(self, record: RequestRecord) -> None:
         """Count what a finished request has cost, unless it began last month: the database has it there."""
-        began = datetime.fromtimestamp(record.started_at, UTC)
-        if record.key_id is not None and record.cost and _month_of(began) == _month_of(self._now()):
-            self.add(record.key_id, record.cost)
+        if record.key_id is not None and record.cost:
+            self._turn_month()
+            if record.started_at >= self._month[0].timestamp():
+                self.add(record.key_id, record.cost)
 
     def add(self, key_id: str, cost: float) -> None:
         """Count what this gateway has just spent for a key."""
@@ -63,8 +65,8 @@ class Budgets:
 
     def renewed_at(self) -> datetime:
         """When the next month begins."""
-        year, month = _month_of(self._now())
-        return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+        self._turn_month()
+        return self._month[1]
 
     def renewed_in_s(self) -> float:
         """How long it takes until the next month begins, seconds."""
@@ -96,11 +98,13 @@ class Budgets:
             await asyncio.sleep(pause_s)
 
     def _turn_month(self) -> None:
-        month = _month_of(self._now())
-        if month != self._month:
-            self._month, self._stored = month, {}
+        begins, ends = self._month
+        now = self._now()
+        if not begins <= now < ends:
+            self._month, self._stored = _month_of(now), {}
             self._added, self._at_read, self._written = {}, {}, {}
 
 
 def _month_of(moment: datetime) -> Month:
-    return moment.year, moment.month
+    year, month = moment.year, moment.month
+    return datetime(year, month, 1, tzinfo=UTC), datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)

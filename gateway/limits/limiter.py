@@ -1,5 +1,6 @@
 """How much each API key may use: requests and tokens per minute, concurrent requests, and money per month."""
 
+import itertools
 import math
 import secrets
 from collections.abc import Callable
@@ -7,12 +8,18 @@ from collections.abc import Callable
 from gateway.errors import BudgetExceeded, Headers, RateLimited
 from gateway.limits.budgets import Budgets
 from gateway.limits.counts import Counter, Limit, Standing, Ticket, Window
-from gateway.limits.memory import in_memory
+from gateway.limits.memory import MemoryCounts
 from gateway.limits.shared import SharedCounts
 from registry.catalog import ApiKey, KeyLimits
 
 # Nobody knows when a place comes free.
 CONCURRENT_RETRY_S = 1.0
+_REQUESTS, _TOKENS = (
+    (b"x-ratelimit-limit-" + kind, b"x-ratelimit-remaining-" + kind, b"x-ratelimit-reset-" + kind)
+    for kind in (b"requests", b"tokens")
+)
+_NOISE = 1e-6
+"""How many milliseconds a sum of floats may be too much by; rounded up they would be a whole one."""
 
 
 class Grant:
@@ -22,19 +29,21 @@ class Grant:
         headers: how the key's limits per minute stand, in OpenAI's headers; not to be changed.
     """
 
+    __slots__ = ("_counter", "_ticket", "headers")
+
     def __init__(self, headers: Headers, counter: Counter | None = None, ticket: Ticket | None = None) -> None:
         self.headers = headers
         self._counter = counter
         self._ticket = ticket
 
-    async def release(self, tokens: int | None) -> None:
+    def release(self, tokens: int | None) -> None:
         """The request is over: give its place back and count its tokens, if known.
 
-        Only the first call counts. It raises nothing, and once begun it is done even if the caller is cancelled.
+        Only the first call counts, and it raises nothing.
         """
         counter, self._counter = self._counter, None
         if counter is not None and self._ticket is not None:
-            await counter.release(self._ticket, tokens or 0)
+            counter.release(self._ticket, tokens or 0)
 
 
 FREE = Grant([])
@@ -52,8 +61,11 @@ class Limiter:
 
     def __init__(self, url: str, budgets: Budgets, on_fallback: Callable[[], None] = lambda: None) -> None:
         self._budgets = budgets
-        self._shared = SharedCounts(url, in_memory(), on_fallback) if url else None
-        self._counter: Counter = self._shared or in_memory()
+        counts = MemoryCounts()
+        self._shared = SharedCounts(url, counts, on_fallback) if url else None
+        self._counter: Counter = self._shared or counts
+        self._name = secrets.token_hex(8)
+        self._numbers = itertools.count()
 
     async def admit(self, key: ApiKey, request_id: str, deadline_s: float) -> Grant:
         """Let a request in and count it, for `deadline_s` at most.
@@ -65,10 +77,10 @@ class Limiter:
         limits = key.limits
         if limits.monthly_budget is not None:
             self._check_budget(key.id, limits.monthly_budget)
-        if (limits.concurrent_requests, limits.requests_per_minute, limits.tokens_per_minute) == (None, None, None):
+        if limits.is_uncounted:
             return FREE
         # A client may choose its request's id, and use it twice.
-        ticket = Ticket(key.id, limits, f"{request_id}/{secrets.token_hex(8)}", deadline_s)
+        ticket = Ticket(key.id, limits, f"{request_id}/{self._name}-{next(self._numbers)}", deadline_s)
         standing = await self._counter.admit(ticket)
         if standing.refused is not None:
             raise _refusal(standing.refused, limits, standing)
@@ -107,27 +119,30 @@ def _refusal(refused: Limit, limits: KeyLimits, standing: Standing) -> RateLimit
 
 def _headers(standing: Standing) -> Headers:
     """OpenAI's headers, for the limits that the key has."""
-    return [*_of_window(b"requests", standing.requests), *_of_window(b"tokens", standing.tokens)]
+    requests, tokens = standing.requests, standing.tokens
+    found = [] if requests is None else _of_window(_REQUESTS, requests)
+    return found if tokens is None else found + _of_window(_TOKENS, tokens)
 
 
-def _of_window(kind: bytes, window: Window | None) -> Headers:
-    if window is None:
-        return []
+def _of_window(names: tuple[bytes, bytes, bytes], window: Window) -> Headers:
+    limit, remaining, reset = names
+    left = window.remaining
     return [
-        (b"x-ratelimit-limit-" + kind, b"%d" % window.limit),
-        (b"x-ratelimit-remaining-" + kind, b"%d" % max(0, window.remaining)),
-        (b"x-ratelimit-reset-" + kind, duration(window.reset_s).encode()),
+        (limit, b"%d" % window.limit),
+        (remaining, b"%d" % left if left > 0 else b"0"),
+        (reset, duration(window.reset_s).encode()),
     ]
 
 
 def duration(seconds: float) -> str:
     """A time as OpenAI's headers have it: ``250ms``, ``1s``, ``1.5s``, ``6m0s``, ``1h0m0s``; rounded up."""
-    milliseconds = max(0, math.ceil(round(seconds * 1000, 6)))
-    if 0 < milliseconds < 1000:
+    milliseconds = math.ceil(seconds * 1000 - _NOISE)
+    if milliseconds <= 0:
+        return "0s"
+    if milliseconds < 1000:
         return f"{milliseconds}ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:g}s"
     minutes, rest = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
-    text = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
-    if hours:
-        return f"{hours}h{minutes}m{text}"
-    return f"{minutes}m{text}" if minutes else text
+    return f"{hours}h{minutes}m{rest / 1000:g}s" if hours else f"{minutes}m{rest / 1000:g}s"

@@ -1,125 +1,128 @@
 """Counts in this process's memory: for a gateway of one process, and for one that has lost its Redis."""
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 
-from limits.aio.storage import MovingWindowSupport, Storage
+from gateway.limits.counts import Limit, Standing, Ticket, Window
+from registry.catalog import KeyLimits
 
-from gateway.limits.counts import Counts, Ticket
-
+MINUTE_S = 60.0
 SWEEP_PAUSE_S = 60.0
 
 
-class MemorySlots:
-    """The places of the requests that run at once; the process that holds them gives them back or ends with them."""
+class MemoryCounts:
+    """Counts that begin and end with this process, and that no request ever waits for.
 
-    def __init__(self) -> None:
-        self._taken: Counter[str] = Counter()
-
-    async def take(self, ticket: Ticket, limit: int) -> bool:
-        """Take a place unless `limit` are taken."""
-        if self._taken[ticket.key_id] >= limit:
-            return False
-        self._taken[ticket.key_id] += 1
-        return True
-
-    async def free(self, ticket: Ticket) -> None:
-        """Give a place back."""
-        self._taken[ticket.key_id] -= 1
-        if not self._taken[ticket.key_id]:
-            del self._taken[ticket.key_id]
-
-
-class MemoryStorage(Storage, MovingWindowSupport):
-    """A storage for the `limits` library that never waits.
-
-    The library's own one looks through all keys after each request, with a change of thread for each of them.
+    Args:
+        now: seconds since any moment.
     """
 
-    STORAGE_SCHEME = None
-
     def __init__(self, now: Callable[[], float] = time.time) -> None:
-        super().__init__()
         self._now = now
-        self._entries: dict[str, deque[float]] = {}  # by key, the oldest first
-        self._sums: dict[str, tuple[int, float]] = {}  # by key: how many, and until when they count
+        self._used: dict[str, _Used] = {}
         self._sweep_at = 0.0
 
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        """What it may fail with."""
-        return ValueError
+    async def admit(self, ticket: Ticket) -> Standing:
+        """Count the request, or refuse it; a refused one has used nothing of any limit."""
+        now, limits = self._now(), ticket.limits
+        used = self._used_by(ticket.key_id, now)
+        refused = used.refusal(limits)
+        if refused is None:
+            if limits.concurrent_requests is not None:
+                used.running += 1
+            if limits.requests_per_minute is not None:
+                used.requests.append(now)
+        return Standing(refused, used.request_window(limits, now), used.token_window(limits, now))
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Add to the sum of a fixed window, which begins with its first addition."""
-        self._sweep()
-        had, until = self._sum(key) or (0, self._now() + expiry)
-        self._sums[key] = had + amount, until
-        return had + amount
+    def release(self, ticket: Ticket, tokens: int) -> None:
+        """Give the place of a request that was let in back, and count its tokens."""
+        self.free(ticket)
+        self.count(ticket, tokens)
 
-    async def get(self, key: str) -> int:
-        """The sum of a fixed window."""
-        found = self._sum(key)
-        return found[0] if found else 0
+    def free(self, ticket: Ticket) -> None:
+        """Give the place of a request that was let in back, if it has one."""
+        if ticket.limits.concurrent_requests is not None:
+            self._used[ticket.key_id].running -= 1
 
-    async def get_expiry(self, key: str) -> float:
-        """When a fixed window ends, seconds since the epoch."""
-        found = self._sum(key)
-        return found[1] if found else self._now()
+    def count(self, ticket: Ticket, tokens: int) -> None:
+        """Count tokens that were used."""
+        if ticket.limits.tokens_per_minute is not None and tokens > 0:
+            now = self._now()
+            used = self._used_by(ticket.key_id, now)
+            if not used.tokens:
+                used.tokens_until = now + MINUTE_S
+            used.tokens += tokens
 
-    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Add to a moving window unless it would be more than `limit`."""
-        self._sweep()
-        entries = self._current(key, expiry)
-        if len(entries) + amount > limit:
-            return False
-        entries.extend([self._now()] * amount)
-        self._entries[key] = entries
-        return True
+    def _used_by(self, key_id: str, now: float) -> "_Used":
+        """What the key uses as of now."""
+        if now >= self._sweep_at:
+            self._sweep(now)
+        used = self._used.get(key_id)
+        if used is None:
+            used = self._used[key_id] = _Used()
+        else:
+            used.forget(now)
+        return used
 
-    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:  # noqa: ARG002 - theirs
-        """The time of the oldest entry of a moving window, and how many there are."""
-        entries = self._current(key, expiry)
-        return (entries[0], len(entries)) if entries else (self._now(), 0)
-
-    async def check(self) -> bool:
-        """Memory is always there."""
-        return True
-
-    async def reset(self) -> int:
-        """Forget all counts; how many there were."""
-        found = len(self._entries) + len(self._sums)
-        self._entries.clear()
-        self._sums.clear()
-        return found
-
-    async def clear(self, key: str) -> None:
-        """Forget one count."""
-        self._entries.pop(key, None)
-        self._sums.pop(key, None)
-
-    def _sum(self, key: str) -> tuple[int, float] | None:
-        found = self._sums.get(key)
-        return found if found and found[1] > self._now() else None
-
-    def _current(self, key: str, expiry: int) -> deque[float]:
-        entries = self._entries.get(key) or deque()
-        oldest = self._now() - expiry
-        while entries and entries[0] <= oldest:
-            entries.popleft()
-        return entries
-
-    def _sweep(self) -> None:
-        """Forget, now and then, the keys of which nothing counts any more: all windows are a minute long."""
-        now = self._now()
-        if now < self._sweep_at:
-            return
+    def _sweep(self, now: float) -> None:
+        """Forget, now and then, the keys of which nothing counts any more."""
         self._sweep_at = now + SWEEP_PAUSE_S
-        self._sums = {key: found for key, found in self._sums.items() if found[1] > now}
-        self._entries = {key: found for key, found in self._entries.items() if found and found[-1] > now - 60}
+        self._used = {key_id: used for key_id, used in self._used.items() if not used.is_idle(now)}
 
 
-def in_memory(now: Callable[[], float] = time.time) -> Counts:
-    """Counts that begin and end with this process; `now` gives seconds since the epoch."""
-    return Counts(MemoryStorage(now), MemorySlots(), now)
+class _Used:
+    """What one key uses.
+
+    Attributes:
+        running: its requests that hold a place.
+        requests: when those of the last minute came, the oldest first.
+        tokens: those of the present window.
+        tokens_until: when that window ends, if there are any.
+    """
+
+    __slots__ = ("requests", "running", "tokens", "tokens_until")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.requests: deque[float] = deque()
+        self.tokens = 0
+        self.tokens_until = 0.0
+
+    def forget(self, now: float) -> None:
+        """Leave out what no longer counts."""
+        requests, oldest = self.requests, now - MINUTE_S
+        while requests and requests[0] <= oldest:
+            requests.popleft()
+        if self.tokens_until <= now:
+            self.tokens = 0
+
+    def is_idle(self, now: float) -> bool:
+        """Whether nothing of it counts any more."""
+        self.forget(now)
+        return not (self.running or self.requests or self.tokens)
+
+    def refusal(self, limits: KeyLimits) -> Limit | None:
+        """The limit that is used up, if one is."""
+        if limits.concurrent_requests is not None and self.running >= limits.concurrent_requests:
+            return Limit.CONCURRENT
+        if limits.requests_per_minute is not None and len(self.requests) >= limits.requests_per_minute:
+            return Limit.REQUESTS
+        if limits.tokens_per_minute is not None and self.tokens >= limits.tokens_per_minute:
+            return Limit.TOKENS
+        return None
+
+    def request_window(self, limits: KeyLimits, now: float) -> Window | None:
+        """How the limit of requests stands."""
+        limit = limits.requests_per_minute
+        if limit is None:
+            return None
+        requests = self.requests
+        return Window(limit, limit - len(requests), requests[0] + MINUTE_S - now if requests else 0.0)
+
+    def token_window(self, limits: KeyLimits, now: float) -> Window | None:
+        """How the limit of tokens stands."""
+        limit = limits.tokens_per_minute
+        if limit is None:
+            return None
+        return Window(limit, limit - self.tokens, self.tokens_until - now if self.tokens else 0.0)

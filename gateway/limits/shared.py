@@ -1,4 +1,4 @@
-"""Counts that several gateways share in Redis, and what a gateway does while Redis is away."""
+"""Counts in Redis, and what a gateway does while Redis is away."""
 
 import asyncio
 import logging
@@ -7,15 +7,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from limits.aio.storage import RedisStorage
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 
-from gateway.limits.counts import Counts, Standing, Ticket
+from gateway.limits.counts import Standing, Ticket
+from gateway.limits.memory import MemoryCounts
+from gateway.limits.redis_counts import PREFIX, RedisCounts
 
 log = logging.getLogger(__name__)
 
-PREFIX = "ostler"
 BOUND_S = 0.5
 PAUSE_S = 0.5
 AT_ONCE = 8
@@ -23,49 +23,9 @@ FAILURES = (RedisError, OSError)
 
 T = TypeVar("T")
 
-# A sorted set per key: its members hold a place each, the score is when it is free again, by Redis's own clock.
-_TAKE = """
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1000000
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if redis.call('ZSCORE', KEYS[1], ARGV[1]) then
-    return 1
-end
-if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then
-    return 0
-end
-redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
-local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
-redis.call('EXPIREAT', KEYS[1], math.ceil(last[2]) + 1)
-return 1
-"""
-
 
 class _Away(Exception):
     """Redis does not answer."""
-
-
-class RedisSlots:
-    """The places of the requests that run at once, over all gateways.
-
-    A place is free again after its lease, so a gateway that died holds none for long.
-    """
-
-    def __init__(self, client: Redis) -> None:
-        self._client = client
-        self._take = client.register_script(_TAKE)
-
-    async def take(self, ticket: Ticket, limit: int) -> bool:
-        """Take a place for the ticket's holder unless `limit` are taken."""
-        return bool(await self._take(keys=[_slots_of(ticket)], args=[ticket.holder, limit, ticket.lease_s]))
-
-    async def free(self, ticket: Ticket) -> None:
-        """Give the holder's place back, if it has one."""
-        await self._client.zrem(_slots_of(ticket), ticket.holder)
-
-
-def _slots_of(ticket: Ticket) -> str:
-    return f"{PREFIX}:slots/{ticket.key_id}"
 
 
 class SharedCounts:
@@ -82,18 +42,12 @@ class SharedCounts:
         on_fallback: told each time that Redis is lost.
     """
 
-    def __init__(self, url: str, local: Counts, on_fallback: Callable[[], None]) -> None:
+    def __init__(self, url: str, local: MemoryCounts, on_fallback: Callable[[], None]) -> None:
         pool = ConnectionPool.from_url(
             url, max_connections=2 * AT_ONCE, socket_timeout=BOUND_S, socket_connect_timeout=BOUND_S
         )
         self._client = Redis(connection_pool=pool)
-        storage = RedisStorage(
-            "redis://",
-            implementation="redispy",
-            key_prefix=PREFIX,
-            connection_pool=pool,  # type: ignore[arg-type]  # as its documentation has it
-        )
-        self._shared = Counts(storage, RedisSlots(self._client))
+        self._shared = RedisCounts(self._client)
         self._local = local
         self._on_fallback = on_fallback
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -113,13 +67,15 @@ class SharedCounts:
             self._spawn(self._undo(ticket, work))
             raise
 
-    async def release(self, ticket: Ticket, tokens: int) -> None:
-        """Give the request's place back where it was taken, and count its tokens where they are counted now."""
+    def release(self, ticket: Ticket, tokens: int) -> None:
+        """Give the request's place back where it was taken, and count its tokens where they are counted now.
+
+        What Redis must be told is told later, by `close` at the latest.
+        """
         if ticket.holder in self._at_local:
             self._at_local.remove(ticket.holder)
-            await self._local.free(ticket)
-        # In a task of its own: the request that it belongs to may be cancelled at any time.
-        await asyncio.shield(self._spawn(self._settle(ticket, tokens)))
+            self._local.free(ticket)
+        self._spawn(self._settle(ticket, tokens))
 
     async def close(self) -> None:
         """Finish what is being released, and close the connections."""
@@ -143,14 +99,14 @@ class SharedCounts:
     async def _undo(self, ticket: Ticket, work: asyncio.Task[Standing]) -> None:
         standing = await work
         if standing.refused is None:
-            await self.release(ticket, 0)
+            self.release(ticket, 0)
 
     async def _settle(self, ticket: Ticket, tokens: int) -> None:
         try:
             await self._ask(partial(self._shared.release, ticket, tokens))
         except _Away:
             self._owe(ticket)
-            await self._local.count(ticket, tokens)
+            self._local.count(ticket, tokens)
 
     async def _ask(self, operation: Callable[[], Awaitable[T]]) -> T:
         """What Redis says. Raises `_Away` if it says nothing."""

@@ -14,11 +14,12 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 from sqlalchemy import delete, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -50,7 +51,7 @@ MARKER = "recorder"
 _REQUESTS = RequestRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _CAPTURES = CaptureRow.__table__  # type: ignore[attr-defined]
 _MARKS = MonitorWindowRow.__table__  # type: ignore[attr-defined]
-_FIELDS = tuple(field.name for field in fields(RequestRecord) if field.name != "text")
+_FIELDS = tuple(name for name in RequestRecord.__struct_fields__ if name != "text")
 _values = attrgetter(*_FIELDS)
 
 
@@ -145,7 +146,7 @@ class Recorder:
         size = _text_size(record)
         if self._held_text + size > self.text_bytes:
             self.metrics.captures_dropped.labels("buffer_full").inc()
-            return replace(record, text=None)
+            return msgspec.structs.replace(record, text=None)
         self._held_text += size
         return record
 

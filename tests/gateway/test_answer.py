@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.answer import StreamedAnswer, read_whole
-from gateway.usage import Usage
+from gateway.usage import TAIL_BYTES, Usage
 
 CHAT, COMPLETIONS, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"
 # What a model may write to be taken for what the engine says.
@@ -134,6 +134,16 @@ def test_a_response_longer_than_the_tail_tells_its_end() -> None:
     stream = responses_stream("word " * 10_000, "max_output_tokens")
     parts = [stream[start : start + 4096] for start in range(0, len(stream), 4096)]
     assert follow(RESPONSES, parts).finish_reason == "length"
+
+
+@pytest.mark.parametrize("size", [1, 100, 100_000])
+def test_a_long_stream_is_not_kept(size: int) -> None:
+    """What stands at its head and at its end is known, however large its parts are."""
+    stream = chat_stream("word " * 10_000, "stop")
+    parts = [stream[start : start + size] for start in range(0, len(stream), size)]
+    answer = follow(CHAT, parts)
+    assert (answer.completion_id, answer.finish_reason, answer.usage) == ("chatcmpl-7", "stop", Usage(3, 2))
+    assert len(answer._tail) <= 2 * TAIL_BYTES
 
 
 @pytest.mark.parametrize("path", STREAMS)

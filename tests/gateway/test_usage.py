@@ -131,6 +131,9 @@ def test_a_models_words_are_never_taken_for_usage(events: list[bytes]) -> None:
         (b'{"usage":{"prompt_tokens":1,"completion_tokens":2}} {"usage":null}', Usage(1, 2)),
         (b'okens":9}}', Usage()),
         (b'{"usage":{"prompt_tokens":\xff}}', Usage()),
+        (b'{"usage":{"a":{"b":{"c":{}},"d":{}},"prompt_tokens":5}, "x":{}}', Usage(5, None)),
+        (b'{"usage":  {"output_tokens":6}}}', Usage(None, 6)),
+        (b'{"usage":{"prompt_tokens":1}, "usage":}{"prompt_tokens":2}', Usage(1, None)),
     ],
 )
 def test_odd_ends_are_no_error(tail: bytes, found: Usage) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import aiohttp
 
 from gateway.body import Body
-from gateway.engines.engine import EngineDown, is_stopping, lacks_model
+from gateway.engines.engine import is_stopping, lacks_model
+from gateway.engines.failures import EngineDown
 from gateway.engines.fleet import Fleet
 from gateway.engines.picking import Need
 from gateway.engines.replica import Replica

@@ -10,7 +10,8 @@ import aiohttp
 
 from gateway.answer import StreamedAnswer, read_whole
 from gateway.body import ClientGone
-from gateway.engines.engine import EngineDown, explain
+from gateway.engines.engine import explain
+from gateway.engines.failures import EngineDown
 from gateway.errors import (
     DeadlineExceeded,
     EngineError,

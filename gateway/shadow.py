@@ -14,7 +14,7 @@ import aiohttp
 from gateway.answer import read_whole
 from gateway.body import Body
 from gateway.capture import is_drawn
-from gateway.engines.engine import EngineDown
+from gateway.engines.failures import EngineDown
 from gateway.engines.fleet import Fleet
 from gateway.engines.picking import Need
 from gateway.errors import GatewayError

@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from gateway.body import NOT_JSON
+from gateway.engines.failures import EngineDown, EngineLate, EngineRefused, EngineStopping
 from registry.probes import TOP_TOKENS, Distribution
 
 _PATHS = re.compile(r"(?:/[\w.@+=-]+){2,}/?")
@@ -24,46 +25,6 @@ _MAX_REASON = 300
 _STOPPING = frozenset({"cannot schedule new futures after shutdown", "this engine is stopping"})
 """What vLLM says to whatever is new once it was told to end, and what its guard says before that, word for word."""
 _ID_PREFIX = "token_id:"
-
-
-class EngineDown(Exception):
-    """The engine could not be reached, or broke off before it answered.
-
-    Attributes:
-        sent: whether the request may have reached it.
-    """
-
-    def __init__(self, *, sent: bool) -> None:
-        super().__init__("the engine did not answer")
-        self.sent = sent
-
-
-class EngineLate(EngineDown):
-    """No answer came in time; the engine may do all the same what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(sent=True)
-
-
-class EngineRefused(Exception):
-    """The engine answered with an error; `reason` is safe to show.
-
-    Attributes:
-        for_clients: what to say to those who can change nothing in how engines are set up.
-    """
-
-    def __init__(self, status: int, reason: str, for_clients: str | None = None) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-        self.for_clients = for_clients or reason
-
-
-class EngineStopping(EngineRefused):
-    """The engine takes nothing new any more, and what was asked never ran; what it has begun it still ends."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status, "the engine is stopping")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from gateway.directory import Directory
 from gateway.engines.breaker import Breaker, Breakers, State
 from gateway.engines.discovery import listed, look_up
-from gateway.engines.engine import Engine, EngineDown, EngineRefused, EngineStats
+from gateway.engines.engine import Engine, EngineStats
+from gateway.engines.failures import EngineDown, EngineRefused
 from gateway.engines.heat import Heat
 from gateway.engines.loading import Loader
 from gateway.engines.managing import Manager

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from gateway.directory import Directory
-from gateway.engines.engine import EngineDown, EngineRefused
 from gateway.engines.eviction import Loaded, coldest, misplaced
+from gateway.engines.failures import EngineDown, EngineRefused
 from gateway.engines.heat import Heat
 from gateway.engines.loading import Loader, crowded
 from gateway.engines.proof import Proof

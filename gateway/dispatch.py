@@ -10,9 +10,8 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
-import aiohttp
-
 from gateway.body import Body
+from gateway.engines.connections import Reply
 from gateway.engines.engine import is_stopping, lacks_model
 from gateway.engines.failures import EngineDown
 from gateway.engines.fleet import Fleet
@@ -225,15 +224,13 @@ class Dispatcher:
                     left_s = max(0.001, exchange.left_s)
                     answer = await replica.engine.forward(exchange.path, data, sent.headers, left_s)
                 sent.answered(answer.status)
-                async with answer:
+                with answer:
                     return await self._take(outbound, replica, route, answer, need)
         except EngineDown as down:
             self._after_no_answer(exchange, replica, down)
             return False
 
-    async def _take(
-        self, outbound: Outbound, replica: Replica, route: Route, answer: aiohttp.ClientResponse, need: Need
-    ) -> bool:
+    async def _take(self, outbound: Outbound, replica: Replica, route: Route, answer: Reply, need: Need) -> bool:
         """Relay what the engine answers, unless it is worth another try.
 
         Raises:
@@ -262,7 +259,7 @@ class Dispatcher:
         with exchange.waits:
             return await replica.engine.is_healthy()
 
-    async def _refused_priority(self, outbound: Outbound, answer: aiohttp.ClientResponse) -> bool:
+    async def _refused_priority(self, outbound: Outbound, answer: Reply) -> bool:
         """Whether an engine refused the low priority that we asked for, which it is then sent again without."""
         exchange = outbound.exchange
         if not exchange.evaluates:
@@ -277,7 +274,7 @@ class Dispatcher:
             await asyncio.sleep(_RETRY_PAUSE_S)
 
     def _judged_worth_another(
-        self, exchange: Exchange, replica: Replica, route: Route, answer: aiohttp.ClientResponse, need: Need
+        self, exchange: Exchange, replica: Replica, route: Route, answer: Reply, need: Need
     ) -> bool:
         """Note how the version did; whether its failure is worth a try on another replica."""
         if answer.status < 500:
@@ -290,9 +287,7 @@ class Dispatcher:
         exchange.doubted = True
         return self._fleet.has_untried(need) and self._may_retry("engine_error")
 
-    async def _has_lost(
-        self, exchange: Exchange, replica: Replica, route: Route, answer: aiohttp.ClientResponse
-    ) -> bool:
+    async def _has_lost(self, exchange: Exchange, replica: Replica, route: Route, answer: Reply) -> bool:
         """Whether a 404 says that the engine lacks the version, as after a restart, not that it lacks something else.
 
         Raises:

@@ -6,10 +6,9 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import aiohttp
-
 from gateway.answer import StreamedAnswer, read_whole
 from gateway.body import ClientGone
+from gateway.engines.connections import Reply
 from gateway.engines.engine import explain
 from gateway.engines.failures import EngineDown
 from gateway.errors import (
@@ -78,7 +77,7 @@ async def _until_disconnect(receive: Receive) -> None:
         pass
 
 
-async def relay(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: bool, send: Send) -> None:
+async def relay(exchange: Exchange, answer: Reply, keep_usage: bool, send: Send) -> None:
     """Give an engine's answer to the client.
 
     Raises:
@@ -86,7 +85,7 @@ async def relay(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: 
         EngineDown: it broke off before the client got a byte.
         ClientGone: the client takes nothing any more.
     """
-    if answer.content_type == "text/event-stream":
+    if answer.content_type.startswith("text/event-stream"):
         await _relay_stream(exchange, answer, keep_usage, send)
     elif answer.status >= 400:
         raise _refused(exchange, answer.status, await whole(exchange, answer))
@@ -95,23 +94,20 @@ async def relay(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: 
         exchange.answer = read_whole(exchange.path, content)
         if exchange.capture is not None:
             exchange.capture.keep(content)
-        content_type = answer.headers.get("content-type", "application/json").encode()
+        content_type = (answer.content_type or "application/json").encode("latin-1")
         exchange.status = answer.status
         headers = [(b"content-type", content_type), *exchange.headers()]
         await _send_whole(exchange, answer.status, headers, content, send)
 
 
-async def whole(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
+async def whole(exchange: Exchange, answer: Reply) -> bytes:
     """All of an answer; read again it is the same.
 
     Raises:
         EngineDown
     """
-    try:
-        with exchange.waits:
-            content = await answer.read()
-    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-        raise EngineDown(sent=True) from error
+    with exchange.waits:
+        content = await answer.read()
     exchange.first_byte = time.monotonic()
     return content
 
@@ -128,7 +124,7 @@ def _refused(exchange: Exchange, status: int, content: bytes) -> GatewayError:
     return failed
 
 
-async def _relay_stream(exchange: Exchange, answer: aiohttp.ClientResponse, keep_usage: bool, send: Send) -> None:
+async def _relay_stream(exchange: Exchange, answer: Reply, keep_usage: bool, send: Send) -> None:
     """Pass the events on as they come; what breaks after the first byte is told as a last event."""
     headers = [
         (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -138,10 +134,7 @@ async def _relay_stream(exchange: Exchange, answer: aiohttp.ClientResponse, keep
     ]
     hide = None if keep_usage else UsageFilter()
     seen = StreamedAnswer(exchange.path, exchange.body_bytes)
-    try:
-        chunk = await _next(exchange, answer)
-    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-        raise EngineDown(sent=True) from error
+    chunk = await _next(exchange, answer)
     exchange.first_byte = time.monotonic()
     exchange.answered = exchange.streamed = True
     exchange.status = answer.status
@@ -155,17 +148,17 @@ async def _relay_stream(exchange: Exchange, answer: aiohttp.ClientResponse, keep
             if visible := chunk if hide is None else hide.feed(chunk):
                 await send({"type": "http.response.body", "body": visible, "more_body": True})
             chunk = await _next(exchange, answer)
-    except (aiohttp.ClientError, TimeoutError, ConnectionError):
+    except EngineDown:
         await _end_broken_stream(exchange, send)
         return
     seen.end()
     await send({"type": "http.response.body", "body": hide.rest() if hide else b"", "more_body": False})
 
 
-async def _next(exchange: Exchange, answer: aiohttp.ClientResponse) -> bytes:
+async def _next(exchange: Exchange, answer: Reply) -> bytes:
     """The next bytes of a stream, as many as are there; none at its end."""
     with exchange.waits:
-        return await answer.content.readany()
+        return await answer.next()
 
 
 async def cut_off(exchange: Exchange, error: GatewayError, send: Send) -> None:

@@ -9,8 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-import aiohttp
-
 from gateway.answer import read_whole
 from gateway.body import Body
 from gateway.capture import is_drawn
@@ -129,8 +127,6 @@ class Shadower:
             await self._ask(copy, route, body)
         except (GatewayError, EngineDown) as error:
             copy.status, copy.error = 503, getattr(error, "code", None) or "engine_unavailable"
-        except (aiohttp.ClientError, TimeoutError, ConnectionError):
-            copy.status, copy.error = 502, "engine_error"
         except Exception:
             copy.status, copy.error = 500, "internal_error"
             log.exception("a shadow of request %s failed inside the gateway", original.request_id)
@@ -144,7 +140,7 @@ class Shadower:
         async with self._fleet.lease(route.version, need, copy.deadline, counts=False) as replica:
             copy.replica, copy.sends = replica.id, 1
             headers = {"content-type": "application/json", "accept-encoding": "identity", **self._low_priority.headers}
-            async with await replica.engine.forward(copy.path, body, headers, max(0.001, copy.left_s)) as answer:
+            with await replica.engine.forward(copy.path, body, headers, max(0.001, copy.left_s)) as answer:
                 content = await answer.read()
             copy.status, copy.first_byte = answer.status, time.monotonic()
             if answer.status == 200:

@@ -234,6 +234,7 @@ class _Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_deadline",
         "_is_framed",
         "_is_late",
         "_is_paused",
@@ -242,6 +243,7 @@ class _Connection(asyncio.Protocol):
         "_parser",
         "_pool",
         "_timer",
+        "_timer_due",
         "_transport",
         "_unread",
         "_waiter",
@@ -259,9 +261,10 @@ class _Connection(asyncio.Protocol):
         self._pool = pool
         self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._is_late = self._is_paused = self._is_reusable = False
         self.is_open = self.is_whole = True
-        self.kept_until = 0.0
+        self._timer_due = self.kept_until = 0.0
         self.chunks: list[bytes] = []
         self.on_body = self.chunks.append  # what the parser calls for each piece then costs no call of Python
         self._parser = httptools.HttpResponseParser(self)
@@ -274,7 +277,7 @@ class _Connection(asyncio.Protocol):
         self.content_type = b""
         self.is_whole = self._is_framed = self._wants_all = self._is_reusable = False
         self._unread = 0
-        self._timer = self._loop.call_later(timeout_s, self._give_up)
+        self._end_within(timeout_s)
         if len(body) < _LARGE_BODY_BYTES:
             self._transport.write(head + body)
         else:  # a copy would cost more than a packet of its own
@@ -312,7 +315,6 @@ class _Connection(asyncio.Protocol):
 
     def release(self) -> None:
         """End the request: keep the connection if it is as good as new, else close it."""
-        self._timer.cancel()
         self.chunks.clear()
         # An engine may answer before it has the whole request, the rest of which would come before the next one.
         is_done = self._is_reusable and self.is_open and not self._is_paused
@@ -324,12 +326,33 @@ class _Connection(asyncio.Protocol):
     def lose(self) -> None:
         """Close it."""
         if self.is_open:
-            self.is_open = False
             self._transport.abort()
-            self._wake()
+            self._end()
 
-    def _give_up(self) -> None:
-        if not self.is_whole:
+    def _end(self) -> None:
+        self.is_open = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake()
+
+    def _end_within(self, seconds: float) -> None:
+        """Set the answer's deadline. A timer is dear, so one that is due before stays, and looks then how it stands."""
+        self._deadline = time.monotonic() + seconds
+        if self._timer is not None:
+            if self._timer_due <= self._deadline:
+                return
+            self._timer.cancel()
+        self._timer_due = self._deadline
+        self._timer = self._loop.call_later(seconds, self._look_at_deadline)
+
+    def _look_at_deadline(self) -> None:
+        self._timer = None
+        if self.is_whole:
+            return
+        left_s = self._deadline - time.monotonic()
+        if left_s > 0:
+            self._end_within(left_s)
+        else:
             self._is_late = True
             self.lose()
 
@@ -376,11 +399,10 @@ class _Connection(asyncio.Protocol):
             self.is_whole = True
         self.lose()
 
-    def connection_lost(self, error: Exception | None) -> None:
-        """It is gone; TLS may say so without the end of what was to come."""
-        if error is None and self.is_open:
-            self.eof_received()
-        self.lose()
+    def connection_lost(self, _: Exception | None) -> None:
+        """It is gone; if no end was received before, what was still to come is missing."""
+        if self.is_open:
+            self._end()
         del self._parser  # which knows this connection, too
 
     # For the parser

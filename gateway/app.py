@@ -20,6 +20,7 @@ from gateway import operations
 from gateway.admin import CONTROLLERS, sweep_uploads
 from gateway.directory import Directory
 from gateway.engines.agents import AgentManager
+from gateway.engines.connections import KEEPALIVE_S
 from gateway.engines.engine import Engine
 from gateway.engines.fleet import Fleet
 from gateway.engines.managing import DirectManager, Manager
@@ -72,8 +73,6 @@ _BUDGETS_EVERY_S = 5.0
 """More than the recorder's pause between batches, see `Budgets`."""
 _RATES_EVERY_S = 5.0
 _FILES_EVERY_S = 60.0
-_ENGINE_KEEPALIVE_S = 4.0
-"""Below vLLM's own 5 s, so that no request goes out on a connection that the engine is just closing."""
 
 
 def base_specs(settings: GatewaySettings) -> tuple[BaseSpec, ...]:
@@ -189,7 +188,7 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
 
     if tracer is not None:
         stack.push_async_callback(tracer.close, _LAST_TRACES_S)
-    connections = aiohttp.TCPConnector(limit=0, keepalive_timeout=_ENGINE_KEEPALIVE_S)
+    connections = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
     session = await stack.enter_async_context(aiohttp.ClientSession(connector=connections, auto_decompress=False))
     leadership = Leadership(registry)
     await leadership.claim()

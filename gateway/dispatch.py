@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from gateway.body import Body
 from gateway.engines.connections import Reply
-from gateway.engines.engine import EngineDown, is_stopping, lacks_model
+from gateway.engines.engine import is_stopping, lacks_model
+from gateway.engines.failures import EngineDown
 from gateway.engines.fleet import Fleet
 from gateway.engines.picking import Need
 from gateway.engines.replica import Lease, Replica

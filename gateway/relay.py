@@ -6,7 +6,8 @@ from typing import Any
 
 from gateway.answer import StreamedAnswer, read_whole
 from gateway.engines.connections import Reply
-from gateway.engines.engine import EngineDown, explain
+from gateway.engines.engine import explain
+from gateway.engines.failures import EngineDown
 from gateway.errors import (
     DeadlineExceeded,
     EngineError,
@@ -56,7 +57,7 @@ async def relay(exchange: Exchange, answer: Reply, keep_usage: bool, send: Send)
         exchange.answer = read_whole(exchange.path, content)
         if exchange.capture is not None:
             exchange.capture.keep(content)
-        content_type = (answer.content_type or "application/json").encode()
+        content_type = (answer.content_type or "application/json").encode("latin-1")
         exchange.status = answer.status
         headers = [(b"content-type", content_type), *exchange.headers()]
         await _send_whole(exchange, answer.status, headers, content, send)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from gateway.answer import read_whole
 from gateway.body import Body
 from gateway.capture import is_drawn
-from gateway.engines.engine import EngineDown
+from gateway.engines.failures import EngineDown
 from gateway.engines.fleet import Fleet
 from gateway.engines.picking import Need
 from gateway.errors import GatewayError

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass
 
 from gateway.directory import Directory
-from gateway.engines.engine import EngineDown, EngineRefused
+from gateway.engines.failures import EngineDown, EngineRefused
 from gateway.engines.fleet import Fleet
 from gateway.engines.proof import Proof
 from gateway.engines.replica import Replica

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from gateway.body import ClientGone
-from gateway.engines.engine import EngineDown
+from gateway.engines.failures import EngineDown
 from gateway.errors import GatewayError
 from monitors.record import RequestRecord
 from registry.errors import RegistryError

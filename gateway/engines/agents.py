@@ -15,7 +15,8 @@ import aiohttp
 import msgspec
 
 from gateway.body import NOT_JSON
-from gateway.engines.engine import Engine, EngineRefused, refusal
+from gateway.engines.engine import Engine, refusal
+from gateway.engines.failures import EngineRefused
 from gateway.engines.managing import FETCHES, LATE, Fetched
 from registry.artifact_files import ArtifactReader
 from registry.catalog import Version

@@ -10,6 +10,8 @@ import aiohttp
 import msgspec
 
 from gateway.body import NOT_JSON
+from gateway.engines.connections import Connections, Reply
+from gateway.engines.failures import EngineDown, EngineLate, EngineRefused, EngineStopping
 from registry.probes import TOP_TOKENS, Distribution
 
 _PATHS = re.compile(r"(?:/[\w.@+=-]+){2,}/?")
@@ -18,52 +20,11 @@ _WORKER_FAILED = re.compile(r"Worker failed with error '(?P<words>.+)', please c
 _BLAMED = re.compile(r"\s*\(parameter=(?P<field>[\w.]+)(?:, value=.*)?\)\s*$", re.DOTALL)
 _SAMPLE = re.compile(r"^(?P<name>[\w:]+)(?:\{[^}]*\})? (?P<value>[-+.\deE]+)$", re.MULTILINE)
 _STATS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
-_CONNECT_TIMEOUT_S = 2.0
 _MANAGEMENT_TIMEOUT_S = 10.0
 _MAX_REASON = 300
 _STOPPING = frozenset({"cannot schedule new futures after shutdown", "this engine is stopping"})
 """What vLLM says to whatever is new once it was told to end, and what its guard says before that, word for word."""
 _ID_PREFIX = "token_id:"
-
-
-class EngineDown(Exception):
-    """The engine could not be reached, or broke off before it answered.
-
-    Attributes:
-        sent: whether the request may have reached it.
-    """
-
-    def __init__(self, *, sent: bool) -> None:
-        super().__init__("the engine did not answer")
-        self.sent = sent
-
-
-class EngineLate(EngineDown):
-    """No answer came in time; the engine may do all the same what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(sent=True)
-
-
-class EngineRefused(Exception):
-    """The engine answered with an error; `reason` is safe to show.
-
-    Attributes:
-        for_clients: what to say to those who can change nothing in how engines are set up.
-    """
-
-    def __init__(self, status: int, reason: str, for_clients: str | None = None) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-        self.for_clients = for_clients or reason
-
-
-class EngineStopping(EngineRefused):
-    """The engine takes nothing new any more, and what was asked never ran; what it has begun it still ends."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status, "the engine is stopping")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +46,18 @@ class Engine:
     Args:
         url: its address, such as ``http://127.0.0.1:8090``.
         base: the base model's name in it.
-        session: the connections; closed by whoever made them.
+        session: the connections for managing it; closed by whoever made them.
     """
 
     def __init__(self, url: str, base: str, session: aiohttp.ClientSession) -> None:
         self.url = url
         self.base = base
         self._session = session
+        self._connections = Connections(url)
+
+    def close(self) -> None:
+        """Keep no connections; what is forwarded still ends."""
+        self._connections.close()
 
     async def models(self) -> dict[str, str]:
         """What is loaded: each model's name and the folder it was loaded from.
@@ -227,17 +193,13 @@ class Engine:
             raise EngineRefused(502, f"the engine answered {len(found)} of {len(prompts)} prompts")
         return found
 
-    async def forward(
-        self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float
-    ) -> aiohttp.ClientResponse:
-        """Send a client's request on; the caller reads and releases the response.
+    async def forward(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Reply:
+        """Send a client's request on; the caller reads and closes the reply.
 
         Raises:
             EngineDown
         """
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(_CONNECT_TIMEOUT_S, timeout_s))
-        with _engine_failures():
-            return await self._session.post(self.url + path, data=body, headers=headers, timeout=timeout)
+        return await self._connections.post(path, body, headers, timeout_s)
 
     @contextlib.asynccontextmanager
     async def _request(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from gateway.directory import Directory
 from gateway.engines.breaker import Breaker, Breakers, State
 from gateway.engines.discovery import listed, look_up
-from gateway.engines.engine import Engine, EngineDown, EngineRefused, EngineStats
+from gateway.engines.engine import Engine, EngineStats
+from gateway.engines.failures import EngineDown, EngineRefused
 from gateway.engines.heat import Heat
 from gateway.engines.loading import Loader
 from gateway.engines.managing import Manager
@@ -314,6 +315,8 @@ class Fleet:
             for watch in self._watches.values():
                 watch.cancel()
             await asyncio.gather(*self._watches.values(), return_exceptions=True)
+            for replica in self._replicas.values():
+                replica.engine.close()
 
     def _arrange(self, pool: PoolSettings, engines: Mapping[str, str]) -> None:
         """Have these replicas in a pool, and no others."""
@@ -321,7 +324,7 @@ class Fleet:
         for gone in own - engines.keys():
             log.info("engine %s is gone", gone)
             self._watches.pop(gone).cancel()
-            del self._replicas[gone]  # requests that it still serves end on it
+            self._replicas.pop(gone).engine.close()  # requests that it still serves end on it
             self._metrics.forget_replica(gone)
         for new in sorted(engines.keys() - own):
             self._replicas[new] = self._replica(new, pool, self._make_engine(engines[new], pool.base))

@@ -6,8 +6,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from gateway.engines.engine import Engine, EngineDown, EngineLate, EngineRefused, EngineStopping, is_crossed
+from gateway.engines.engine import Engine, is_crossed
 from gateway.engines.eviction import is_content
+from gateway.engines.failures import EngineDown, EngineLate, EngineRefused, EngineStopping
 from gateway.engines.managing import LATE, Manager
 from gateway.engines.proof import Proof, Prover
 from gateway.errors import EngineCrowded, VersionNotServable

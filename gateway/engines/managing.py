@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gateway.engines.engine import Engine, EngineDown, EngineRefused
+from gateway.engines.engine import Engine
 from gateway.engines.eviction import is_content
+from gateway.engines.failures import EngineDown, EngineRefused
 from registry.artifacts import ArtifactStore
 from registry.catalog import Version
 from registry.probes import Probes, read_probes

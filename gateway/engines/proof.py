@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.engines.engine import Engine, EngineLate, EngineRefused
+from gateway.engines.engine import Engine
+from gateway.engines.failures import EngineLate, EngineRefused
 from registry.probes import Distribution, Probes, distance
 
 Prompt = tuple[int, ...] | str

@@ -12,7 +12,8 @@ from typing import Literal
 from gateway.directory import Directory
 from gateway.engines.breaker import Breaker
 from gateway.engines.breaker import State as BreakerState
-from gateway.engines.engine import Engine, EngineDown, EngineRefused, EngineStats, EngineStopping
+from gateway.engines.engine import Engine, EngineStats
+from gateway.engines.failures import EngineDown, EngineRefused, EngineStopping
 from gateway.engines.managing import Manager
 from gateway.engines.picking import Seen
 from gateway.engines.residency import Residency

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from gateway.directory import Directory
-from gateway.engines.engine import EngineDown, EngineRefused
 from gateway.engines.eviction import Loaded, coldest, misplaced
+from gateway.engines.failures import EngineDown, EngineRefused
 from gateway.engines.heat import Heat
 from gateway.engines.loading import Loader, crowded
 from gateway.engines.proof import Proof

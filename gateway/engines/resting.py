@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.engines.engine import EngineDown, EngineRefused
+from gateway.engines.failures import EngineDown, EngineRefused
 from gateway.engines.fleet import Fleet
 from gateway.engines.replica import Replica
 from gateway.errors import EngineUnavailable

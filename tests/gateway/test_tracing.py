@@ -11,7 +11,7 @@ import pytest
 from gateway import tracing
 from gateway.app import create_app
 from gateway.body import ClientGone
-from gateway.engines.engine import EngineDown
+from gateway.engines.failures import EngineDown
 from gateway.errors import DeadlineExceeded
 from gateway.settings import GatewaySettings
 from gateway.tracing import Tracer

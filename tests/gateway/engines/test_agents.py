@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from agent.settings import AgentSettings
 from gateway.engines.agents import agent_url
-from gateway.engines.engine import EngineRefused
+from gateway.engines.failures import EngineRefused
 from gateway.engines.managing import LATE, Fetched
 from gateway.settings import GatewaySettings
 from registry.artifacts import ArtifactStore

@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from agent import engine as agents_engine
 from agent import errors as agents_errors
-from gateway.engines.engine import EngineDown, EngineRefused
+from gateway.engines.failures import EngineDown, EngineRefused
 from registry.errors import InvalidAdapter, StoreFailure
 from tests.conftest import RunningGateway, until
 from tests.gateway.engines.test_agents import (

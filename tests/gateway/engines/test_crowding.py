@@ -11,7 +11,8 @@ from aiohttp import web
 import agent.engine
 import agent.errors
 from agent.settings import AgentSettings
-from gateway.engines.engine import Engine, EngineRefused
+from gateway.engines.engine import Engine
+from gateway.engines.failures import EngineRefused
 from gateway.engines.proof import Proof
 from gateway.inference import TIMEOUT_HEADER
 from gateway.settings import GatewaySettings

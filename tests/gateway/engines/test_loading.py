@@ -5,7 +5,8 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from gateway.engines.engine import Engine, EngineDown, EngineLate, EngineRefused, EngineStopping
+from gateway.engines.engine import Engine
+from gateway.engines.failures import EngineDown, EngineLate, EngineRefused, EngineStopping
 from gateway.engines.loading import Loader
 from gateway.engines.managing import DirectManager, Fetched
 from gateway.errors import VersionNotServable

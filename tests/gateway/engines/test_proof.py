@@ -10,7 +10,8 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.engines.engine import Engine, EngineDown, EngineRefused
+from gateway.engines.engine import Engine
+from gateway.engines.failures import EngineDown, EngineRefused
 from gateway.engines.proof import GENERIC_PROMPTS, Proof, Prover
 from registry.probes import Distribution, Probe, Probes, distance
 from tests.fakes.engine import FakeEngine

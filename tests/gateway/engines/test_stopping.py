@@ -7,7 +7,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from gateway.engines.engine import EngineRefused, EngineStopping
+from gateway.engines.failures import EngineRefused, EngineStopping
 from tests.conftest import RunningGateway, until
 from tests.fakes.engine import FakeEngine
 from tests.gateway.engines.test_fleet import pair, second_engine, served

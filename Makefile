@@ -4,7 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STEPS := format lint types tests
 
-.PHONY: help install run test demo demo-models lock release-check audit docs images push-images check-images clean $(STEPS)
+PIECES :=
+ROUNDS := 5
+RUN_S := 10
+
+.PHONY: help install run test bench demo demo-models lock release-check audit docs images push-images check-images clean $(STEPS)
 
 help:
 	@echo "make run            install what is needed and serve on port 8080 (ENGINE=gpu for the GPU build)"
@@ -14,6 +18,7 @@ help:
 	@echo "make lint           only the linter"
 	@echo "make types          only the types"
 	@echo "make tests          only the tests"
+	@echo "make bench          measure the speed into benchmarks/RESULTS.md (PIECES=\"requests swap\" ROUNDS=5 RUN_S=10)"
 	@echo "make demo           the closed loop as a story of ten minutes, with a page at the end"
 	@echo "make demo-models    train the demo's models again"
 	@echo "make docs           write the generated pages again and build the site into site/ (SITE_URL=https://...)"
@@ -23,7 +28,7 @@ help:
 	@echo "make lock           write requirements/*.lock again from pyproject.toml"
 	@echo "make release-check  build the wheel, and try it in an empty environment"
 	@echo "make audit          look for known vulnerabilities in what is locked (ADVISORIES=all.zip)"
-	@echo "make clean          remove .venv and the caches of tools"
+	@echo "make clean          remove .venv, .bench and the caches of tools"
 
 install: $(VENV)/installed-$(ENGINE)
 
@@ -51,6 +56,10 @@ AGAIN := --last-failed --last-failed-no-failures none
 tests: $(VENV)/installed-test
 	$(BIN)/pytest -m "not engine" --numprocesses auto --maxprocesses 8 --dist worksteal || $(BIN)/pytest -m "not engine" $(AGAIN)
 	$(BIN)/pytest -m engine || $(BIN)/pytest -m engine $(AGAIN)
+
+# Hours, on a machine that does nothing else. What it needs beside the tests' environment it installs into .bench.
+bench: $(VENV)/installed-test
+	$(BIN)/python -m benchmarks.speed $(PIECES) --rounds $(ROUNDS) --seconds $(RUN_S)
 
 demo: $(VENV)/installed-$(ENGINE)
 	@$(BIN)/ostler demo --report story.html
@@ -85,4 +94,4 @@ check-images: $(VENV)/installed-test
 	$(BIN)/python -m deploy.check_images
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,13 +11,21 @@ from benchmarks.speed.processes import cores
 from benchmarks.speed.report import keep
 
 
-async def _measure(names: list[str], rounds: int, seconds: float) -> None:
+async def _measure(names: list[str], rounds: int, seconds: float) -> list[str]:
+    """Measure one piece after the other; what failed, in words. One that fails keeps no other from being measured."""
+    failed = []
     for name in names:
         print(f"{name} ...", flush=True)
-        found = await PIECES[name](rounds, seconds)
+        try:
+            found = await PIECES[name](rounds, seconds)
+        except RuntimeError as error:
+            failed.append(f"{name} was not measured: {error}")
+            print(f"  {failed[-1]}", flush=True)
+            continue
         for goal in found.goals:
             print(f"  {goal.measure}: {goal.found} ({goal.goal}; {'met' if goal.is_met else 'NOT met'})", flush=True)
         keep(found)
+    return failed
 
 
 def main() -> None:
@@ -33,7 +41,8 @@ def main() -> None:
     install()
     place = cores()
     os.sched_setaffinity(0, place.others)  # what is started here belongs to the load
-    uvloop.run(_measure(options.pieces or list(PIECES), options.rounds, options.seconds))
+    if failed := uvloop.run(_measure(options.pieces or list(PIECES), options.rounds, options.seconds)):
+        raise SystemExit("\n".join(failed))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,10 @@ class Size:
     @property
     def name(self) -> str:
         """For a table."""
-        return f"{self.adapters:,} adapters, {self.keys:,} keys, {self.replicas} replicas"
+        return ", ".join(
+            f"{number:,} {what}{'' if number == 1 else 's'}"
+            for number, what in ((self.adapters, "adapter"), (self.keys, "key"), (self.replicas, "replica"))
+        )
 
 
 LEAST, MOST = Size(), Size(adapters=1000, keys=10_000)

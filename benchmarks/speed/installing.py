@@ -12,8 +12,17 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / ".bench"
 LITELLM_VERSION, PORTKEY_VERSION = "1.106.2", "1.15.2"
+GRANIAN_VERSION, PY_SPY_VERSION = "2.8.7", "0.4.3"
 LITELLM = FOLDER / "litellm" / "bin" / "litellm"
 PORTKEY = FOLDER / "portkey" / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
+GRANIAN = FOLDER / "granian" / "bin" / "granian"
+PY_SPY = FOLDER / "py-spy" / "bin" / "py-spy"
+_FROM_PYPI = {
+    LITELLM: f"litellm[proxy]=={LITELLM_VERSION}",
+    GRANIAN: f"granian[uvloop]=={GRANIAN_VERSION}",
+    PY_SPY: f"py-spy=={PY_SPY_VERSION}",
+}
+"""A program -> the package that brings it, each into an environment of its own."""
 _FROM_APT = {"wrk": "wrk", "nginx": "nginx-light", "node": "nodejs", "npm": "npm"}
 
 
@@ -24,9 +33,10 @@ def install() -> None:
         SystemExit: something cannot be had; the message says what.
     """
     _from_apt([package for program, package in _FROM_APT.items() if shutil.which(program) is None])
-    if not LITELLM.exists():
-        _run(sys.executable, "-m", "venv", str(LITELLM.parents[1]))
-        _run(str(LITELLM.parent / "pip"), "install", "--quiet", f"litellm[proxy]=={LITELLM_VERSION}")
+    for program, package in _FROM_PYPI.items():
+        if not program.exists():
+            _run(sys.executable, "-m", "venv", str(program.parents[1]))
+            _run(str(program.parent / "pip"), "install", "--quiet", package)
     if not PORTKEY.exists():
         _run(
             "npm", "install", "--silent", "--prefix", str(FOLDER / "portkey"), f"@portkey-ai/gateway@{PORTKEY_VERSION}"
@@ -36,12 +46,14 @@ def install() -> None:
 def _from_apt(packages: list[str]) -> None:
     if not packages:
         return
+    missing = f"missing: {' '.join(packages)} (with Debian or Ubuntu: sudo apt-get install {' '.join(packages)})"
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        raise SystemExit(
-            f"missing: {' '.join(packages)} (with Debian or Ubuntu: sudo apt-get install {' '.join(packages)})"
-        )
-    _run("apt-get", "update", "-qq")
-    _run("apt-get", "install", "--yes", "-qq", "--no-install-recommends", *packages)
+        raise SystemExit(missing)
+    try:
+        _run("apt-get", "update", "-qq")
+        _run("apt-get", "install", "--yes", "-qq", "--no-install-recommends", *packages)
+    except SystemExit as failed:
+        raise SystemExit(f"{missing}; {failed}") from None
 
 
 def _run(*argv: str) -> None:

@@ -15,7 +15,7 @@ import psutil
 
 READY_WITHIN_S = 180.0
 _STOPS_WITHIN_S = 20.0
-_MIB = 2**20
+MIB = 2**20
 ALLOWED = sorted(os.sched_getaffinity(0))
 """Before the benchmark itself moves to where the load is."""
 
@@ -68,12 +68,27 @@ class Running:
     @property
     def cpu_s(self) -> float:
         """Processor time used so far, by its children too, seconds."""
-        return sum(sum(each.cpu_times()[:2]) for each in self._all())
+        return sum(self.cpu_s_by_process.values())
+
+    @property
+    def cpu_s_by_process(self) -> dict[int, float]:
+        """The same for each process by itself, by its id."""
+        return {each.pid: sum(each.cpu_times()[:2]) for each in self._all()}
+
+    @property
+    def main_thread_cpu_s(self) -> float:
+        """That of the first thread of the process that was started, where Python runs its event loop."""
+        return sum(each.user_time + each.system_time for each in self._process.threads() if each.id == self.pid)
+
+    @property
+    def pid(self) -> int:
+        """The id of the process that was started."""
+        return int(self._process.pid)
 
     @property
     def memory_mib(self) -> float:
         """Resident memory, MiB; what several of its processes share counts in each."""
-        return sum(each.memory_info().rss for each in self._all()) / _MIB
+        return sum(each.memory_info().rss for each in self._all()) / MIB
 
     def _all(self) -> list[psutil.Process]:
         return [self._process, *self._process.children(recursive=True)]

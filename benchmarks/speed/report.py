@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+import sys
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -10,15 +11,19 @@ from pathlib import Path
 
 from benchmarks.speed.installing import LITELLM_VERSION, PORTKEY_VERSION
 from benchmarks.speed.processes import ALLOWED
+from benchmarks.speed.rounds import Figure
 
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 _FOUND = Path(__file__).parents[1] / "results" / "speed"
+_NOTES = "notes.md"
+"""Beside what was found: what a person says of goals that are not met."""
 _HEAD = """# Speed: Ostler beside what people would use instead
 
-`python -m benchmarks.speed` writes this page. Each system ran alone on one core, with the load (wrk, or a client that
-notes the time of each event) and the upstream on the others; they took turns in each round. A figure is the median of
-the rounds, with the range in brackets. Seconds of a machine that others share mean little by themselves; the ratios
-were taken within one round, and then their median.
+`make bench` writes this page, and `make bench PIECES="requests swap"` parts of it anew; `docs/benchmarks.md` says what
+is measured, and how. Each system ran alone on one core, with the load (wrk, or a client that notes the time of each
+event) and the upstream on the others; they took turns in each round. A figure is the median of the rounds, with the
+range in brackets. Seconds of a machine that others share mean little by themselves; the ratios were taken within one
+round, and then their median.
 """
 
 
@@ -36,12 +41,28 @@ class Goal:
     is_met: bool
 
 
+def at_least(measure: str, goal: float, found: Figure, digits: int = 2) -> Goal:
+    """A goal that a median meets which is not below it."""
+    return Goal(measure, f"at least {goal:g}", found.shown(digits), found.median >= goal)
+
+
+def at_most(measure: str, goal: float, found: Figure, digits: int = 2) -> Goal:
+    """A goal that a median meets which is not above it."""
+    return Goal(measure, f"at most {goal:g}", found.shown(digits), found.median <= goal)
+
+
+def none(measure: str, found: Figure) -> Goal:
+    """A goal that only rounds meet in which there was none of it."""
+    most = max(found.values)
+    return Goal(measure, "none", f"{most:,.0f}", most == 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What one piece has found.
 
     Attributes:
-        name: of the piece.
+        name: of its file; the page has them by the number that it begins with.
         title: of its section.
         text: what was done, and what follows from it.
         columns, rows: its table.
@@ -60,7 +81,13 @@ def keep(found: Found) -> None:
     """Keep what a piece has found, and write the page anew."""
     _FOUND.mkdir(parents=True, exist_ok=True)
     (_FOUND / f"{found.name}.json").write_text(json.dumps(asdict(found), indent=1) + "\n")
-    RESULTS.write_text(page([_read(path) for path in sorted(_FOUND.glob("*.json"))]))
+    notes = (_FOUND / _NOTES).read_text() if (_FOUND / _NOTES).exists() else ""
+    RESULTS.write_text(page([_read(path) for path in sorted(_FOUND.glob("*.json"), key=_place)], notes))
+
+
+def _place(path: Path) -> tuple[int, str]:
+    number = path.stem.partition("-")[0]
+    return int(number) if number.isdigit() else sys.maxsize, path.stem
 
 
 def _read(path: Path) -> Found:
@@ -68,11 +95,12 @@ def _read(path: Path) -> Found:
     return Found(**{**content, "goals": [Goal(**goal) for goal in content["goals"]]})
 
 
-def page(found: list[Found]) -> str:
-    """The whole page."""
+def page(found: list[Found], notes: str = "") -> str:
+    """The whole page; the notes stand below the goals."""
     goals = [goal for each in found for goal in each.goals]
     rows = [[goal.measure, goal.goal, goal.found, "yes" if goal.is_met else "**no**"] for goal in goals]
     parts = [_HEAD, _machine(), "## What it must show\n", table(["measure", "goal", "found", "met"], rows)]
+    parts += [notes] if notes else []
     for each in found:
         parts += [f"## {each.title}\n", f"{each.text} Measured on {each.at}.\n", table(each.columns, each.rows)]
     return "\n".join(parts)

@@ -14,6 +14,8 @@ from registry.registry import Registry
 from tests.registry.lora_samples import safetensors_bytes, tensors, write_adapter
 
 MODEL = "support"
+OPERATOR = "sk-ostler-benchmark-operator-0123456789abcdef"
+"""The secret of a key that may change what is served."""
 _LIMITS = KeyLimits(10**8, 10**9, 10**5, 1e9)
 _made: dict["Stock", tuple[tempfile.TemporaryDirectory[str], str]] = {}
 """Each goes with this process."""
@@ -29,6 +31,7 @@ class Stock:
         limited: whether the keys have limits of every kind.
         canary: whether the adapter that is asked for has one.
         priced: whether tokens cost.
+        spare: how many more versions the adapter that is asked for has, which have served nowhere.
     """
 
     adapters: int = 1
@@ -36,11 +39,18 @@ class Stock:
     limited: bool = True
     canary: bool = True
     priced: bool = True
+    spare: int = 0
 
     @property
     def model(self) -> str:
         """What to ask for."""
         return MODEL
+
+    @property
+    def spares(self) -> range:
+        """The numbers of those."""
+        first = 3 if self.canary else 2
+        return range(first, first + self.spare)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -76,6 +86,9 @@ async def _make(folder: Path, stock: Stock) -> str:
         if stock.canary:
             await _push(registry, folder, MODEL, 1.0)
             await registry.change(MODEL, Patch(canary=Canary(2, 0.1)), actor="benchmark")
+        for number in stock.spares:
+            await _push(registry, folder, MODEL, 1.0 / number)
+        await registry.ensure_key("operator", OPERATOR, scopes=frozenset({Scope.ADMIN}), actor="benchmark")
         limits = _LIMITS if stock.limited else KeyLimits()
         scopes = frozenset({Scope.INFERENCE})
         for number in range(stock.keys):

@@ -118,11 +118,15 @@ class Ostler(System):
         stock: the adapters and keys that it has.
         without: parts that are switched off, see `benchmarks.speed.without`.
         workers: how many processes.
+        settings: further environment variables.
+        program: the module that is run, with what comes before its command.
     """
 
     stock: Stock = field(default_factory=Stock)
     without: tuple[str, ...] = ()
     workers: int = 1
+    settings: Mapping[str, str] = field(default_factory=dict, hash=False)
+    program: tuple[str, ...] = ("ostler",)
 
     @contextlib.asynccontextmanager
     async def serving(self, setting: Setting) -> AsyncIterator[Serving]:
@@ -131,7 +135,7 @@ class Ostler(System):
         key = await stocked(folder, self.stock)
         engines = ",".join(f"http://127.0.0.1:{upstream}" for upstream in setting.upstreams)
         arguments = ("gateway", "--base", "tiny", "--engine-url", engines, "--port", str(port))
-        program = ("benchmarks.speed.without", ",".join(self.without)) if self.without else ("ostler",)
+        program = ("benchmarks.speed.without", ",".join(self.without)) if self.without else self.program
         argv = (sys.executable, "-m", *program, *arguments, "--workers", str(self.workers))
         env = {
             "OSTLER_HOME": str(folder / "home"),
@@ -139,6 +143,7 @@ class Ostler(System):
             "OSTLER_DRAIN_DELAY_S": "0",
             "OSTLER_MAX_IN_FLIGHT": "2048",
             **self.stock.environment,
+            **self.settings,
         }
         command = Command(argv, setting.cores, env, ready=f"http://127.0.0.1:{port}/readyz")
         async with running(command, folder / "log") as process:

@@ -2,7 +2,8 @@
 
 A request is answered at once; a stream has 64 events, each in a packet of its own, as fast as possible or paced. In
 each event's text stands when it was sent, by the machine's monotonic clock in nanoseconds, so that whoever reads it on
-the same machine knows how long it took. Adapters can be loaded and unloaded, and prove themselves.
+the same machine knows how long it took. Adapters can be loaded and unloaded, and prove themselves; what is not loaded
+is refused, so that whoever asks too early or too late is found out.
 """
 
 import argparse
@@ -57,12 +58,29 @@ class Upstream:
         gap_s: the pause before each event; 0 is as fast as possible.
         load_s: how long it takes to load an adapter.
         loaded: engine name -> folder.
+        quoted: the names that it answers to, as JSON has them.
     """
 
     base: str = "tiny"
     gap_s: float = 0.0
     load_s: float = 0.0
     loaded: dict[str, str] = field(default_factory=dict)
+    quoted: set[bytes] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.quoted.add(_quoted(self.base))
+
+    def load(self, name: str, folder: str) -> bool:
+        """Whether it was not loaded before."""
+        is_new = name not in self.loaded
+        self.loaded.setdefault(name, folder)
+        self.quoted.add(_quoted(name))
+        return is_new
+
+    def unload(self, name: str) -> bool:
+        """Whether it was loaded."""
+        self.quoted.discard(_quoted(name))
+        return self.loaded.pop(name, None) is not None
 
 
 class Connection(asyncio.Protocol):
@@ -106,8 +124,7 @@ class Connection(asyncio.Protocol):
         elif path == b"/v1/load_lora_adapter":
             self._load(json.loads(body))
         elif path == b"/v1/unload_lora_adapter":
-            self._upstream.loaded.pop(json.loads(body)["lora_name"], None)
-            self._reply(b"unloaded")
+            self._unload(json.loads(body)["lora_name"])
         elif path == b"/metrics":
             self._reply(_METRICS)
         elif path == b"/health":
@@ -125,6 +142,9 @@ class Connection(asyncio.Protocol):
     def _infer(self, body: bytes) -> None:
         found = _MODEL.search(body)
         model = found[1] if found else b'""'
+        if model not in self._upstream.quoted:
+            self._refuse(404, f"The model `{json.loads(model)}` does not exist.")
+            return
         if not _STREAM.search(body):
             self._reply(_CHAT % (model, _TEXT, _USAGE))
             return
@@ -153,13 +173,29 @@ class Connection(asyncio.Protocol):
 
     def _load(self, order: dict[str, str]) -> None:
         def done() -> None:
-            self._upstream.loaded[order["lora_name"]] = order["lora_path"]
-            self._reply(b"loaded")
+            name = order["lora_name"]
+            if self._upstream.load(name, order["lora_path"]):
+                self._reply(b"loaded")
+            else:
+                self._refuse(400, f"The lora adapter '{name}' has already been loaded.")
 
         self._loop.call_later(self._upstream.load_s, done)
 
+    def _unload(self, name: str) -> None:
+        if self._upstream.unload(name):
+            self._reply(b"unloaded")
+        else:
+            self._refuse(404, f"The lora adapter '{name}' cannot be found.")
+
+    def _refuse(self, status: int, message: str) -> None:
+        error = {"message": message, "type": "Error", "param": None, "code": status}
+        self._reply(json.dumps({"error": error}).encode(), b"%d Refused" % status)
+
     def _probe(self, order: dict[str, object]) -> None:
         """Log probabilities that differ from model to model, so that an adapter proves that it acts."""
+        if _quoted(str(order["model"])) not in self._upstream.quoted:
+            self._refuse(404, f"The model `{order['model']}` does not exist.")
+            return
         prompts = order["prompt"]
         asked = prompts if isinstance(prompts, list) else [prompts]
         choices = [
@@ -168,6 +204,10 @@ class Connection(asyncio.Protocol):
         ]
         answer = {"id": "cmpl-0", "object": "text_completion", "model": order["model"], "choices": choices}
         self._reply(json.dumps(answer).encode())
+
+
+def _quoted(name: str) -> bytes:
+    return json.dumps(name).encode()
 
 
 def _chunk(data: bytes) -> bytes:

@@ -25,7 +25,7 @@ def seen(id: str, load: int = 0, **fields: object) -> Seen:
 
 def need(request: str = "r-1", **fields: object) -> Need:
     """A request for the version, unless said otherwise."""
-    return replace(Need("tiny", NAME, request), **fields)  # type: ignore[arg-type]
+    return replace(Need("tiny", NAME, request), **fields)
 
 
 def shot(*replicas: Seen, homes: int = 0, bound: int = 32) -> Snapshot:

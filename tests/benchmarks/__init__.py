@@ -1,0 +1,1 @@
+"""The benchmarks' own logic: what they conclude from what they have seen."""

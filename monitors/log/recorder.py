@@ -13,17 +13,18 @@ import contextlib
 import logging
 import secrets
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import delete, select
+from msgspec.structs import astuple, replace
+from sqlalchemy import Dialect, Table, delete, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from monitors.log.capture import Captured, capture, portions, stamped
+from monitors.log.rows import Row, insert, moment
 from monitors.log.usage import MOST_SUMS, Sums
 from monitors.metrics import Metrics
 from monitors.privacy.redaction import Redactor
@@ -47,11 +48,10 @@ MOST_TEXT_BYTES = 64 << 20
 MARKER = "recorder"
 """The job under which batches without a row are noted in `monitor_windows`, by which they are found again."""
 
-_REQUESTS = RequestRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
+_REQUESTS: Table = RequestRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _CAPTURES = CaptureRow.__table__  # type: ignore[attr-defined]
 _MARKS = MonitorWindowRow.__table__  # type: ignore[attr-defined]
-_FIELDS = tuple(field.name for field in fields(RequestRecord) if field.name != "text")
-_values = attrgetter(*_FIELDS)
+_STARTED_AT = RequestRecord.__struct_fields__.index("started_at")
 
 
 @dataclass(slots=True)
@@ -317,10 +317,11 @@ class Recorder:
             await self._mark(connection, batch)
         for start in range(0, len(batch.records), _ROWS_AT_ONCE):
             records = batch.records[start : start + _ROWS_AT_ONCE]
-            await connection.execute(_REQUESTS.insert(), self._rows(batch.first + start, records))
+            rows = self._rows(batch.first + start, records, connection.dialect)
+            await insert(connection, _REQUESTS, rows, on_conflict="fail")
         now = datetime.now(UTC)
-        for rows in portions(stamped(row, self._id(number), now) for number, row in batch.captures.items()):
-            await connection.execute(_CAPTURES.insert(), rows)
+        for texts in portions(stamped(row, self._id(number), now) for number, row in batch.captures.items()):
+            await connection.execute(_CAPTURES.insert(), texts)
 
     async def _mark(self, connection: AsyncConnection, batch: _Batch) -> None:
         """Leave a row by which a batch without any is found; the one of the batch before has served."""
@@ -328,14 +329,8 @@ class Recorder:
         mark = {"job": MARKER, "subject": self._name, "window": self._id(batch.first)}
         await connection.execute(_MARKS.insert(), {**mark, "outcome": "", "created_at": datetime.now(UTC)})
 
-    def _rows(self, first: int, records: Iterable[RequestRecord]) -> list[dict[str, Any]]:
-        rows = []
-        for number, record in enumerate(records, first):
-            row = dict(zip(_FIELDS, _values(record), strict=True))
-            row["id"] = self._id(number)
-            row["started_at"] = datetime.fromtimestamp(record.started_at, UTC)
-            rows.append(row)
-        return rows
+    def _rows(self, first: int, records: Sequence[RequestRecord], dialect: Dialect) -> list[Row]:
+        return [row(self._id(number), record, dialect) for number, record in enumerate(records, first)]
 
     def _id(self, number: int) -> str:
         return f"{self._name}{number:016x}"
@@ -348,6 +343,12 @@ class Recorder:
             query = select(_MARKS.c.window).where(_MARKS.c.job == MARKER, _MARKS.c.window == name)
         async with self.engine.connect() as connection:
             return (await connection.execute(query)).first() is not None
+
+
+def row(id: str, record: RequestRecord, dialect: Dialect) -> Row:
+    """A record's row: the id, and then its fields as they stand, without the text."""
+    values = astuple(record)
+    return (id, *values[:_STARTED_AT], moment(record.started_at, dialect), *values[_STARTED_AT + 1 : -1])
 
 
 def _text_size(record: RequestRecord) -> int:

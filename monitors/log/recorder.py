@@ -34,9 +34,9 @@ from registry.database import writing
 
 log = logging.getLogger(__name__)
 
-BATCH_ROWS = 500
+BATCH_ROWS = 2000
 BATCH_S = 1.0
-_ROWS_AT_ONCE = 100
+_ROWS_AT_ONCE = 250
 """Rows of a batch that are handed to the driver together: some milliseconds, in which nothing else runs."""
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3.0
@@ -89,7 +89,8 @@ class Recorder:
         engine: the database; it may be away at any time.
         metrics: where written, dropped and waiting records are counted.
         size: how many records may wait.
-        batch_rows, batch_s: a batch is written when so many records wait, or after so long.
+        batch_rows, batch_s: a batch is written when so many records wait, or after so long. It takes at most half of
+            what may wait, so that there is room for those that come meanwhile.
         text_bytes: how much captured text may wait, bytes.
         redactor: takes out of it what must not be stored.
     """
@@ -108,7 +109,7 @@ class Recorder:
         self.engine = engine
         self.metrics = metrics
         self.size = size
-        self.batch_rows = batch_rows
+        self.batch_rows = min(batch_rows, max(1, size // 2))
         self.batch_s = batch_s
         self.text_bytes = text_bytes
         self.redactor = redactor or Redactor()

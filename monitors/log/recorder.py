@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 BATCH_ROWS = 2000
 BATCH_S = 1.0
-_ROWS_AT_ONCE = 250
+_ROWS_AT_ONCE = 500
 """Rows of a batch that are handed to the driver together: some milliseconds, in which nothing else runs."""
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3.0

@@ -5,7 +5,7 @@ it makes the statements, once, and no row passes through it.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
@@ -17,8 +17,7 @@ Row: TypeAlias = tuple[Any, ...]
 OnConflict: TypeAlias = Literal["fail", "add"]
 """What becomes of a row whose primary key is there: the transaction fails, or its other columns are added to it."""
 
-_WITHOUT_ZONE = 26
-"""Characters of ``2026-11-03 12:00:00.000000``."""
+_EPOCH = datetime.fromtimestamp(0, UTC).replace(tzinfo=None)
 
 
 async def insert(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, on_conflict: OnConflict) -> None:
@@ -29,8 +28,10 @@ async def insert(connection: AsyncConnection, table: Table, rows: Sequence[Row],
 
 def moment(seconds: float, dialect: Dialect) -> datetime | str:
     """A moment in seconds since the epoch as the driver takes it, the same that `UtcDateTime` stores."""
-    aware = datetime.fromtimestamp(seconds, UTC)
-    return aware if dialect.name == "postgresql" else aware.isoformat(" ", "microseconds")[:_WITHOUT_ZONE]
+    if dialect.name == "postgresql":
+        return datetime.fromtimestamp(seconds, UTC)
+    # Without a zone; to spell one and cut it off again takes twice as long.
+    return (_EPOCH + timedelta(0, seconds)).isoformat(" ", "microseconds")
 
 
 @lru_cache(maxsize=16)

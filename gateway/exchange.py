@@ -27,10 +27,14 @@ CLIENT_GONE_STATUS = 499
 
 
 def request_id(offered: str | None) -> str:
-    """The client's own id for its request if it is a plain word, else a new one."""
+    """The client's own id for its request if it is a plain word, else a new one.
+
+    New ones begin with the time in milliseconds: where the request log is long, an index takes ids in their order with
+    a third of the work that it has with random ones. An engine's own ids are made from them.
+    """
     if offered is not None and _REQUEST_ID.fullmatch(offered):
         return offered
-    return "req-" + os.urandom(12).hex()
+    return f"req-{time.time_ns() // 1_000_000:012x}{os.urandom(6).hex()}"
 
 
 @dataclass(slots=True, eq=False)

@@ -6,10 +6,11 @@ numbers in files of that folder, and each tells those of all. The folder must be
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+from monitors.counting import Counters, Histograms
 from monitors.exposition import CONTENT_TYPE, Exposition, is_of_several_processes, mark_process_dead
 from monitors.record import RequestRecord
 from registry.catalog import Adapter
@@ -30,17 +31,25 @@ Merge = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 """How a gauge's values of several processes become one; those of dead processes never count."""
 
 
+class _Counts(Protocol):
+    def inc(self, amount: float = 1.0) -> None: ...
+
+
+class _Observes(Protocol):
+    def observe(self, amount: float) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Series:
     """The series that a finished request counts in. To look them up takes longer than to count."""
 
-    requests: Counter
-    duration: Histogram
-    first_token: Histogram
-    per_token: Histogram
-    input_tokens: Counter
-    output_tokens: Counter
-    cost: Counter
+    requests: _Counts
+    duration: _Observes
+    first_token: _Observes
+    per_token: _Observes
+    input_tokens: _Counts
+    output_tokens: _Counts
+    cost: _Counts
 
     def count(self, record: RequestRecord) -> None:
         self.requests.inc()
@@ -75,26 +84,28 @@ class Metrics:
         self._declare_background()
 
     def _declare_requests(self) -> None:
-        self._requests = self._counter("ostler_requests", "Finished requests.", (*_LABELS, "status"))
-        self._duration = self._histogram(
+        self._requests = self._requests_counter("ostler_requests", "Finished requests.", (*_LABELS, "status"))
+        self._duration = self._requests_histogram(
             "ostler_request_duration_seconds", "From a request's arrival to its last byte.", _LABELS, _REQUEST_SECONDS
         )
-        self._first_token = self._histogram(
+        self._first_token = self._requests_histogram(
             "ostler_time_to_first_token_seconds",
             "From a streamed request's arrival to the engine's first event.",
             _LABELS,
             _FIRST_TOKEN_SECONDS,
         )
-        self._per_token = self._histogram(
+        self._per_token = self._requests_histogram(
             "ostler_time_per_output_token_seconds",
             "Time of each token after the first, in streams that ended well.",
             _LABELS,
             _TOKEN_SECONDS,
         )
-        self._tokens = self._counter(
+        self._tokens = self._requests_counter(
             "ostler_tokens", "Tokens, as the engine counted them.", (*_LABELS, "gen_ai_token_type")
         )
-        self._cost = self._counter("ostler_cost", "What requests cost, in the currency of the set prices.", _LABELS)
+        self._cost = self._requests_counter(
+            "ostler_cost", "What requests cost, in the currency of the set prices.", _LABELS
+        )
         self._broken = self._counter(
             "ostler_streams_broken", "Streams that ended early, after their status 200.", (*_LABELS, "error_type")
         )
@@ -107,11 +118,13 @@ class Metrics:
         self.in_flight = self._gauge("ostler_requests_in_flight", "Requests being served.", merge="livesum")
         self.requests_queued = self._gauge("ostler_requests_queued", "Requests that wait for a place.", merge="livesum")
         self.queue = self._histogram("ostler_queue_seconds", "Time that requests which had to queue waited.")
-        self.overhead = self._histogram(
+        overhead = self._requests_histogram(
             "ostler_gateway_overhead_seconds",
             "The gateway's own part of a request's time, without engine, queue, load and client.",
-            buckets=_OVERHEAD_SECONDS,
+            (),
+            _OVERHEAD_SECONDS,
         )
+        self._overhead: _Observes = overhead.labels() if isinstance(overhead, Histograms) else overhead
         self.limits_fallback = self._counter(
             "ostler_limits_fallback", "Limits counted in this process alone, as the shared counter was away."
         )
@@ -181,6 +194,18 @@ class Metrics:
     def _counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(name, help, labels, registry=self.registry)
 
+    def _requests_counter(self, name: str, help: str, labels: Sequence[str]) -> Counter | Counters:
+        """A counter that finished requests count in, and nobody else; with several processes it is the library's."""
+        kind = Counter if is_of_several_processes() else Counters
+        return kind(name, help, labels, registry=self.registry)
+
+    def _requests_histogram(
+        self, name: str, help: str, labels: Sequence[str], buckets: Sequence[float]
+    ) -> Histogram | Histograms:
+        if is_of_several_processes():
+            return self._histogram(name, help, labels, buckets)
+        return Histograms(name, help, labels, buckets, self.registry)
+
     def _gauge(self, name: str, help: str, labels: Sequence[str] = (), merge: Merge = "livemostrecent") -> Gauge:
         """A gauge. Those of replicas are looks at one thing by several processes, of which the newest is right."""
         return Gauge(name, help, labels, registry=self.registry, multiprocess_mode=merge)
@@ -200,7 +225,7 @@ class Metrics:
         if record.queue_s > 0:
             self.queue.observe(record.queue_s)
         if record.overhead_s is not None:
-            self.overhead.observe(record.overhead_s)
+            self._overhead.observe(record.overhead_s)
         if record.streamed and record.error is not None:
             self._broken.labels(*_labels(key), record.error).inc()
 

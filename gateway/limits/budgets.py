@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
@@ -10,13 +12,6 @@ from monitors.record import RequestRecord
 log = logging.getLogger(__name__)
 
 Spending = Mapping[str, float]
-Month = tuple[datetime, datetime]
-"""When it begins and when the next one does, UTC."""
-
-
-def utc_now() -> datetime:
-    """The time in UTC, by whose calendar the months go."""
-    return datetime.now(UTC)
 
 
 class Budgets:
@@ -33,30 +28,38 @@ class Budgets:
 
     Args:
         read: gives this month's spending per key id, as the database has it.
-        now: the time in UTC.
+        clock: the time in seconds since the epoch.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[Spending]], now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, read: Callable[[], Awaitable[Spending]], clock: Callable[[], float] = time.time) -> None:
         self._read = read
-        self._now = now
-        self._month = _month_of(self._now())
+        self._clock = clock
+        self._begin_month(clock())
+
+    def _begin_month(self, now: float) -> None:
+        self._begins, self._ends = _month_around(now)
         self._stored: Spending = {}
         # Sums since the month or this gateway began: all of it, as of the last read, and as of the one before.
-        self._added: dict[str, float] = {}
+        self._added: defaultdict[str, float] = defaultdict(float)
         self._at_read: Spending = {}
         self._written: Spending = {}
 
+    def _turn_month(self) -> None:
+        """Look at the clock alone; the calendar is asked when a month is over."""
+        now = self._clock()
+        if not self._begins <= now < self._ends:
+            self._begin_month(now)
+
     def __call__(self, record: RequestRecord) -> None:
         """Count what a finished request has cost, unless it began last month: the database has it there."""
-        if record.key_id is not None and record.cost:
-            self._turn_month()
-            if record.started_at >= self._month[0].timestamp():
-                self.add(record.key_id, record.cost)
+        self._turn_month()
+        if record.key_id is not None and record.cost and self._begins <= record.started_at < self._ends:
+            self._added[record.key_id] += record.cost
 
     def add(self, key_id: str, cost: float) -> None:
         """Count what this gateway has just spent for a key."""
         self._turn_month()
-        self._added[key_id] = self._added.get(key_id, 0.0) + cost
+        self._added[key_id] += cost
 
     def spent(self, key_id: str) -> float:
         """What the key has spent this month, as far as it is known here."""
@@ -66,20 +69,21 @@ class Budgets:
     def renewed_at(self) -> datetime:
         """When the next month begins."""
         self._turn_month()
-        return self._month[1]
+        return datetime.fromtimestamp(self._ends, UTC)
 
     def renewed_in_s(self) -> float:
         """How long it takes until the next month begins, seconds."""
-        return (self.renewed_at() - self._now()).total_seconds()
+        self._turn_month()
+        return self._ends - self._clock()
 
     async def refresh(self) -> None:
         """Read what the database has. If that fails nothing changes, and the error is the caller's."""
         self._turn_month()
-        month, added = self._month, self._added.copy()
+        month, added = self._begins, dict(self._added)
         stored = await self._read()
         self._turn_month()
         # What was read for a month that is over says nothing of the new one.
-        if month == self._month:
+        if month == self._begins:
             self._stored, self._written, self._at_read = stored, self._at_read, added
 
     async def follow(self, pause_s: float) -> None:
@@ -97,14 +101,9 @@ class Budgets:
                 away = True
             await asyncio.sleep(pause_s)
 
-    def _turn_month(self) -> None:
-        begins, ends = self._month
-        now = self._now()
-        if not begins <= now < ends:
-            self._month, self._stored = _month_of(now), {}
-            self._added, self._at_read, self._written = {}, {}, {}
 
-
-def _month_of(moment: datetime) -> Month:
-    year, month = moment.year, moment.month
-    return datetime(year, month, 1, tzinfo=UTC), datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+def _month_around(moment: float) -> tuple[float, float]:
+    """When the calendar month (UTC) of a moment begins, and when the next one does."""
+    begins = datetime.fromtimestamp(moment, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    year, month = begins.year + begins.month // 12, begins.month % 12 + 1
+    return begins.timestamp(), begins.replace(year=year, month=month).timestamp()

@@ -13,18 +13,18 @@ import contextlib
 import logging
 import secrets
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Any
 
-import msgspec
-from sqlalchemy import delete, select
+from msgspec.structs import astuple, replace
+from sqlalchemy import Dialect, Table, delete, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from monitors.log.capture import Captured, capture, portions, stamped
+from monitors.log.rows import Row, insert, moment
 from monitors.log.usage import MOST_SUMS, Sums
 from monitors.metrics import Metrics
 from monitors.privacy.redaction import Redactor
@@ -34,9 +34,9 @@ from registry.database import writing
 
 log = logging.getLogger(__name__)
 
-BATCH_ROWS = 500
+BATCH_ROWS = 2000
 BATCH_S = 1.0
-_ROWS_AT_ONCE = 100
+_ROWS_AT_ONCE = 500
 """Rows of a batch that are handed to the driver together: some milliseconds, in which nothing else runs."""
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3.0
@@ -48,11 +48,10 @@ MOST_TEXT_BYTES = 64 << 20
 MARKER = "recorder"
 """The job under which batches without a row are noted in `monitor_windows`, by which they are found again."""
 
-_REQUESTS = RequestRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
+_REQUESTS: Table = RequestRow.__table__  # type: ignore[attr-defined]  # what SQLModel adds to a table model
 _CAPTURES = CaptureRow.__table__  # type: ignore[attr-defined]
 _MARKS = MonitorWindowRow.__table__  # type: ignore[attr-defined]
-_FIELDS = tuple(name for name in RequestRecord.__struct_fields__ if name != "text")
-_values = attrgetter(*_FIELDS)
+_STARTED_AT = RequestRecord.__struct_fields__.index("started_at")
 
 
 @dataclass(slots=True)
@@ -90,7 +89,8 @@ class Recorder:
         engine: the database; it may be away at any time.
         metrics: where written, dropped and waiting records are counted.
         size: how many records may wait.
-        batch_rows, batch_s: a batch is written when so many records wait, or after so long.
+        batch_rows, batch_s: a batch is written when so many records wait, or after so long. It takes at most half of
+            what may wait, so that there is room for those that come meanwhile.
         text_bytes: how much captured text may wait, bytes.
         redactor: takes out of it what must not be stored.
     """
@@ -109,7 +109,7 @@ class Recorder:
         self.engine = engine
         self.metrics = metrics
         self.size = size
-        self.batch_rows = batch_rows
+        self.batch_rows = min(batch_rows, max(1, size // 2))
         self.batch_s = batch_s
         self.text_bytes = text_bytes
         self.redactor = redactor or Redactor()
@@ -146,7 +146,7 @@ class Recorder:
         size = _text_size(record)
         if self._held_text + size > self.text_bytes:
             self.metrics.captures_dropped.labels("buffer_full").inc()
-            return msgspec.structs.replace(record, text=None)
+            return replace(record, text=None)
         self._held_text += size
         return record
 
@@ -318,10 +318,11 @@ class Recorder:
             await self._mark(connection, batch)
         for start in range(0, len(batch.records), _ROWS_AT_ONCE):
             records = batch.records[start : start + _ROWS_AT_ONCE]
-            await connection.execute(_REQUESTS.insert(), self._rows(batch.first + start, records))
+            rows = self._rows(batch.first + start, records, connection.dialect)
+            await insert(connection, _REQUESTS, rows, on_conflict="fail")
         now = datetime.now(UTC)
-        for rows in portions(stamped(row, self._id(number), now) for number, row in batch.captures.items()):
-            await connection.execute(_CAPTURES.insert(), rows)
+        for texts in portions(stamped(row, self._id(number), now) for number, row in batch.captures.items()):
+            await connection.execute(_CAPTURES.insert(), texts)
 
     async def _mark(self, connection: AsyncConnection, batch: _Batch) -> None:
         """Leave a row by which a batch without any is found; the one of the batch before has served."""
@@ -329,14 +330,8 @@ class Recorder:
         mark = {"job": MARKER, "subject": self._name, "window": self._id(batch.first)}
         await connection.execute(_MARKS.insert(), {**mark, "outcome": "", "created_at": datetime.now(UTC)})
 
-    def _rows(self, first: int, records: Iterable[RequestRecord]) -> list[dict[str, Any]]:
-        rows = []
-        for number, record in enumerate(records, first):
-            row = dict(zip(_FIELDS, _values(record), strict=True))
-            row["id"] = self._id(number)
-            row["started_at"] = datetime.fromtimestamp(record.started_at, UTC)
-            rows.append(row)
-        return rows
+    def _rows(self, first: int, records: Sequence[RequestRecord], dialect: Dialect) -> list[Row]:
+        return [row(self._id(number), record, dialect) for number, record in enumerate(records, first)]
 
     def _id(self, number: int) -> str:
         return f"{self._name}{number:016x}"
@@ -349,6 +344,12 @@ class Recorder:
             query = select(_MARKS.c.window).where(_MARKS.c.job == MARKER, _MARKS.c.window == name)
         async with self.engine.connect() as connection:
             return (await connection.execute(query)).first() is not None
+
+
+def row(id: str, record: RequestRecord, dialect: Dialect) -> Row:
+    """A record's row: the id, and then its fields as they stand, without the text."""
+    values = astuple(record)
+    return (id, *values[:_STARTED_AT], moment(record.started_at, dialect), *values[_STARTED_AT + 1 : -1])
 
 
 def _text_size(record: RequestRecord) -> int:

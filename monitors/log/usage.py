@@ -7,12 +7,13 @@ request whose row was dropped they are all that stays.
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
 
-from sqlalchemy import Table, select
-from sqlalchemy.dialects import postgresql, sqlite
+from msgspec import Struct
+from msgspec.structs import astuple
+from sqlalchemy import Dialect, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from monitors.log.rows import Row, insert, moment
 from monitors.record import RequestRecord
 from monitors.tables import SpendingRow, UsageRow
 
@@ -28,6 +29,26 @@ UsageKey = tuple[int, str, str, str, int, str]
 """Hour (UTC, counted from the epoch), key, pool, adapter, version and variant; '' and 0 where there is none."""
 
 
+class Used(Struct, gc=False):
+    """What requests of one kind used, added up, in the order of the columns of `monitors.tables.UsageRow`."""
+
+    requests: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    duration_s: float = 0.0
+    cost: float = 0.0
+
+    def add(self, more: "Used") -> None:
+        """Add what others used."""
+        self.requests += more.requests
+        self.errors += more.errors
+        self.prompt_tokens += more.prompt_tokens
+        self.completion_tokens += more.completion_tokens
+        self.duration_s += more.duration_s
+        self.cost += more.cost
+
+
 def month_of(moment: float) -> str:
     """The month (UTC) of a moment in seconds since the epoch, such as ``2026-11``."""
     return _month_of_hour(int(moment // _HOUR_S))
@@ -36,11 +57,7 @@ def month_of(moment: float) -> str:
 @lru_cache(maxsize=64)
 def _month_of_hour(hour: int) -> str:
     """Months begin with an hour, so the many requests of one hour need one look at the calendar."""
-    return f"{_start_of(hour):%Y-%m}"
-
-
-def _start_of(hour: int) -> datetime:
-    return datetime.fromtimestamp(hour * _HOUR_S, UTC)
+    return f"{datetime.fromtimestamp(hour * _HOUR_S, UTC):%Y-%m}"
 
 
 async def spending(engine: AsyncEngine, month: str) -> dict[str, float]:
@@ -63,7 +80,7 @@ class Sums:
 
     def __init__(self, records: Iterable[RequestRecord] = (), *, most: int | None = None) -> None:
         self._most = most
-        self.usage: dict[UsageKey, dict[str, Any]] = {}
+        self.usage: dict[UsageKey, Used] = {}
         for record in records:
             self.add(record)
 
@@ -81,76 +98,58 @@ class Sums:
             record.version or 0,
             record.variant or "",
         )
-        sums = self.usage.get(key)
-        if sums is None:
+        used = self.usage.get(key)
+        if used is None:
             if self._most is not None and len(self.usage) >= self._most:
                 return False
-            sums = self.usage[key] = dict.fromkeys(_USAGE_SUMS, 0)
-        sums["requests"] += 1
-        sums["errors"] += record.status >= _FIRST_ERROR or record.error is not None
-        sums["prompt_tokens"] += record.prompt_tokens or 0
-        sums["completion_tokens"] += record.completion_tokens or 0
-        sums["duration_s"] += record.duration_s
-        sums["cost"] += record.cost or 0.0
+            used = self.usage[key] = Used()
+        used.requests += 1
+        used.errors += record.status >= _FIRST_ERROR or record.error is not None
+        used.prompt_tokens += record.prompt_tokens or 0
+        used.completion_tokens += record.completion_tokens or 0
+        used.duration_s += record.duration_s
+        used.cost += record.cost or 0.0
         return True
 
     def merge(self, other: "Sums") -> None:
         """Add what another one has."""
-        for key, sums in other.usage.items():
-            _add(self.usage.setdefault(key, dict.fromkeys(_USAGE_SUMS, 0)), sums)
+        for key, used in other.usage.items():
+            self.usage.setdefault(key, Used()).add(used)
 
     def halves(self) -> "tuple[Sums, Sums]":
         """The same in two."""
         found = Sums(), Sums()
-        for number, (key, sums) in enumerate(self.usage.items()):
-            found[2 * number >= len(self.usage)].usage[key] = sums
+        for number, (key, used) in enumerate(self.usage.items()):
+            found[2 * number >= len(self.usage)].usage[key] = used
         return found
 
     @property
     def requests(self) -> int:
         """How many there were."""
-        return sum(sums["requests"] for sums in self.usage.values())
+        return sum(used.requests for used in self.usage.values())
 
     async def write(self, connection: AsyncConnection) -> None:
         """Add all of it to what the database has. Every writer locks these rows in the same order, so none cross."""
-        await _upsert(connection, _USAGE, _USAGE_SUMS, self._usage_rows())
-        await _upsert(connection, _SPENDING, _SPENDING_SUMS, self._spending_rows())
+        await insert(connection, _USAGE, self._usage_rows(connection.dialect), on_conflict="add")
+        await insert(connection, _SPENDING, self._spending_rows(), on_conflict="add")
 
-    def _usage_rows(self) -> list[dict[str, Any]]:
-        names = ("key_id", "pool", "adapter", "version", "variant")
+    def _usage_rows(self, dialect: Dialect) -> list[Row]:
         return [
-            {"hour": _start_of(key[0]), **dict(zip(names, key[1:], strict=True)), **self.usage[key]}
-            for key in sorted(self.usage)
+            (moment(hour * _HOUR_S, dialect), *kind, *astuple(used))
+            for (hour, *kind), used in sorted(self.usage.items(), key=_by_key)
         ]
 
-    def _spending_rows(self) -> list[dict[str, Any]]:
+    def _spending_rows(self) -> list[Row]:
         """What has no key is nobody's spending."""
-        rows: dict[tuple[str, str], dict[str, Any]] = {}
-        for (hour, key_id, *_), sums in self.usage.items():
+        months: dict[tuple[str, str], Used] = {}
+        for (hour, key_id, *_), used in self.usage.items():
             if key_id:
-                place = (key_id, _month_of_hour(hour))
-                _add(rows.setdefault(place, dict.fromkeys(_SPENDING_SUMS, 0)), sums)
-        return [{"key_id": key_id, "month": month, **rows[key_id, month]} for key_id, month in sorted(rows)]
+                months.setdefault((key_id, _month_of_hour(hour)), Used()).add(used)
+        return [
+            (*place, used.cost, used.requests, used.prompt_tokens, used.completion_tokens)
+            for place, used in sorted(months.items(), key=_by_key)
+        ]
 
 
-def _sums_of(table: Table) -> tuple[str, ...]:
-    return tuple(column.name for column in table.columns if not column.primary_key)
-
-
-_USAGE_SUMS = _sums_of(_USAGE)
-_SPENDING_SUMS = _sums_of(_SPENDING)
-
-
-def _add(sums: dict[str, Any], more: dict[str, Any]) -> None:
-    for name in sums:
-        sums[name] += more[name]
-
-
-async def _upsert(connection: AsyncConnection, table: Table, sums: Iterable[str], rows: list[dict[str, Any]]) -> None:
-    if not rows:
-        return
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement: Any = insert(table)
-    added = {name: table.c[name] + statement.excluded[name] for name in sums}
-    keys = [column.name for column in table.primary_key]
-    await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=added), rows)
+def _by_key(item: tuple[Row, Used]) -> Row:
+    return item[0]

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+import monitors.metrics
 from monitors.metrics import Metrics, mark_process_dead
+from monitors.record import RequestRecord
 from registry.catalog import Adapter, Canary, Deployment
 from tests.monitors.conftest import count
 from tests.monitors.records import record
@@ -82,6 +86,38 @@ def test_the_gateways_own_time_is_told_finely() -> None:
     assert count(metrics.registry, "ostler_gateway_overhead_seconds_bucket", le="0.0001") == 1
     assert count(metrics.registry, "ostler_gateway_overhead_seconds_bucket", le="0.0004") == 2
     assert count(metrics.registry, "ostler_gateway_overhead_seconds_count") == 2
+
+
+BOUNDS = (0.0001, 0.025, 0.1, 0.5, 1.0, 60.0, 300.0)
+"""Of buckets; what lies on one counts below it."""
+SECONDS = st.sampled_from(BOUNDS) | st.floats(0, 400)
+RECORDS = st.builds(
+    record,
+    adapter=st.sampled_from([None, "support", "billing"]),
+    version=st.sampled_from([None, 2]),
+    status=st.sampled_from([200, 502]),
+    error=st.sampled_from([None, "engine_error"]),
+    duration_s=SECONDS,
+    first_byte_s=st.none() | SECONDS,
+    overhead_s=st.none() | SECONDS,
+    streamed=st.booleans(),
+    prompt_tokens=st.none() | st.integers(0, 9000),
+    completion_tokens=st.none() | st.integers(0, 9000),
+    cost=st.none() | st.floats(0, 9),
+)
+
+
+@given(records=st.lists(RECORDS, max_size=20))
+def test_what_requests_count_is_told_as_the_library_would(records: list[RequestRecord]) -> None:
+    """To the byte: with several processes the library counts, and without a counting of our own."""
+    own = Metrics()
+    with pytest.MonkeyPatch.context() as several:
+        several.setattr(monitors.metrics, "is_of_several_processes", lambda: True)
+        librarys = Metrics()
+    for each in records:
+        own(each)
+        librarys(each)
+    assert own.exposition() == librarys.exposition()
 
 
 def adapter(name: str, deployment: Deployment | None) -> Adapter:
@@ -192,6 +228,7 @@ WORKER = """
 import sys
 from datetime import UTC, datetime
 import monitors.exposition
+import monitors.metrics
 from monitors.metrics import Metrics, mark_process_dead
 from registry.catalog import Adapter, Canary, Deployment
 from tests.monitors.records import record

@@ -9,8 +9,9 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import SQLModel
 
+from monitors.log.usage import Used
 from monitors.record import RequestRecord
-from monitors.tables import RequestRow
+from monitors.tables import RequestRow, UsageRow
 
 
 async def test_the_migration_makes_the_tables_that_the_code_has(database: AsyncEngine) -> None:
@@ -26,5 +27,11 @@ async def test_the_migration_makes_the_tables_that_the_code_has(database: AsyncE
 
 
 def test_the_log_keeps_every_field_of_a_record() -> None:
-    """A new field of the record comes with its column; its text has a table of its own."""
-    assert set(RequestRow.model_fields) == set(RequestRecord.__struct_fields__) - {"text"} | {"id"}
+    """In the same order, as rows are made from records; the text, which comes last, has a table of its own."""
+    assert [*RequestRow.model_fields] == ["id", *RequestRecord.__struct_fields__[:-1]]
+    assert RequestRecord.__struct_fields__[-1] == "text"
+
+
+def test_usage_keeps_every_sum() -> None:
+    """Behind its key, in the same order, as rows are made from sums."""
+    assert [*UsageRow.model_fields][-len(Used.__struct_fields__) :] == [*Used.__struct_fields__]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -85,7 +85,7 @@ def test_own_spending_is_never_missed(steps: list[tuple[int, bool, bool]]) -> No
 
     async def play() -> None:
         database = Database()
-        budgets = Budgets(database.read, lambda: NOVEMBER)
+        budgets = Budgets(database.read, NOVEMBER.timestamp)
         total = 0.0
         for cost, write_before_read, away in steps:
             budgets.add("a", cost)
@@ -141,7 +141,7 @@ async def test_following_survives_a_database_that_is_away() -> None:
 
 async def test_a_month_begins_with_nothing_spent() -> None:
     """Neither the old month's sums count, nor a read that was for the old month."""
-    database, now = Database(), NOVEMBER
+    database, now = Database(), NOVEMBER.timestamp()
     budgets = Budgets(database.read, lambda: now)
     database.spending = {"a": 7.0}
     await budgets.refresh()
@@ -150,7 +150,7 @@ async def test_a_month_begins_with_nothing_spent() -> None:
     database.gate.clear()
     reading = asyncio.create_task(budgets.refresh())
     await until(lambda: database.reads == 2)
-    now = DECEMBER
+    now = DECEMBER.timestamp()
     assert budgets.spent("a") == 0.0
     database.gate.set()
     await reading
@@ -160,9 +160,24 @@ async def test_a_month_begins_with_nothing_spent() -> None:
 
 def test_finished_requests_are_counted_in_the_month_that_they_began_in() -> None:
     """As the database has them; those without a key or a price are nobody's."""
-    budgets = Budgets(Database().read, lambda: DECEMBER)
+    budgets = Budgets(Database().read, DECEMBER.timestamp)
     budgets(record("a", 0.25, DECEMBER))
     budgets(record("a", 9.0, NOVEMBER))
     budgets(record("a", None, DECEMBER))
     budgets(record(None, 1.0, DECEMBER))
     assert budgets.spent("a") == 0.25
+
+
+@given(st.datetimes(datetime(2001, 1, 1), datetime(2099, 12, 31)))  # noqa: DTZ001 - Hypothesis takes them so
+def test_months_are_those_of_the_calendar_in_utc(naive: datetime) -> None:
+    """What began in this month counts, to its last microsecond, and nothing else."""
+    now = naive.replace(tzinfo=UTC)
+    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    budgets = Budgets(Database().read, now.timestamp)
+    budgets(record("a", 1.0, first))
+    budgets(record("a", 2.0, now))
+    budgets(record("a", 4.0, first - timedelta(microseconds=1)))
+    budgets(record("a", 8.0, budgets.renewed_at()))
+    assert budgets.spent("a") == 3.0
+    assert budgets.renewed_at() == (first + timedelta(days=31)).replace(day=1)
+    assert budgets.renewed_in_s() == pytest.approx((budgets.renewed_at() - now).total_seconds())

@@ -287,7 +287,7 @@ def test_durations_have_openais_form(seconds: float, text: str) -> None:
 
 async def test_a_spent_budget_is_refused_until_the_next_month() -> None:
     """The refusal says when it begins anew; OpenAI's SDK is not to try again."""
-    now = datetime(2026, 12, 31, 23, 0, tzinfo=UTC)
+    now = datetime(2026, 12, 31, 23, 0, tzinfo=UTC).timestamp()
     budgets = Budgets(nothing_spent, lambda: now)
     own, key = limiter(budgets), key_with(monthly_budget=2.5, concurrent_requests=1)
     budgets.add(key.id, 2.0)
@@ -303,5 +303,5 @@ async def test_a_spent_budget_is_refused_until_the_next_month() -> None:
         False,
     )
     assert error.retry_after_s == 3600
-    now = datetime(2027, 1, 1, tzinfo=UTC)
+    now = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
     await admit(own, key)

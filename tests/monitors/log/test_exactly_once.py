@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import monitors.log.recorder
 from monitors.log.recorder import Recorder
+from monitors.log.rows import insert
 from monitors.metrics import Metrics
 from registry.database import connect, migrate
 from tests.conftest import until
@@ -212,7 +213,8 @@ async def test_a_transaction_still_under_way_is_never_repeated(
     batch = recorder._next_batch()
     batch.tried = True
     late = await engine.connect()
-    await late.execute(monitors.log.recorder._REQUESTS.insert(), recorder._rows(0, batch.records))
+    rows = recorder._rows(0, batch.records, late.dialect)
+    await insert(late, monitors.log.recorder._REQUESTS, rows, on_conflict="fail")
     async with running(recorder):
         await until(lambda: recorder._pause_s > 0)
         await late.commit()

@@ -207,7 +207,7 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
     fleet.at_rest = rests.holds
     hooks: list[RequestHook] = [metrics, recorder, budgets]
     low_priority = LowPriority()
-    overdue = Overdue(settings.stall_timeout_s)
+    overdue = Overdue(settings.stall_timeout_s, metrics)
     admission, shadower = _places(settings, directory, metrics, fleet, prices, hooks, low_priority)
     stack.push_async_callback(shadower.close)
     signal = ChangeSignal(database)

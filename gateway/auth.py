@@ -7,18 +7,21 @@ from gateway.errors import Forbidden, Unauthenticated
 from registry.catalog import ApiKey, Catalog, Scope
 from registry.keys import hash_key
 
-_BEARER = "bearer "
+_BEARER = b"bearer "
+
+RawHeaders = Mapping[bytes, bytes]
+"""A request's headers as ASGI has them, with names in lower case; of several of one name, the last."""
 
 
-def presented_key(headers: Mapping[str, str]) -> str | None:
+def presented_key(headers: RawHeaders) -> str | None:
     """The key in a request's headers: ``Authorization: Bearer`` as OpenAI's SDK sends it, or ``x-api-key``."""
-    authorization = headers.get("authorization", "")
+    authorization = headers.get(b"authorization", b"")
     if authorization[: len(_BEARER)].lower() == _BEARER:
-        return authorization[len(_BEARER) :].strip() or None
-    return headers.get("x-api-key") or None
+        return authorization[len(_BEARER) :].strip().decode("latin-1") or None
+    return headers.get(b"x-api-key", b"").decode("latin-1") or None
 
 
-def authenticate(catalog: Catalog, headers: Mapping[str, str]) -> ApiKey:
+def authenticate(catalog: Catalog, headers: RawHeaders) -> ApiKey:
     """The key that a request comes with.
 
     Raises:

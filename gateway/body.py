@@ -87,14 +87,14 @@ class Body:
         return False
 
 
-async def read_bytes(receive: Any, declared: str | None, limit: int) -> bytes:
+async def read_bytes(receive: Any, declared: bytes | None, limit: int) -> bytes:
     """Read a whole body of up to `limit` bytes; `declared` is the client's ``content-length``.
 
     Raises:
         BodyTooLarge, ClientGone
     """
     if declared is not None and declared.isdigit() and int(declared) > limit:
-        raise BodyTooLarge(f"the body has {declared} bytes, the limit is {limit}")
+        raise BodyTooLarge(f"the body has {int(declared)} bytes, the limit is {limit}")
     parts: list[bytes] = []
     size = 0
     while True:

@@ -5,7 +5,8 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from gateway.answer import Answer
 from gateway.body import ClientGone
@@ -15,7 +16,6 @@ from gateway.limits.limiter import Grant
 from gateway.pricing import Prices
 from gateway.routing import Route
 from gateway.tracing import UNTRACED, Trace
-from gateway.usage import Usage
 from gateway.waiting import Waits
 from monitors.privacy.names import pseudonym
 from monitors.record import RequestHook, RequestRecord
@@ -24,6 +24,8 @@ from registry.errors import RegistryError
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 CLIENT_GONE_STATUS = 499
+_NOWHERE = Route("", "", "base", None, None)
+"""In place of the route of a request that got none."""
 
 
 def request_id(offered: str | None) -> str:
@@ -37,8 +39,7 @@ def request_id(offered: str | None) -> str:
     return f"req-{time.time_ns() // 1_000_000:012x}{os.urandom(6).hex()}"
 
 
-@dataclass(slots=True, eq=False)
-class Exchange:
+class Exchange(Struct, eq=False):
     """A request being served. `finish` may be called from every way out; the first call counts."""
 
     path: str
@@ -138,11 +139,6 @@ class Exchange:
         self.trace.end(record, self.model)
 
     @property
-    def usage(self) -> Usage:
-        """The tokens that it used."""
-        return self.answer.usage
-
-    @property
     def is_copy(self) -> bool:
         """Whether it is a shadow, which no client waits for."""
         return self.route is not None and self.route.variant == "shadow"
@@ -155,37 +151,39 @@ class Exchange:
     @property
     def tokens(self) -> int | None:
         """Prompt and completion together; None where the engine did not say."""
-        counts = (self.usage.prompt_tokens, self.usage.completion_tokens)
-        return None if counts == (None, None) else sum(count or 0 for count in counts)
+        usage = self.answer.usage
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        return None if prompt is None and completion is None else (prompt or 0) + (completion or 0)
 
     def _record(self, now: float) -> RequestRecord:
-        version = self.route.version if self.route else None
+        route, answer = self.route or _NOWHERE, self.answer
+        usage = answer.usage
         return RequestRecord(
             request_id=self.request_id,
             path=self.path,
             key_id=self.key.id if self.key else None,
-            adapter=self.route.adapter if self.route else None,
-            model=self.route.model if self.route else None,
-            version=version.number if version else None,
-            variant=self.route.variant if self.route else None,
+            adapter=route.adapter,
+            model=route.model or None,
+            version=route.version.number if route.version else None,
+            variant=route.variant if self.route else None,
             status=self.status,
             error=self.error,
             started_at=self.started_at,
             duration_s=now - self.began,
             first_byte_s=None if self.first_byte is None else self.first_byte - self.began,
             streamed=self.streamed,
-            prompt_tokens=self.usage.prompt_tokens,
-            completion_tokens=self.usage.completion_tokens,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
             replica=self.replica,
             retries=max(0, self.sends - 1),
             queue_s=self.queue_s,
-            cost=self.prices.cost(self.route.pool if self.route else None, self.usage),
-            pool=self.route.pool if self.route else None,
+            cost=self.prices.cost(route.pool or None, usage),
+            pool=route.pool or None,
             session=pseudonym(self.named_session) if self.named_session else None,
             end_user=pseudonym(self.end_user) if self.end_user else None,
-            completion_id=self.answer.completion_id,
-            finish_reason=self.answer.finish_reason,
-            overhead_s=max(0.0, now - self.began - self.waits.seconds) if not self.is_copy else None,
-            intended=self.route.intended if self.route else None,
+            completion_id=answer.completion_id,
+            finish_reason=answer.finish_reason,
+            overhead_s=None if self.is_copy else max(0.0, now - self.began - self.waits.seconds),
+            intended=route.intended,
             text=self.capture.text if self.capture and self.is_well_answered else None,
         )

@@ -10,10 +10,10 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from gateway.auth import authenticate, require
+from gateway.auth import RawHeaders, authenticate, require
 from gateway.body import Body, ClientGone, decode, read_bytes
 from gateway.capture import Capture, is_drawn
 from gateway.directory import Directory
@@ -48,13 +48,16 @@ from registry.errors import RegistryError
 
 log = logging.getLogger(__name__)
 
-PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 TIMEOUT_HEADER = "x-ostler-timeout-s"
 SESSION_HEADER = "x-session-id"
 PURPOSE_HEADER = "x-ostler-purpose"
 EVALUATION = "evaluation"
+_TIMEOUT, _SESSION, _PURPOSE = (name.encode() for name in (TIMEOUT_HEADER, SESSION_HEADER, PURPOSE_HEADER))
 _PATHS_WITH_STREAM_OPTIONS = frozenset({"/v1/chat/completions", "/v1/completions"})
-_FORWARDED_HEADERS = ("traceparent", "tracestate", "anthropic-version", "anthropic-beta")
+_FORWARDED_HEADERS = {
+    name.encode(): name for name in ("traceparent", "tracestate", "anthropic-version", "anthropic-beta")
+}
 
 
 class Inference:
@@ -107,17 +110,17 @@ class Inference:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request, whatever its end."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers: RawHeaders = dict(scope["headers"])
         exchange = Exchange(
             path=scope["path"],
-            request_id=request_id(headers.get("x-request-id")),
+            request_id=request_id(_text(headers.get(b"x-request-id"))),
             deadline=time.monotonic() + self._settings.request_timeout_s,
             hooks=self._hooks,
             prices=self._prices,
         )
         if self._tracer is not None:
-            exchange.trace = self._tracer.begin(scope["method"], exchange.path, exchange.started_at, headers)
-        self._metrics.in_flight.inc()
+            words = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
+            exchange.trace = self._tracer.begin(scope["method"], exchange.path, exchange.started_at, words)
         try:
             await self._serve_while_wanted(exchange, scope, headers, receive, send)
         except (GatewayError, RegistryError) as error:
@@ -137,13 +140,12 @@ class Inference:
             exchange.failed(failed)
             await send_error(exchange, failed, send)
         finally:
-            self._metrics.in_flight.dec()
             if exchange.grant is not None:
                 exchange.grant.release(exchange.tokens)
             exchange.finish()
 
     async def _serve_while_wanted(
-        self, exchange: Exchange, scope: Any, headers: Mapping[str, str], receive: Any, send: Any
+        self, exchange: Exchange, scope: Any, headers: RawHeaders, receive: Any, send: Any
     ) -> None:
         """Serve until the answer is out, the client is gone or the time is over.
 
@@ -170,7 +172,7 @@ class Inference:
         self,
         exchange: Exchange,
         method: str,
-        headers: Mapping[str, str],
+        headers: RawHeaders,
         receive: Any,
         send: Any,
         leaving: Leaving,
@@ -219,46 +221,50 @@ class Inference:
             exchange.route = resolve(catalog, self._bases, exchange.key, model, exchange.session)
             raise
 
-    async def _read(self, exchange: Exchange, headers: Mapping[str, str], receive: Any) -> bytes:
+    async def _read(self, exchange: Exchange, headers: RawHeaders, receive: Any) -> bytes:
         exchange.body_due = min(exchange.deadline, time.monotonic() + self._settings.body_timeout_s)
         with exchange.waits:
-            raw = await read_bytes(receive, headers.get("content-length"), self._settings.max_body_bytes)
+            raw = await read_bytes(receive, headers.get(b"content-length"), self._settings.max_body_bytes)
         exchange.body_due = None
         return raw
 
 
-def _evaluates(headers: Mapping[str, str], key: ApiKey) -> bool:
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
+
+
+def _evaluates(headers: RawHeaders, key: ApiKey) -> bool:
     """Whether it is one of the monitor's own requests, which are counted apart.
 
     Raises:
         InvalidRequest: it has another purpose, and there is none.
         Forbidden: the key is not an admin's.
     """
-    purpose = headers.get(PURPOSE_HEADER)
+    purpose = headers.get(_PURPOSE)
     if purpose is None:
         return False
-    if purpose != EVALUATION:
+    if purpose != EVALUATION.encode():
         raise InvalidRequest(f"the header {PURPOSE_HEADER} may only be '{EVALUATION}'", param=PURPOSE_HEADER)
     if not key.may(Scope.ADMIN):
         raise Forbidden(f"the header {PURPOSE_HEADER} needs an API key with the scope '{Scope.ADMIN.value}'")
     return True
 
 
-def _take_names(exchange: Exchange, body: Body, headers: Mapping[str, str]) -> None:
+def _take_names(exchange: Exchange, body: Body, headers: RawHeaders) -> None:
     """Note what the client asks for, and what it calls its conversation and its end user."""
     exchange.model = body.model
-    exchange.named_session = headers.get(SESSION_HEADER) or body.session()
+    exchange.named_session = _text(headers.get(_SESSION)) or body.session()
     exchange.session = exchange.named_session or exchange.request_id
     exchange.end_user = body.end_user()
 
 
-def _timeout_s(headers: Mapping[str, str]) -> float:
+def _timeout_s(headers: RawHeaders) -> float:
     """The client's own deadline, in seconds from now; without one it is the settings'.
 
     Raises:
         InvalidRequest: it is no positive number.
     """
-    given = headers.get(TIMEOUT_HEADER)
+    given = headers.get(_TIMEOUT)
     if given is None:
         return math.inf
     with contextlib.suppress(ValueError):
@@ -267,11 +273,12 @@ def _timeout_s(headers: Mapping[str, str]) -> float:
     raise InvalidRequest(f"the header {TIMEOUT_HEADER} must be a positive number of seconds", param=TIMEOUT_HEADER)
 
 
-def _onward_headers(exchange: Exchange, headers: Mapping[str, str]) -> dict[str, str]:
+def _onward_headers(exchange: Exchange, headers: RawHeaders) -> dict[str, str]:
     onward = {
         "content-type": "application/json",
         "accept-encoding": "identity",  # what comes is passed on as it is
         "x-request-id": exchange.request_id,
     }
-    onward.update({name: headers[name] for name in _FORWARDED_HEADERS if name in headers})
+    for name in _FORWARDED_HEADERS.keys() & headers.keys():
+        onward[_FORWARDED_HEADERS[name]] = headers[name].decode("latin-1")
     return onward

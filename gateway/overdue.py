@@ -9,6 +9,7 @@ import time
 from gateway.body import ClientGone
 from gateway.errors import BodyTooSlow, DeadlineExceeded
 from gateway.exchange import Exchange
+from monitors.metrics import Metrics
 
 LOOK_EVERY_S = 0.05
 GRACE_S = 1.0
@@ -20,10 +21,12 @@ class Overdue:
 
     Args:
         stall_s: a client that takes nothing for so long is gone: it must not hold an engine's place.
+        metrics: where it is told how many requests are being served.
     """
 
-    def __init__(self, stall_s: float) -> None:
+    def __init__(self, stall_s: float, metrics: Metrics) -> None:
         self._stall_s = stall_s
+        self._in_flight = metrics.in_flight
         self._served: set[Exchange] = set()
         self.add = self._served.add
         self.discard = self._served.discard
@@ -36,6 +39,7 @@ class Overdue:
 
     def look(self, now: float) -> None:
         """Interrupt what is overdue at that moment, on `time.monotonic`'s clock."""
+        self._in_flight.set(len(self._served))
         for exchange in tuple(self._served):
             if exchange.body_due is not None and now >= exchange.body_due:
                 exchange.interrupt(BodyTooSlow("the body did not come in time"))

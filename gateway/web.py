@@ -56,7 +56,7 @@ class PathNotFound(GatewayError):
 def key_guard(connection: Connection, _handler: BaseRouteHandler) -> None:
     """Let through whoever has a valid key, and remember it."""
     directory = connection.app.state.directory
-    connection.state.key = authenticate(directory.catalog, connection.headers)
+    connection.state.key = authenticate(directory.catalog, dict(connection.scope["headers"]))
 
 
 def models_guard(connection: Connection, handler: BaseRouteHandler) -> None:
@@ -78,7 +78,7 @@ def admin_guard(connection: Connection, handler: BaseRouteHandler) -> None:
 
 def metrics_guard(connection: Connection, handler: BaseRouteHandler) -> None:
     """Let through this machine without a key, else the scope `metrics`: a tenant's key is one wherever it is used."""
-    if not _is_local(connection) or presented_key(connection.headers) is not None:
+    if not _is_local(connection) or presented_key(dict(connection.scope["headers"])) is not None:
         key_guard(connection, handler)
         require(connection.state.key, catalog.Scope.METRICS)
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import uvicorn
 
+from ostler.collecting import collect_seldom
 from ostler.heads import TimedHeads
 
 LIFESPAN_END_S = 15.0  # for the lifespan's end, after the last request
@@ -148,7 +149,12 @@ def serve(
         proxy_headers=False,  # nothing here goes by a proxy's word
         timeout_graceful_shutdown=math.ceil(grace.drain_s),
     )
-    server = DrainingServer(config, app.state, grace, on_started, on_draining)
+
+    def started() -> None:
+        collect_seldom()
+        on_started()
+
+    server = DrainingServer(config, app.state, grace, started, on_draining)
     try:
         server.run([listening] if listening else None)
     except SystemExit:  # uvicorn's word for an app that did not start; it has logged why

@@ -19,13 +19,14 @@ class TimedHeads(HttpToolsProtocol):
     """A connection whose next request's head must come within `HEAD_TIMEOUT_S` of its opening or its first byte."""
 
     head_timeout_s = HEAD_TIMEOUT_S
-    _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """A client connected."""
         super().connection_made(transport)
         self._lost: set[Callable[[], None]] = set()
         self._extensions = {CLIENT_LOST: self._lost}
+        self._is_head_due = True
+        self._late: asyncio.TimerHandle | None = None
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -35,20 +36,25 @@ class TimedHeads(HttpToolsProtocol):
         for tell in tuple(self._lost):
             tell()
 
+    def data_received(self, data: bytes) -> None:
+        """Most heads come in one piece, for which no timer is needed."""
+        super().data_received(data)
+        if self._is_head_due and self._late is None:
+            self._expect_head()
+
     def on_message_begin(self) -> None:
         """A request's first bytes came, maybe while the answer to the one before still goes out."""
-        if self.cycle is None or self.cycle.response_complete:
-            self._expect_head()
+        self._is_head_due = self.cycle is None or self.cycle.response_complete
         super().on_message_begin()
         self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]  # a name of ours
 
     def on_headers_complete(self) -> None:
         """Its head is whole."""
+        self._is_head_due = False
         self._cancel()
         super().on_headers_complete()
 
     def _expect_head(self) -> None:
-        self._cancel()
         self._late = self.loop.call_later(self.head_timeout_s, self.transport.close)
 
     def _cancel(self) -> None:

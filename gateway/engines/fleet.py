@@ -361,7 +361,7 @@ class Fleet:
             self._metrics,
             breaker=Breaker(1, settings.breaker_pause_s, longest),
             at_home=self._at_home,
-            at_rest=lambda url: self.at_rest(url),  # noqa: PLW0108 - it is set later
+            at_rest=self.at_rest,
             on_change=self._changed,
             on_stats=self._saw_stats,
             probe_timeout_s=settings.probe_timeout_s,

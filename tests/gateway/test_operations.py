@@ -69,12 +69,10 @@ def test_metrics_need_a_key_from_elsewhere(host: str | None) -> None:
 @pytest.mark.parametrize("header", FORWARDED)
 def test_what_a_proxy_on_this_machine_passes_on_is_from_elsewhere(header: str) -> None:
     """It says so in its headers; a key opens the metrics through it, too."""
-    connection = _connection("127.0.0.1")
-    connection.headers[header] = "anything"
+    connection = _connection("127.0.0.1", header=header)
     with pytest.raises(Unauthenticated):
         metrics_guard(connection, None)  # type: ignore[arg-type]
-    keyed = _connection("127.0.0.1", Scope.METRICS)
-    keyed.headers[header] = "anything"
+    keyed = _connection("127.0.0.1", Scope.METRICS, header=header)
     metrics_guard(keyed, None)  # type: ignore[arg-type]
 
 
@@ -92,19 +90,27 @@ def test_metrics_want_their_scope_where_a_key_is_shown(host: str | None) -> None
         metrics_guard(_connection(host, None, "sk-other"), None)  # type: ignore[arg-type]
 
 
-def _connection(host: str | None, scope: Scope | None = None, presented: str = "sk-test") -> Any:
-    """A connection from there, with the key `sk-test` of that scope."""
+def _connection(
+    host: str | None, scope: Scope | None = None, presented: str = "sk-test", header: str | None = None
+) -> Any:
+    """A connection from there, with the key `sk-test` of that scope, and with a header."""
     held = {}
     if scope is not None:
         key = ApiKey("key_1", "x", "", frozenset({scope}), None, KeyLimits(), "me", datetime.now(UTC))
         held = {hash_key(presented)[:KEY_INDEX_LENGTH]: HeldKey(hash_key(presented), key)}
     directory = SimpleNamespace(catalog=Catalog(change=0, keys=held))
+    headers = {header: "anything"} if header else {}
+    if scope is not None or presented != "sk-test":
+        headers["authorization"] = f"Bearer {presented}"
     return SimpleNamespace(
         client=None if host is None else SimpleNamespace(host=host),
-        headers={"authorization": f"Bearer {presented}"} if scope is not None or presented != "sk-test" else {},
+        headers=headers,
         app=SimpleNamespace(state=SimpleNamespace(directory=directory)),
         state=SimpleNamespace(),
-        scope={"path": "/metrics"},
+        scope={
+            "path": "/metrics",
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        },
     )
 
 

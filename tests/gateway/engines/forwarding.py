@@ -39,12 +39,12 @@ async def before(script: Script) -> AsyncIterator[tuple[Connections, Scripted]]:
             yield engine, server
 
 
-async def post(engine: Connections, body: bytes = b"{}", timeout_s: float = 10.0) -> Reply:
+async def post(engine: Connections, body: bytes = b"{}", timeout_s: float = 60.0) -> Reply:
     """One request."""
     return await engine.post("/v1/chat/completions", body, HEADERS, timeout_s)
 
 
-async def ask(engine: Connections, body: bytes = b"{}", timeout_s: float = 10.0) -> tuple[int, str, bytes]:
+async def ask(engine: Connections, body: bytes = b"{}", timeout_s: float = 60.0) -> tuple[int, str, bytes]:
     """One request with its whole answer: status, content type, body."""
     with await post(engine, body, timeout_s) as reply:
         return reply.status, reply.content_type, await reply.read()

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from gateway.engines import connections
+from gateway.engines.connections import Connections, Reply
 from gateway.engines.failures import EngineLate
 from tests.conftest import until
 from tests.fakes.scripted import Line, answering, scripted
@@ -96,12 +97,30 @@ async def test_what_came_before_the_break_is_given_first() -> None:
         OK + b"no colon\r\n\r\n",
     ],
 )
-async def test_what_is_not_http_is_no_answer(answer: bytes) -> None:
-    """The connection is closed at once."""
+async def test_what_is_not_http_is_no_answer(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """The connection is closed at once, and that is no fault of the gateway's to be logged."""
     async with before(answering(answer)) as (engine, server):
         with down(sent=True):
             await ask(engine)
         await until(lambda: server.gone == 1)
+        assert not caplog.records
+
+
+@on_both_loops
+async def test_a_connection_that_breaks_as_it_is_made_was_sent_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the server speaks before it is asked."""
+    made = connections._Connection.connection_made
+
+    def make(self: connections._Connection, transport: asyncio.BaseTransport) -> None:
+        made(self, transport)
+        self.data_received(b"HTTP/1.1 503 Busy\r\n\r\n")
+
+    monkeypatch.setattr(connections._Connection, "connection_made", make)
+    async with before(answering(HELLO)) as (engine, server):
+        with down(sent=False):
+            await ask(engine)
+        await until(lambda: server.gone == 1)
+        assert server.heads == []
 
 
 @on_both_loops
@@ -158,6 +177,26 @@ async def test_an_answer_that_takes_too_long_is_late(begun: bytes, earlier_s: fl
 
 
 @on_both_loops
+async def test_the_time_to_connect_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it took is not there for the answer."""
+    opened = Connections._open
+
+    async def slowly(self: Connections, within_s: float) -> connections._Connection:
+        await asyncio.sleep(3 * SOON_S)
+        return await opened(self, 60.0)
+
+    async def script(line: Line) -> None:
+        await line.request()
+        await asyncio.sleep(SOON_S)
+        await line.say(HELLO)
+
+    monkeypatch.setattr(Connections, "_open", slowly)
+    async with before(script) as (engine, _):
+        with pytest.raises(EngineLate):
+            await ask(engine, timeout_s=2 * SOON_S)
+
+
+@on_both_loops
 async def test_an_answer_in_time_is_not_late_by_an_earlier_requests_deadline() -> None:
     """Each request has its own."""
 
@@ -177,8 +216,11 @@ async def test_an_answer_in_time_is_not_late_by_an_earlier_requests_deadline() -
 
 @on_both_loops
 @pytest.mark.parametrize("words", [b"", b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"\r\n", b"x"])
-async def test_a_connection_that_was_closed_or_spoke_by_itself_is_not_used(words: bytes) -> None:
+async def test_a_connection_that_was_closed_or_spoke_by_itself_is_not_used(
+    words: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What nobody asked for is nobody's answer."""
+    monkeypatch.setattr(connections, "KEEPALIVE_S", 60.0)
     async with before(answering(HELLO)) as (engine, server):
         await ask(engine)
         if words:
@@ -281,22 +323,24 @@ async def test_to_close_before_the_end_closes_the_connection() -> None:
 
 
 @on_both_loops
-async def test_an_answer_given_back_is_not_read_from_the_next_ones() -> None:
-    """Not even by who has waited for it since before."""
-    async with before(answering(HELLO[:-5], b"hello")) as (engine, server):
-        reply = await post(engine)
-        waiting = asyncio.ensure_future(reply.next())
-        connection = reply._connection
-        assert connection is not None
-        while not connection.is_whole:
+async def test_an_answer_given_back_is_not_taken_for_an_empty_one() -> None:
+    """By who still waited for it in the moment in which it came."""
+
+    async def script(line: Line) -> None:
+        await line.request()
+        await line.say(HELLO[:-5])
+
+    async with before(script) as (engine, _):
+        for read in (Reply.next, Reply.read):
+            reply = await post(engine)
+            waiting = asyncio.ensure_future(read(reply))
             await asyncio.sleep(0)
-        reply.close()
-        other = await post(engine)
-        with down(sent=True):
-            await waiting
-        assert await other.read() == b"hello"
-        assert server.connections == 1
-        other.close()
+            assert reply._connection is not None
+            reply._connection.data_received(b"hello")
+            reply.close()
+            with down(sent=True):
+                await waiting
+            engine.close()
 
 
 @on_both_loops

@@ -63,6 +63,30 @@ async def test_a_request_is_stored_as_sqlalchemy_would_store_it(database: AsyncE
     assert one == other
 
 
+@pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 250])
+async def test_however_many_rows_there_are_each_is_stored(database: AsyncEngine, count: int) -> None:
+    """As if each had been written alone, in both ways of meeting one that is there."""
+    async with database.begin() as connection:
+        told = [record(f"req-{number}", duration_s=float(number)) for number in range(count)]
+        rows = [row(f"{number:04}", each, connection.dialect) for number, each in enumerate(told)]
+        await insert(connection, REQUESTS, rows, on_conflict="fail")
+        found = await stored(connection, "request_log", ["id", "request_id", "duration_s"])
+        assert len(found) == count
+        await connection.execute(REQUESTS.delete())
+        for each in rows:
+            await insert(connection, REQUESTS, [each], on_conflict="fail")
+        assert await stored(connection, "request_log", ["id", "request_id", "duration_s"]) == found
+        hours = [(hour, "k", "p", "a", 1, "v", 1, 0, 2, 3, 0.5, 0.25) for hour in _hours(count, connection)]
+        for _ in range(2):
+            await insert(connection, USAGE, hours, on_conflict="add")
+        sums = await connection.execute(text("SELECT count(*), sum(requests), sum(cost) FROM usage_hours"))
+    assert sums.one() == ((count, 2 * count, count / 2) if count else (0, None, None))
+
+
+def _hours(count: int, connection: AsyncConnection) -> list[Any]:
+    return [moment(3600.0 * number, connection.dialect) for number in range(count)]
+
+
 async def test_sums_are_stored_as_sqlalchemy_would_store_them(database: AsyncEngine) -> None:
     """Their hour, too; what is added to a row that is there leaves one row."""
     columns = [column.name for column in USAGE.c]

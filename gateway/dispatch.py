@@ -101,7 +101,8 @@ class Dispatcher:
                 if not self._fleet.can_serve_now(need):
                     await self._until_it_can_be_served(exchange, route, need)
                 self._let_clients_go_first(exchange)
-                await self._take_place(exchange, route)
+                if not self._admission.take_free():
+                    await self._queue(exchange, route)
                 try:
                     await self._until_answered(outbound, route, need)
                 finally:
@@ -136,10 +137,18 @@ class Dispatcher:
                 need = self._without(exchange, need, error)
                 await self._pause(exchange)
 
-    async def _take_place(self, exchange: Exchange, route: Route) -> None:
+    async def _queue(self, exchange: Exchange, route: Route) -> None:
         waited = await self._admission.take(route.adapter or "", exchange.deadline)
         exchange.queue_s += waited
         exchange.waits.seconds += waited
+
+    def _lease_now(self, exchange: Exchange, route: Route, need: Need) -> Lease | None:
+        """As `_lease`, if nothing must be waited for."""
+        if exchange.lost:
+            return None
+        lease = self._fleet.lease_now(route.version, need, counts=not exchange.counted)
+        exchange.counted = exchange.counted or lease is not None
+        return lease
 
     async def _lease(self, exchange: Exchange, route: Route, need: Need) -> Lease:
         """A replica that holds the version; a request counts as one use of it, however often it needs one.
@@ -206,7 +215,7 @@ class Dispatcher:
         data = outbound.body.encode_for(route.model)
         while True:
             try:
-                with await self._lease(exchange, route, need) as found:
+                with self._lease_now(exchange, route, need) or await self._lease(exchange, route, need) as found:
                     exchange.replica = found.id
                     need = replace(need, tried=need.tried | {found.id})
                     if await self._send(outbound, found, route, data, need):

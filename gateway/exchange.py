@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
 
 from msgspec import Struct, field
 
@@ -198,3 +199,28 @@ class Exchange(Struct, eq=False):
             intended=route.intended,
             text=self.capture.text if self.capture and self.is_well_answered else None,
         )
+
+
+class Interruptible:
+    """A block in which a request may be interrupted; it ends with the reason then.
+
+    Raises (at its end):
+        GatewayError, ClientGone: why.
+    """
+
+    __slots__ = ("_exchange", "_task")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __enter__(self) -> None:
+        self._task = self._exchange.task = asyncio.current_task()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._exchange.task = None
+        if kind is asyncio.CancelledError and self._exchange.interruption is not None:
+            assert self._task is not None
+            self._task.uncancel()
+            raise self._exchange.interruption from None

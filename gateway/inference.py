@@ -6,7 +6,6 @@ route is an ordinary Litestar handler. `gateway.dispatch` has the second half of
 
 import asyncio
 import contextlib
-import functools
 import logging
 import math
 import time
@@ -29,7 +28,7 @@ from gateway.errors import (
     MethodNotAllowed,
     RateLimited,
 )
-from gateway.exchange import Exchange, request_id
+from gateway.exchange import Exchange, Interruptible, request_id
 from gateway.leaving import Leaving
 from gateway.limits.admission import Admission
 from gateway.limits.limiter import Limiter
@@ -121,8 +120,11 @@ class Inference:
         if self._tracer is not None:
             words = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
             exchange.trace = self._tracer.begin(scope["method"], exchange.path, exchange.started_at, words)
+        leaving = Leaving(scope, receive, exchange)
+        self._overdue.add(exchange)
         try:
-            await self._serve_while_wanted(exchange, scope, headers, receive, send)
+            with Interruptible(exchange):
+                await self._serve(exchange, scope["method"], headers, receive, send, leaving)
         except (GatewayError, RegistryError) as error:
             exchange.failed(error)
             if not exchange.answered:
@@ -140,33 +142,11 @@ class Inference:
             exchange.failed(failed)
             await send_error(exchange, failed, send)
         finally:
+            self._overdue.discard(exchange)
+            leaving.stop()
             if exchange.grant is not None:
                 exchange.grant.release(exchange.tokens)
             exchange.finish()
-
-    async def _serve_while_wanted(
-        self, exchange: Exchange, scope: Any, headers: RawHeaders, receive: Any, send: Any
-    ) -> None:
-        """Serve until the answer is out, the client is gone or the time is over.
-
-        Raises:
-            GatewayError, RegistryError, ClientGone: why there is no answer.
-        """
-        exchange.task = task = asyncio.current_task()
-        leaving = Leaving(scope, receive, functools.partial(exchange.interrupt, ClientGone()))
-        self._overdue.add(exchange)
-        try:
-            await self._serve(exchange, scope["method"], headers, receive, send, leaving)
-        except asyncio.CancelledError:
-            if exchange.interruption is None:
-                raise
-            assert task is not None
-            task.uncancel()
-            raise exchange.interruption from None
-        finally:
-            exchange.task = None
-            self._overdue.discard(exchange)
-            leaving.stop()
 
     async def _serve(
         self,

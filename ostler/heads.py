@@ -11,7 +11,6 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.leaving import CLIENT_LOST
-from ostler.joining import Joining
 
 HEAD_TIMEOUT_S = 20.0
 
@@ -23,7 +22,7 @@ class TimedHeads(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """A client connected."""
-        super().connection_made(Joining(transport, self.loop))  # type: ignore[arg-type]  # it has all that one has
+        super().connection_made(transport)
         self._lost: set[Callable[[], None]] = set()
         self._extensions = {CLIENT_LOST: self._lost}
         self._is_head_due = True

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,13 +193,13 @@ class Engine:
             raise EngineRefused(502, f"the engine answered {len(found)} of {len(prompts)} prompts")
         return found
 
-    async def forward(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Reply:
+    def forward(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Awaitable[Reply]:
         """Send a client's request on; the caller reads and closes the reply.
 
         Raises:
             EngineDown
         """
-        return await self._connections.post(path, body, headers, timeout_s)
+        return self._connections.post(path, body, headers, timeout_s)
 
     @contextlib.asynccontextmanager
     async def _request(

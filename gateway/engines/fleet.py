@@ -164,6 +164,15 @@ class Fleet:
 
     # Use
 
+    def lease_now(self, version: Version | None, need: Need, *, counts: bool = True) -> Lease | None:
+        """As `lease`, if nothing must be waited for; else None."""
+        replica = self._pick(need)
+        if replica is None or (lease := replica.lease_now(version)) is None:
+            return None
+        if version is not None and counts:
+            self._count(version, replica)
+        return lease
+
     async def lease(self, version: Version | None, need: Need, deadline: float, *, counts: bool = True) -> Lease:
         """Pick a replica and hold `version` resident on it, waiting for a replica if none answers.
 
@@ -176,20 +185,20 @@ class Fleet:
         """
         replica = await self._picked(need, deadline)
         if version is not None and counts:
-            self.heat.use(version.engine_name)
-            self._metrics.looked_up(version.adapter, is_hit=version.engine_name in replica.residency.resident)
+            self._count(version, replica)
         return await _leased(replica, version, deadline)
+
+    def _count(self, version: Version, replica: Replica) -> None:
+        self.heat.use(version.engine_name)
+        self._metrics.looked_up(version.adapter, is_hit=version.engine_name in replica.residency.resident)
 
     async def _picked(self, need: Need, deadline: float) -> Replica:
         give_up = min(deadline, time.monotonic() + self.wait_s)
         while True:
             news = self._news
-            taking = [one for one in self._replicas.values() if one.pool == need.pool and one.takes_requests]
-            if len(taking) == 1:
-                return taking[0]
-            choice = pick(self.snapshot(), need) if taking else None
-            if choice is not None:
-                return self._replicas[choice.replica]
+            replica = self._pick(need)
+            if replica is not None:
+                return replica
             try:
                 async with asyncio.timeout(max(0.0, give_up - time.monotonic())):
                     await news.wait()
@@ -199,6 +208,13 @@ class Fleet:
                 raise EngineUnavailable(
                     "no engine is available now; one may be starting", retry_after_s=_RETRY_AFTER_S
                 ) from None
+
+    def _pick(self, need: Need) -> Replica | None:
+        taking = [one for one in self._replicas.values() if one.pool == need.pool and one.takes_requests]
+        if len(taking) == 1:
+            return taking[0]
+        choice = pick(self.snapshot(), need) if taking else None
+        return self._replicas[choice.replica] if choice is not None else None
 
     def has_untried(self, need: Need) -> bool:
         """Whether a replica that was not tried yet could serve this."""

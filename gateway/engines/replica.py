@@ -196,6 +196,18 @@ class Replica:
 
     # Use
 
+    def lease_now(self, version: Version | None) -> "Lease | None":
+        """As `lease`, if `version` is there and nothing must be waited for; else None."""
+        if not self.takes_requests:
+            return None
+        if version is None:
+            self.in_flight += 1
+            return Lease(self, None)
+        if not self.residency.hold_resident(version.engine_name):
+            return None
+        self.in_flight += 1
+        return Lease(self, version.engine_name)
+
     async def lease(self, version: Version | None, deadline: float, *, lasting: bool = False) -> "Lease":
         """Hold `version` resident, loading it first if need be; None is the base model.
 

@@ -106,6 +106,13 @@ class Residency:
 
     # Use
 
+    def hold_resident(self, name: str) -> bool:
+        """Hold what is resident under an engine name, if anything is; it is to be let go."""
+        if name not in self._used:
+            return False
+        self._holds[name] = self._holds.get(name, 0) + 1
+        return True
+
     async def hold(self, version: Version, deadline: float, *, lasting: bool = False) -> None:
         """Keep `version` resident until it is let go, loading it first if need be.
 

@@ -48,6 +48,13 @@ class Admission:
         """Whether the next request would have to wait."""
         return self._free <= 0
 
+    def take_free(self) -> bool:
+        """Take a place if one is free; it is to be given back."""
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
     async def take(self, group: str, deadline: float) -> float:
         """Take a place, which is to be given back; the seconds waited for it.
 
@@ -59,10 +66,7 @@ class Admission:
             Overloaded: the queue is full, or the wait was too long.
             DeadlineExceeded: the request's own time is over.
         """
-        if self._free > 0:
-            self._free -= 1
-            return 0.0
-        return await self._queued(group, deadline)
+        return 0.0 if self.take_free() else await self._queued(group, deadline)
 
     def give_back(self) -> None:
         """Give a place to the next group's first; else keep it free."""

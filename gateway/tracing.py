@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from gateway.body import ClientGone
-from gateway.engines.failures import EngineDown
+from gateway.engines.failures import EngineDown, EngineLate
 from gateway.errors import GatewayError
 from monitors.record import RequestRecord
 from registry.errors import RegistryError
@@ -229,9 +229,10 @@ def _error_type(error: BaseException) -> str:
             return "cancelled"
         case ClientGone():
             return "client_gone"
+        case EngineLate():
+            return "deadline_exceeded"
         case EngineDown():
-            is_late = error.sent and isinstance(error.__cause__, TimeoutError)
-            return "deadline_exceeded" if is_late else "engine_down"
+            return "engine_down"
         case GatewayError() | RegistryError() if error.code is not None:
             return error.code
     return type(error).__name__

@@ -229,8 +229,10 @@ def _error_type(error: BaseException) -> str:
             return "cancelled"
         case ClientGone():
             return "client_gone"
+        case EngineLate():
+            return "deadline_exceeded"
         case EngineDown():
-            return "deadline_exceeded" if isinstance(error, EngineLate) else "engine_down"
+            return "engine_down"
         case GatewayError() | RegistryError() if error.code is not None:
             return error.code
     return type(error).__name__

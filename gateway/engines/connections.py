@@ -108,7 +108,7 @@ class Connections:
         """The one that was used last, as the others may soon be closed."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open and now < connection.kept_until:
+            if connection.is_fit(now):
                 return connection
             connection.lose()
         return None
@@ -118,7 +118,7 @@ class Connections:
         now, idle = time.monotonic(), self._idle
         self._idle = []
         for connection in idle:
-            if connection.is_open and now < connection.kept_until:
+            if connection.is_fit(now):
                 self.keep(connection)
             else:
                 connection.lose()
@@ -230,7 +230,6 @@ class _Connection(asyncio.Protocol):
         chunks: what has come of the body and was not taken.
         is_whole: whether the answer has wholly come, and so whether none is awaited.
         is_open: whether it can still be used.
-        kept_until: when it is too old for another request, by the monotonic clock.
     """
 
     __slots__ = (
@@ -239,6 +238,7 @@ class _Connection(asyncio.Protocol):
         "_is_late",
         "_is_paused",
         "_is_reusable",
+        "_kept_until",
         "_loop",
         "_parser",
         "_pool",
@@ -252,7 +252,6 @@ class _Connection(asyncio.Protocol):
         "content_type",
         "is_open",
         "is_whole",
-        "kept_until",
         "on_body",
         "status",
     )
@@ -264,12 +263,16 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._is_late = self._is_paused = self._is_reusable = False
         self.is_open = self.is_whole = True
-        self._timer_due = self.kept_until = 0.0
+        self._timer_due = self._kept_until = 0.0
         self.chunks: list[bytes] = []
         self.on_body = self.chunks.append  # what the parser calls for each piece then costs no call of Python
         self._parser = httptools.HttpResponseParser(self)
 
     # For the request
+
+    def is_fit(self, now: float) -> bool:
+        """Whether a request may go out on it at this time, by the monotonic clock."""
+        return self.is_open and now < self._kept_until and not self._transport.is_closing()
 
     def send(self, head: bytes, body: bytes, timeout_s: float) -> "asyncio.Future[None]":
         """Write a request; done once the answer's head has come, or cannot come any more."""
@@ -280,9 +283,8 @@ class _Connection(asyncio.Protocol):
         self._end_within(timeout_s)
         if len(body) < _LARGE_BODY_BYTES:
             self._transport.write(head + body)
-        else:  # a copy would cost more than a packet of its own
-            self._transport.write(head)
-            self._transport.write(body)
+        else:  # without a copy, where the loop can
+            self._transport.writelines((head, body))
         return self.news()
 
     @property
@@ -438,7 +440,7 @@ class _Connection(asyncio.Protocol):
             return
         self.is_whole = True
         self._is_reusable = self._parser.should_keep_alive()
-        self.kept_until = time.monotonic() + KEEPALIVE_S
+        self._kept_until = time.monotonic() + KEEPALIVE_S
         self._wake()
 
 

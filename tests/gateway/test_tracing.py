@@ -11,7 +11,7 @@ import pytest
 from gateway import tracing
 from gateway.app import create_app
 from gateway.body import ClientGone
-from gateway.engines.failures import EngineDown
+from gateway.engines.failures import EngineDown, EngineLate
 from gateway.errors import DeadlineExceeded
 from gateway.settings import GatewaySettings
 from gateway.tracing import Tracer
@@ -176,6 +176,7 @@ async def test_a_deadline_is_told_as_that(two: RunningGateway, collector: Collec
         (ClientGone(), "client_gone"),
         (EngineDown(sent=False), "engine_down"),
         (EngineDown(sent=True), "engine_down"),
+        (EngineLate(), "deadline_exceeded"),
         (DeadlineExceeded("late"), "deadline_exceeded"),
         (NotFound("gone"), "not_found"),
         (ZeroDivisionError("a prompt"), "ZeroDivisionError"),

@@ -233,6 +233,16 @@ async def test_a_connection_that_was_closed_or_spoke_by_itself_is_not_used(
 
 
 @on_both_loops
+async def test_a_connection_that_is_just_breaking_is_not_used() -> None:
+    """The loop knows of it a moment before it tells."""
+    async with before(answering(HELLO)) as (engine, server):
+        await ask(engine)
+        engine._idle[0]._transport.abort()
+        assert (await ask(engine))[2] == b"hello"
+        assert server.connections == 2
+
+
+@on_both_loops
 @pytest.mark.parametrize("answer", [HELLO, CHUNKED], ids=["length", "chunked"])
 @pytest.mark.parametrize("more", [b"H", b"HTTP/1.1 200 OK\r\nx-swallow: ", HELLO, b"garbage"])
 async def test_what_follows_an_answer_is_not_the_next_ones(answer: bytes, more: bytes) -> None:

@@ -147,6 +147,9 @@ class Metrics:
         self.loads = self._histogram(
             "ostler_version_load_seconds", "Time to load and probe a version.", replica, _SWAP_SECONDS
         )
+        self.proofs = self._histogram(
+            "ostler_version_proof_seconds", "Time of a version's proof, a part of its load.", replica, _SWAP_SECONDS
+        )
         self.unloads = self._counter("ostler_unloads", "Versions unloaded.", ("replica", "reason"))
 
     def _declare_versions(self) -> None:
@@ -292,7 +295,7 @@ class Metrics:
         for gauge in gauges:
             gauge.labels(id).set(0)
         if not is_of_several_processes():
-            for metric in (*gauges, self.loads, self.unloads):
+            for metric in (*gauges, self.loads, self.proofs, self.unloads):
                 metric.remove_by_labels({"replica": id})
 
     def exposition(self) -> bytes:

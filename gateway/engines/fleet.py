@@ -354,6 +354,7 @@ class Fleet:
             self._make_manager(engine, pool),
             Prover(settings.probe_tolerance, settings.probe_min_difference),
             timeout_s=settings.probe_timeout_s,
+            on_proven=self._metrics.proofs.labels(id).observe,
             on_down=lambda: replica.fails(),  # noqa: PLW0108 - it is made later
         )
         residency = Residency(

@@ -30,6 +30,7 @@ class Loader:
         id: the replica's name in logs.
         manager: loads and unloads in the engine.
         timeout_s: the longest a load or a proof may take.
+        on_proven: told of each proof, in seconds.
         on_down: called when not even the base model answers.
 
     Attributes:
@@ -44,6 +45,7 @@ class Loader:
         prover: Prover,
         *,
         timeout_s: float,
+        on_proven: Callable[[float], None],
         on_down: Callable[[], None],
     ) -> None:
         self.id = id
@@ -52,6 +54,7 @@ class Loader:
         self.timeout_s = timeout_s
         self.crossed: set[str] = set()
         self._prover = prover
+        self._on_proven = on_proven
         self._on_down = on_down
         self._late: set[str] = set()
         """What was asked for here, and may have been loaded after this gateway had given up waiting."""
@@ -130,8 +133,10 @@ class Loader:
         is_ours = False
         try:
             probes, is_ours = await self._have(version, make_room)
+            began = time.monotonic()
             async with self._blaming(asked=True):
                 await self._prover.prove(self.engine, version.engine_name, probes, self.timeout_s)
+            self._on_proven(time.monotonic() - began)
         except EngineRefused as refused:
             if is_crossed(refused, version.engine_name):
                 return False

@@ -26,6 +26,8 @@ class Stage:
         self.fails_at: dict[str, Exception] = {}
         self.asked: list[str] = []
         self.downs = 0
+        self.proofs: list[float] = []
+        """How long each took that came."""
 
     def _ask(self, what: str) -> None:
         self.asked.append(what)
@@ -71,7 +73,7 @@ class Stage:
         async def make_room() -> None:
             self._ask("room")
 
-        loader = Loader("engine-0", stage, stage, stage, timeout_s=5.0, on_down=self.down)
+        loader = Loader("engine-0", stage, stage, stage, timeout_s=5.0, on_proven=self.proofs.append, on_down=self.down)
         version = cast(Version, type("V", (), {"engine_name": NAME, "digest": "0" * 64}))
         try:
             await loader.load(version, make_room)
@@ -92,6 +94,7 @@ async def test_it_is_loaded_once_its_files_are_there(stage: Stage) -> None:
     """And only then does another one leave for it."""
     assert await stage.outcome() == "loaded"
     assert stage.asked == ["models", "fetch", "room", "load", "proof"]
+    assert len(stage.proofs) == 1
 
 
 @pytest.mark.parametrize(

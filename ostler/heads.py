@@ -10,9 +10,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.leaving import CLIENT_LOST
-
 HEAD_TIMEOUT_S = 20.0
+CLIENT_LOST = "ostler.client_lost"
+"""An extension of ASGI, which `gateway.leaving` describes; an agent serves here, too, and has no gateway."""
 
 
 class TimedHeads(HttpToolsProtocol):

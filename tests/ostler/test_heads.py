@@ -1,12 +1,15 @@
 """Connections whose requests do not come are closed; those that do come are served."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import uvicorn
 
-from ostler.heads import TimedHeads
+import gateway.leaving
+from ostler.heads import CLIENT_LOST, TimedHeads
 from tests.conftest import until
 
 
@@ -24,16 +27,25 @@ async def hello(scope: dict[str, object], receive: object, send: object) -> None
         await send({"type": "http.response.body", "body": b"ok"})  # type: ignore[operator]
 
 
-@pytest.fixture
-async def port() -> AsyncIterator[int]:
-    """A server's port."""
-    config = uvicorn.Config(hello, port=0, http=Quick, lifespan="off", log_config=None, timeout_keep_alive=30)
+@contextlib.asynccontextmanager
+async def listening(app: Any) -> AsyncIterator[int]:
+    """A server of an app; its port."""
+    config = uvicorn.Config(
+        app, port=0, http=Quick, lifespan="off", log_config=None, timeout_keep_alive=30, timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())
     await until(lambda: server.started)
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     await task
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    """A server's port."""
+    async with listening(hello) as port:
+        yield port
 
 
 @pytest.mark.parametrize(
@@ -56,3 +68,31 @@ async def test_requests_on_one_connection_are_served_however_long_they_take(port
         assert answer.startswith(b"HTTP/1.1 200")
         await asyncio.sleep(0.6)
     writer.close()
+
+
+async def test_a_lost_connection_is_told_to_who_wants_to_know() -> None:
+    """At once, for each request that is under way on it, and not to those that are over."""
+    told: list[str] = []
+    scopes: list[dict[str, Any]] = []
+
+    async def slow(scope: dict[str, Any], _receive: object, _send: object) -> None:
+        scopes.append(scope)
+        lost = scope["extensions"][CLIENT_LOST]
+        lost.add(over := lambda: told.append("over"))
+        lost.discard(over)
+        lost.add(lambda: told.append("lost"))
+        await asyncio.sleep(60)
+
+    async with listening(slow) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await until(lambda: bool(scopes))
+        await asyncio.sleep(0.05)
+        assert not told
+        writer.close()
+        await until(lambda: told == ["lost"])
+
+
+def test_the_gateway_knows_it_by_the_same_name() -> None:
+    """It cannot import it from here, nor this from there."""
+    assert CLIENT_LOST == gateway.leaving.CLIENT_LOST

@@ -24,6 +24,7 @@ from typing import Any
 
 import uvicorn
 
+from ostler.accepting import Accepting
 from ostler.collecting import collect_seldom
 from ostler.heads import TimedHeads
 
@@ -73,9 +74,14 @@ class DrainingServer(uvicorn.Server):
         await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the app and listen."""
-        await super().startup(sockets)
+        """Start the app and listen; on sockets that are given, others listen, too."""
+        await super().startup(None if sockets is None else [])
+        self.servers += [Accepting(each, self._protocol) for each in sockets or ()]  # type: ignore[misc]  # acts as one
         self._on_started()
+
+    def _protocol(self) -> asyncio.Protocol:
+        config, state = self.config, self.server_state
+        return config.http_protocol_class(config=config, server_state=state, app_state=self.lifespan.state)  # type: ignore[call-arg]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
         """Drain on the first signal, stop at once on the second. uvicorn would end the process by the signal."""

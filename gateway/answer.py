@@ -14,6 +14,8 @@ from gateway.usage import BYTES_A_TOKEN, TAIL_BYTES, Usage, find_usage
 
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 _HEAD_BYTES = 512
+_MOST_TAIL_BYTES = TAIL_BYTES + TAIL_BYTES // 4
+"""A tail is cut down to what may be looked at once it is so long: not with each chunk, and not much longer."""
 _UNKNOWN = Usage()
 _EVENT = b"data:"
 _FINISH_REASON = b'"finish_reason":'
@@ -109,7 +111,7 @@ class StreamedAnswer(Answer):
         if is_head and self.completion_id is None:
             found = _STREAMED_ID.search(tail[:_HEAD_BYTES])
             self.completion_id = _text(found[1]) if found else None
-        if len(tail) > 2 * TAIL_BYTES:
+        if len(tail) > _MOST_TAIL_BYTES:
             del tail[:-TAIL_BYTES]
         if self._path == RESPONSES:
             self._follow_response(chunk)

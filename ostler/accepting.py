@@ -5,19 +5,18 @@ their connections, and the others idle. So a process that has much to do takes f
 """
 
 import asyncio
-import errno
 import logging
 import socket
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-NO_ROOM_PAUSE_S = 1.0
+BACKLOG = 2048
+PAUSE_S = 1.0
 
 
 class Accepting:
-    """Takes a listening socket's connections until it is closed; the socket stays its owner's.
+    """Listens on a bound socket and takes its connections until it is closed; the socket stays its owner's.
 
     It closes as a server of asyncio does.
     """
@@ -28,6 +27,7 @@ class Accepting:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
         self._is_closed = False
+        listening.listen(BACKLOG)  # whoever bound it need not have
         listening.settimeout(0)
         self._begin()
 
@@ -50,12 +50,10 @@ class Accepting:
             connection, _ = self._listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another process was quicker, or the client has gone
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
+        except OSError as error:  # as without room for another; to try at once would be to spin
             log.error("no connection can be taken for a moment: %s", error.strerror)
             self._loop.remove_reader(self._listening)
-            self._loop.call_later(NO_ROOM_PAUSE_S, self._begin)
+            self._loop.call_later(PAUSE_S, self._begin)
             return
         connection.settimeout(0)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

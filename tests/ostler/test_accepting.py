@@ -27,9 +27,12 @@ class Counting(asyncio.Protocol):
 
 
 @contextlib.contextmanager
-def listening_socket() -> Iterator[socket.socket]:
-    """A socket that listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+def listening_socket(*, is_listening: bool = True) -> Iterator[socket.socket]:
+    """A socket that listens, or will."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        if is_listening:
+            listening.listen()
         yield listening
 
 
@@ -54,6 +57,20 @@ async def test_a_burst_is_shared() -> None:
             transport.close()
         for client in clients:
             client.close()
+
+
+@on_both_loops
+async def test_a_socket_that_is_only_bound_will_do() -> None:
+    """As the workers' parent hands it down."""
+    with listening_socket(is_listening=False) as bound:
+        taken: list[asyncio.BaseTransport] = []
+        server = Accepting(bound, lambda: Counting(taken))
+        (client,) = burst(bound, 1)
+        await until(lambda: bool(taken))
+        server.close()
+        await server.wait_closed()
+        taken[0].close()
+        client.close()
 
 
 @on_both_loops
@@ -98,7 +115,7 @@ async def test_without_room_it_pauses_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It neither ends nor spins."""
-    monkeypatch.setattr(accepting, "NO_ROOM_PAUSE_S", 0.2)
+    monkeypatch.setattr(accepting, "PAUSE_S", 0.2)
     with listening_socket() as listening:
         full: Any = Full(listening)
         taken: list[asyncio.BaseTransport] = []

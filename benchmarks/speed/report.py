@@ -122,7 +122,8 @@ def _machine() -> str:
         "Node": _said("node", "--version").removeprefix("v"),
     }
     shown = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return f"{_processor()}, {len(ALLOWED)} cores, {platform.system()} {platform.release()}. {shown}.\n"
+    kernel = platform.release().partition("-")[0]
+    return f"{_processor()}, {len(ALLOWED)} cores, {platform.system()} {kernel}. {shown}.\n"
 
 
 def _processor() -> str:

@@ -12,6 +12,7 @@ from litestar import Litestar
 from docs.source import markdown
 from docs.source.schema import SHAPES_PAGE, Json, Shapes, note
 from gateway.app import create_app
+from gateway.inference import PATHS
 from gateway.refusals import REFUSALS
 from gateway.settings import GatewaySettings
 
@@ -90,12 +91,10 @@ def _order(tag: str) -> tuple[int, str]:
 
 def _guards() -> Iterator[tuple[tuple[str, str], str]]:
     """Who may call each route, by the guards that it has."""
+    yield from (((path, "POST"), "a key with the scope `inference`") for path in PATHS)
     for route in _app().routes:
         path = getattr(route, "path_format", route.path)
-        if not hasattr(route, "route_handlers"):
-            yield (path, "POST"), "a key with the scope `inference`"
-            continue
-        for handler in route.route_handlers:
+        for handler in getattr(route, "route_handlers", ()):
             names = [_WHO[_name(guard)] for guard in handler.resolve_guards()]
             yield from (((path, method), " and ".join(names) or "anyone") for method in handler.http_methods)
 

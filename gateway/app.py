@@ -112,7 +112,7 @@ def artifact_store(settings: GatewaySettings) -> ArtifactStore:
 
 
 class Gateway(Litestar):
-    """Litestar, but inference goes past it: to find a route takes the framework longer than all of ours takes."""
+    """Litestar, but inference goes past it: it needs nothing of what the framework does to find and call a route."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve a request."""

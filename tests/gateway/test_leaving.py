@@ -98,3 +98,14 @@ async def test_after_its_block_a_request_is_not_interrupted() -> None:
     exchange.interrupt(ClientGone())
     await asyncio.sleep(0)
     assert exchange.interruption is None
+
+
+async def test_an_interrupted_task_is_as_good_as_before() -> None:
+    """It goes on to tell the client; a time-out that it sets there would take a cancellation for its own."""
+    exchange = an_exchange()
+    with pytest.raises(ClientGone), Interruptible(exchange):
+        exchange.interrupt(ClientGone())
+        await asyncio.sleep(60)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0

@@ -70,6 +70,16 @@ async def test_requests_on_one_connection_are_served_however_long_they_take(port
     writer.close()
 
 
+async def test_a_later_head_must_come_whole_too(port: int) -> None:
+    """Whatever was served on the connection before."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+    writer.write(b"GET / HTTP/1.1\r\nx-slow:")
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+
+
 async def test_a_lost_connection_is_told_to_who_wants_to_know() -> None:
     """At once, for each request that is under way on it, and not to those that are over."""
     told: list[str] = []

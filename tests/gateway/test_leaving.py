@@ -103,7 +103,7 @@ async def test_after_its_block_a_request_is_not_interrupted() -> None:
 async def test_an_interrupted_task_is_as_good_as_before() -> None:
     """It goes on to tell the client; a time-out that it sets there would take a cancellation for its own."""
     exchange = an_exchange()
-    with pytest.raises(ClientGone), Interruptible(exchange):
+    with pytest.raises(ClientGone), Interruptible(exchange):  # noqa: PT012 - it is raised at the end
         exchange.interrupt(ClientGone())
         await asyncio.sleep(60)
     task = asyncio.current_task()

@@ -7,6 +7,8 @@ import msgspec
 
 from registry.catalog import KeyLimits
 
+MINUTE_S = 60.0
+
 
 class Limit(StrEnum):
     """The limits that are counted here, in the words of a message to the client."""
@@ -45,17 +47,13 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Counter(Protocol):
-    """What counts requests in and out.
+    """What requests that were let in are counted out by.
 
     Requests are counted in a moving window, exactly. Tokens are known only after the answer, so their count must be
     able to go past the limit, which a moving window's cannot: they are counted in a fixed window of a minute that
     begins with its first tokens. A key with tokens left may thus go past its limit by what is in flight, and at the
     turn of a window it may use up to two limits within a minute.
     """
-
-    async def admit(self, ticket: Ticket) -> Standing:
-        """Count the request, or refuse it; a refused one has used nothing of any limit."""
-        ...
 
     def release(self, ticket: Ticket, tokens: int) -> None:
         """Give the place of a request that was let in back, and count its tokens; nobody waits for it."""

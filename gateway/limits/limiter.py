@@ -61,9 +61,8 @@ class Limiter:
 
     def __init__(self, url: str, budgets: Budgets, on_fallback: Callable[[], None] = lambda: None) -> None:
         self._budgets = budgets
-        counts = MemoryCounts()
-        self._shared = SharedCounts(url, counts, on_fallback) if url else None
-        self._counter: Counter = self._shared or counts
+        self._counts = MemoryCounts()
+        self._shared = SharedCounts(url, self._counts, on_fallback) if url else None
         self._name = secrets.token_hex(8)
         self._numbers = itertools.count()
 
@@ -81,10 +80,11 @@ class Limiter:
             return FREE
         # A client may choose its request's id, and use it twice.
         ticket = Ticket(key.id, limits, f"{request_id}/{self._name}-{next(self._numbers)}", deadline_s)
-        standing = await self._counter.admit(ticket)
+        shared = self._shared
+        standing = self._counts.admit(ticket) if shared is None else await shared.admit(ticket)
         if standing.refused is not None:
             raise _refusal(standing.refused, limits, standing)
-        return Grant(_headers(standing), self._counter, ticket)
+        return Grant(_headers(standing), shared or self._counts, ticket)
 
     async def close(self) -> None:
         """Close the connections to Redis."""

@@ -4,10 +4,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from gateway.limits.counts import Limit, Standing, Ticket, Window
+from gateway.limits.counts import MINUTE_S, Limit, Standing, Ticket, Window
 from registry.catalog import KeyLimits
 
-MINUTE_S = 60.0
 SWEEP_PAUSE_S = 60.0
 
 
@@ -23,7 +22,7 @@ class MemoryCounts:
         self._used: dict[str, _Used] = {}
         self._sweep_at = 0.0
 
-    async def admit(self, ticket: Ticket) -> Standing:
+    def admit(self, ticket: Ticket) -> Standing:
         """Count the request, or refuse it; a refused one has used nothing of any limit."""
         now, limits = self._now(), ticket.limits
         used = self._used_by(ticket.key_id, now)

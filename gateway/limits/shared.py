@@ -33,8 +33,7 @@ class SharedCounts:
 
     Redis is away when an operation has failed twice; each try waits `BOUND_S` at most for each answer. From then on no
     request asks it: a task does, until it answers. What was counted in memory meanwhile stays there; places that were
-    taken in Redis and freed meanwhile are given back then. The moving window goes by the gateways' clocks, so these
-    should agree.
+    taken in Redis and freed meanwhile are given back then.
 
     Args:
         url: redis://, rediss:// or unix://.
@@ -91,7 +90,7 @@ class SharedCounts:
             return await self._ask(partial(self._shared.admit, ticket))
         except _Away:
             self._owe(ticket)
-        standing = await self._local.admit(ticket)
+        standing = self._local.admit(ticket)
         if standing.refused is None:
             self._at_local.add(ticket.holder)
         return standing

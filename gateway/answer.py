@@ -1,16 +1,18 @@
 """What the gateway learns of an engine's answer from its bytes: its id, its tokens and why it ended.
 
-Looked for where vLLM puts them, at the head and at the end; what lies between is not read. In JSON that came from a
-model's words, quotes have backslashes and there are no line breaks, so such words are never taken for these.
+In a stream they are looked for where vLLM puts them, at the head and at the end; what lies between is not read. In
+JSON that came from a model's words, quotes have backslashes and there are no line breaks, so such words are never taken
+for these.
 """
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from gateway.body import NOT_JSON
-from gateway.usage import BYTES_A_TOKEN, TAIL_BYTES, Usage, find_usage
+from gateway.usage import BYTES_A_TOKEN, TAIL_BYTES, Usage, find_usage, usage_of
 
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 _HEAD_BYTES = 512
@@ -24,8 +26,8 @@ _INCOMPLETE = b'"incomplete_details":'
 _LAST_EVENT = b"event: response.completed\n"
 _WORD = re.compile(rb' ?"(\w{1,40})"')
 _REASON = re.compile(rb' ?(?:(null)|\{"reason": ?"(\w{1,40})")')
+_LONGEST_ID, _LONGEST_REASON = 160, 40
 _ID = rb'"id": ?"([^"\\]{1,160})"'
-_WHOLE_ID = re.compile(rb"\s*\{" + _ID)
 _STREAMED_ID = re.compile(rb'^data: ?\{(?:"type": ?"[\w.]+", ?)?(?:"(?:message|response)": ?\{)?' + _ID, re.MULTILINE)
 _AS_OPENAI_SAYS = {
     "end_turn": "stop",
@@ -56,25 +58,49 @@ class Answer:
         return self.counted
 
 
-class _StopReason(msgspec.Struct):
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Incomplete(msgspec.Struct):
+    reason: str | None = None
+
+
+class _Whole(msgspec.Struct):
+    """An answer in one piece, of any endpoint; what is not named here is skipped, not decoded."""
+
+    id: str = ""
+    choices: list[_Choice] = []
     stop_reason: str | None = None
+    incomplete_details: _Incomplete | None | msgspec.UnsetType = msgspec.UNSET
+    usage: dict[str, Any] | None = None
 
 
-_message = msgspec.json.Decoder(_StopReason)
+_whole = msgspec.json.Decoder(_Whole)
 
 
 def read_whole(path: str, content: bytes) -> Answer:
-    """What an answer in one piece says, on the endpoint of that path."""
-    found = _WHOLE_ID.match(content)
-    return Answer(_text(found[1]) if found else None, _whole_finish(path, content), find_usage(content))
+    """What an answer in one piece says, on the endpoint of that path; nothing, if it is none."""
+    try:
+        found = _whole.decode(content)
+    except NOT_JSON:
+        return Answer()
+    reason = _finish(path, found)
+    return Answer(
+        found.id if 0 < len(found.id) <= _LONGEST_ID else None,
+        _as_openai(reason) if reason is not None and len(reason) <= _LONGEST_REASON else None,
+        usage_of(found.usage or {}),
+    )
 
 
-def _whole_finish(path: str, content: bytes) -> str | None:
+def _finish(path: str, found: _Whole) -> str | None:
     if path == RESPONSES:
-        return _responses_finish(content[:_HEAD_BYTES])
+        if not found.incomplete_details:
+            return "stop" if found.incomplete_details is None else None
+        return found.incomplete_details.reason
     if path == MESSAGES:
-        return _message_finish(content)
-    return _last_word(content, _FINISH_REASON)
+        return found.stop_reason
+    return found.choices[-1].finish_reason if found.choices else None
 
 
 class StreamedAnswer(Answer):
@@ -140,7 +166,7 @@ def _last_word(content: bytes, mark: bytes) -> str | None:
     """The word that stands where `mark` does last; None if that is no word."""
     at = content.rfind(mark)
     found = _WORD.match(content, at + len(mark)) if at >= 0 else None
-    return _as_openai(found[1]) if found else None
+    return _as_openai(_text(found[1])) if found else None
 
 
 def _responses_finish(head: bytes) -> str | None:
@@ -149,20 +175,10 @@ def _responses_finish(head: bytes) -> str | None:
     found = _REASON.match(head, at + len(_INCOMPLETE)) if at >= 0 else None
     if found is None:
         return None
-    return "stop" if found[1] else _as_openai(found[2])
+    return "stop" if found[1] else _as_openai(_text(found[2]))
 
 
-def _message_finish(content: bytes) -> str | None:
-    """Decoded, for a tool's input is a model's own JSON, and may have any key."""
-    try:
-        reason = _message.decode(content).stop_reason
-    except NOT_JSON:
-        return None
-    return None if reason is None else _AS_OPENAI_SAYS.get(reason, reason[:40])
-
-
-def _as_openai(word: bytes) -> str:
-    said = _text(word)
+def _as_openai(said: str) -> str:
     return _AS_OPENAI_SAYS.get(said, said)
 
 

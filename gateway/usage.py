@@ -35,11 +35,14 @@ def find_usage(tail: bytes) -> Usage:
     while (at := tail.rfind(_MARK, 0, end)) >= 0:
         found = _object_at(tail, at + len(_MARK))
         if found:
-            return Usage(
-                _count(found, "prompt_tokens", "input_tokens"), _count(found, "completion_tokens", "output_tokens")
-            )
+            return usage_of(found)
         end = at
     return Usage()
+
+
+def usage_of(fields: Mapping[str, Any]) -> Usage:
+    """The tokens that a `usage` object tells, in the words of any endpoint."""
+    return Usage(_count(fields, "prompt_tokens", "input_tokens"), _count(fields, "completion_tokens", "output_tokens"))
 
 
 def _object_at(text: bytes, start: int) -> Mapping[str, Any]:

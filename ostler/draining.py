@@ -26,7 +26,7 @@ import uvicorn
 
 from ostler.accepting import Accepting
 from ostler.collecting import collect_seldom
-from ostler.heads import TimedHeads
+from ostler.http1 import Connection
 
 LIFESPAN_END_S = 15.0  # for the lifespan's end, after the last request
 SAME_STOP_S = 0.5  # signals so close to each other are one
@@ -151,7 +151,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        http=TimedHeads,
+        http=Connection,
         proxy_headers=False,  # nothing here goes by a proxy's word
         timeout_graceful_shutdown=math.ceil(grace.drain_s),
     )

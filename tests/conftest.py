@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from gateway.app import create_app
 from gateway.engines.replica import Replica
 from gateway.settings import GatewaySettings
-from ostler.heads import TimedHeads
+from ostler.http1 import Connection
 from registry.artifacts import ArtifactStore
 from registry.catalog import Scope
 from registry.database import connect, migrate
@@ -257,7 +257,7 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[tuple[str, Any]]:
             log_config=None,
             access_log=False,
             server_header=False,
-            http=TimedHeads,
+            http=Connection,
             timeout_graceful_shutdown=1,
         )
     )

@@ -16,7 +16,10 @@ CLIENT_LOST = "ostler.client_lost"
 
 
 class TimedHeads(HttpToolsProtocol):
-    """A connection whose next request's head must come within `HEAD_TIMEOUT_S` of its opening or its first byte."""
+    """A connection whose next request's head must come within `HEAD_TIMEOUT_S` of its opening or its first byte.
+
+    A head that begins while answers before it still go out has that time from their end.
+    """
 
     head_timeout_s = HEAD_TIMEOUT_S
 
@@ -39,12 +42,21 @@ class TimedHeads(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Most heads come in one piece, for which no timer is needed."""
         super().data_received(data)
-        if self._is_head_due and self._late is None:
+        if self.cycle is not None and self.cycle.response_complete:
+            if self._is_head_due:
+                self._expect_head()
+            else:
+                self._idle_on()
+
+    def on_response_complete(self) -> None:
+        """An answer is out, behind which the next request may have begun already."""
+        super().on_response_complete()
+        if self._is_head_due and self.cycle.response_complete:  # else another request is answered before that one
             self._expect_head()
 
     def on_message_begin(self) -> None:
         """A request's first bytes came, maybe while the answer to the one before still goes out."""
-        self._is_head_due = self.cycle is None or self.cycle.response_complete
+        self._is_head_due = True
         super().on_message_begin()
         self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]  # a name of ours
 
@@ -55,7 +67,15 @@ class TimedHeads(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _expect_head(self) -> None:
-        self._late = self.loop.call_later(self.head_timeout_s, self.transport.close)
+        if self._late is None and not self.transport.is_closing():
+            self._late = self.loop.call_later(self.head_timeout_s, self.transport.close)
+
+    def _idle_on(self) -> None:
+        """What came begins no request: blank lines, or the rest of a body; uvicorn has ended the idling for it."""
+        if not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _cancel(self) -> None:
         if self._late is not None:

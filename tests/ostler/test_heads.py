@@ -28,10 +28,10 @@ async def hello(scope: dict[str, object], receive: object, send: object) -> None
 
 
 @contextlib.asynccontextmanager
-async def listening(app: Any) -> AsyncIterator[int]:
-    """A server of an app; its port."""
+async def listening(app: Any, idle_s: int = 30) -> AsyncIterator[int]:
+    """A server of an app, which closes what idles for so long after an answer; its port."""
     config = uvicorn.Config(
-        app, port=0, http=Quick, lifespan="off", log_config=None, timeout_keep_alive=30, timeout_graceful_shutdown=1
+        app, port=0, http=Quick, lifespan="off", log_config=None, timeout_keep_alive=idle_s, timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())
@@ -78,6 +78,62 @@ async def test_a_later_head_must_come_whole_too(port: int) -> None:
     writer.write(b"GET / HTTP/1.1\r\nx-slow:")
     assert await asyncio.wait_for(reader.read(), 10) == b""
     writer.close()
+
+
+async def trickle(writer: asyncio.StreamWriter) -> None:
+    """A head that never ends, byte by byte, and never idle."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("when", ["with them", "while they go out", "after them"])
+async def test_a_head_behind_other_requests_must_come_whole_once_they_are_answered(port: int, when: str) -> None:
+    """Its time begins with the last answer's end, however long the answers took, and what comes does not prolong it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    requests, begun = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 2, b"GET / HTTP/1.1\r\nx-slow:"
+    writer.write(requests + begun if when == "with them" else requests)
+    await asyncio.sleep(0.1)
+    if when == "while they go out":
+        writer.write(begun)
+    for _ in range(2):
+        answer = await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+        assert answer.startswith(b"HTTP/1.1 200")
+    if when == "after them":
+        writer.write(begun)
+    slow = asyncio.create_task(trickle(writer))
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    slow.cancel()
+    writer.close()
+
+
+@pytest.mark.parametrize("behind", [1, 2], ids=["one answer", "two answers"])
+async def test_a_head_that_ends_in_its_time_is_served_whatever_it_waited_for(port: int, behind: int) -> None:
+    """It has begun with the first request, and ends after the last answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * behind + b"GET / HT")
+    for _ in range(behind):
+        await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+    writer.write(b"TP/1.1\r\nhost: x\r\n\r\n")
+    answer = await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+    assert answer.startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("length", "then"), [(b"0", b"\r\n"), (b"9", b"half"), (b"4", b"rest")], ids=["a blank line", "half", "a rest"]
+)
+async def test_what_begins_no_request_does_not_keep_a_connection(length: bytes, then: bytes) -> None:
+    """As little as silence does: a request must follow an answer, not a rest of the body that was not waited for."""
+    async with listening(hello, idle_s=1) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: " + length + b"\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+        writer.write(then)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
 
 
 async def test_a_lost_connection_is_told_to_who_wants_to_know() -> None:

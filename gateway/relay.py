@@ -17,6 +17,7 @@ from gateway.errors import (
     envelope,
     error_headers,
 )
+from gateway.events import WholeEvents
 from gateway.exchange import Exchange
 from gateway.usage import UsageFilter
 from registry.errors import RegistryError
@@ -88,14 +89,14 @@ def _refused(exchange: Exchange, status: int, content: bytes) -> GatewayError:
 
 
 async def _relay_stream(exchange: Exchange, answer: Reply, keep_usage: bool, send: Send) -> None:
-    """Pass the events on as they come; what breaks after the first byte is told as a last event."""
+    """Pass whole events on as they come; what breaks after the first byte is told as a last event."""
     headers = [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-cache"),
         (b"x-accel-buffering", b"no"),
         *exchange.headers(),
     ]
-    hide = None if keep_usage else UsageFilter()
+    events = WholeEvents() if keep_usage else UsageFilter()
     seen = StreamedAnswer(exchange.path, exchange.body_bytes)
     chunk = await _next(exchange, answer)
     exchange.first_byte = time.monotonic()
@@ -108,14 +109,14 @@ async def _relay_stream(exchange: Exchange, answer: Reply, keep_usage: bool, sen
             seen.feed(chunk)
             if exchange.capture is not None:
                 exchange.capture.keep(chunk)
-            if visible := chunk if hide is None else hide.feed(chunk):
+            if visible := events.feed(chunk):
                 await send({"type": "http.response.body", "body": visible, "more_body": True})
             chunk = await _next(exchange, answer)
     except EngineDown:
         await _end_broken_stream(exchange, send)
         return
     seen.end()
-    await send({"type": "http.response.body", "body": hide.rest() if hide else b"", "more_body": False})
+    await send({"type": "http.response.body", "body": events.rest(), "more_body": False})
 
 
 async def _next(exchange: Exchange, answer: Reply) -> bytes:

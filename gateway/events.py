@@ -1,6 +1,7 @@
 """The events of a stream, which may come cut anywhere: only whole ones are passed on."""
 
-_ENDS = (b"\n\n", b"\r\n\r\n")
+ENDS = (b"\n\n", b"\r\n\r\n")
+"""What events end with: as vLLM writes lines, and as a server before it may."""
 _LONGEST_END = 4
 
 
@@ -18,11 +19,11 @@ class WholeEvents:
     def feed(self, chunk: bytes) -> bytes:
         """What of the stream so far may go to the client now."""
         held = self._held
-        if not held and chunk.endswith(_ENDS):  # nearly always
+        if not held and chunk.endswith(ENDS):  # nearly always
             return chunk
         sought = max(0, len(held) - _LONGEST_END + 1)  # what came before holds no end, but maybe the begin of one
         held += chunk
-        cut = max((at + len(end) for end in _ENDS if (at := held.rfind(end, sought)) >= 0), default=0)
+        cut = max((at + len(end) for end in ENDS if (at := held.rfind(end, sought)) >= 0), default=0)
         whole = bytes(held[:cut])
         del held[:cut]
         return whole

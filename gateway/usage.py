@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from gateway.body import NOT_JSON
-from gateway.events import WholeEvents
+from gateway.events import ENDS, WholeEvents
 
 _MARK = b'"usage":'
 _EMPTY_CHOICES = b'"choices":[]'
@@ -79,7 +79,8 @@ class UsageFilter(WholeEvents):
 
     def feed(self, chunk: bytes) -> bytes:
         """What of the stream so far may go to the client now."""
-        whole = super().feed(chunk)
+        # Nearly every chunk is whole events, which the filter then knows without another call.
+        whole = chunk if not self._held and chunk.endswith(ENDS) else super().feed(chunk)
         if _EMPTY_CHOICES not in whole:
             return whole
         return b"".join(event for event in _BETWEEN_EVENTS.split(whole) if not _is_usage_event(event))

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.events import WholeEvents
+from gateway.events import ENDS, WholeEvents
 
-ENDS = (b"\n\n", b"\r\n\r\n")
 each_end = pytest.mark.parametrize("end", ENDS, ids=["LF", "CRLF"])
 
 

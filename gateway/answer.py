@@ -72,7 +72,7 @@ class _Whole(msgspec.Struct):
     id: str = ""
     choices: list[_Choice] = []
     stop_reason: str | None = None
-    incomplete_details: _Incomplete | None | msgspec.UnsetType = msgspec.UNSET
+    incomplete_details: _Incomplete | msgspec.UnsetType | None = msgspec.UNSET
     usage: dict[str, Any] | None = None
 
 

@@ -7,8 +7,8 @@ every replica is left alone for a while, and the deployment's fallback serves in
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.body import Body
@@ -42,8 +42,7 @@ _RETRY_PAUSE_S = 0.05
 _RETRY_AFTER_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Outbound:
+class Outbound(Struct, frozen=True, eq=False):
     """A request as it goes to the engines; only the model's name depends on which version serves it.
 
     Attributes:
@@ -131,7 +130,7 @@ class Dispatcher:
         """Wait for a replica, and for the version's load, without a place: others could use it meanwhile."""
         while not self._fleet.can_serve_now(need):
             try:
-                with await self._lease(exchange, route, need):
+                with await self._lease(exchange, route, need, counts=_counts(exchange)):
                     return
             except (VersionNotServable, EngineUnavailable) as error:
                 need = self._without(exchange, need, error)
@@ -142,22 +141,16 @@ class Dispatcher:
         exchange.queue_s += waited
         exchange.waits.seconds += waited
 
-    def _lease_now(self, exchange: Exchange, route: Route, need: Need) -> Lease | None:
-        """As `_lease`, if nothing must be waited for."""
-        if exchange.lost:
-            return None
-        lease = self._fleet.lease_now(route.version, need, counts=not exchange.counted)
-        exchange.counted = exchange.counted or lease is not None
-        return lease
+    def _lease_now(self, exchange: Exchange, route: Route, need: Need, *, counts: bool) -> Lease | None:
+        """As `_lease`, if nothing must be waited for; what an engine has lost is left to that, which may give it up."""
+        return None if exchange.lost else self._fleet.lease_now(route.version, need, counts=counts)
 
-    async def _lease(self, exchange: Exchange, route: Route, need: Need) -> Lease:
-        """A replica that holds the version; a request counts as one use of it, however often it needs one.
+    async def _lease(self, exchange: Exchange, route: Route, need: Need, *, counts: bool) -> Lease:
+        """A replica that holds the version, however long that takes.
 
         Raises:
             EngineCrowded: the deadline came while other versions kept taking its room.
         """
-        counts = not exchange.counted
-        exchange.counted = True
         try:
             with exchange.waits:
                 lease = await self._fleet.lease(route.version, need, exchange.deadline, counts=counts)
@@ -214,8 +207,12 @@ class Dispatcher:
         exchange = outbound.exchange
         data = outbound.body.encode_for(route.model)
         while True:
+            counts = _counts(exchange)
             try:
-                with self._lease_now(exchange, route, need) or await self._lease(exchange, route, need) as found:
+                lease = self._lease_now(exchange, route, need, counts=counts)
+                if lease is None:
+                    lease = await self._lease(exchange, route, need, counts=counts)
+                with lease as found:
                     exchange.replica = found.id
                     need = replace(need, tried=need.tried | {found.id})
                     if await self._send(outbound, found, route, data, need):
@@ -341,6 +338,12 @@ class Dispatcher:
 def _need(exchange: Exchange, route: Route) -> Need:
     name = route.version.engine_name if route.version else None
     return Need(route.pool, name, exchange.request_id, exchange.session)
+
+
+def _counts(exchange: Exchange) -> bool:
+    """Whether the lease that it asks for now counts as a use of its version: its first does, whatever comes of that."""
+    is_first, exchange.counted = not exchange.counted, True
+    return is_first
 
 
 def _crowded(route: Route) -> EngineCrowded:

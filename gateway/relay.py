@@ -17,6 +17,7 @@ from gateway.errors import (
     envelope,
     error_headers,
 )
+from gateway.events import WholeEvents
 from gateway.exchange import Exchange
 from gateway.usage import UsageFilter
 from registry.errors import RegistryError
@@ -24,6 +25,7 @@ from registry.errors import RegistryError
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+_WITHOUT_CONTENT = frozenset({204, 205, 304})
 
 
 def noting_waits(send: Send, exchange: Exchange) -> Send:
@@ -48,19 +50,23 @@ async def relay(exchange: Exchange, answer: Reply, keep_usage: bool, send: Send)
         InvalidRequest, EngineError: the engine refused the request, or failed on it.
         EngineDown: it broke off before the client got a byte.
     """
-    if answer.content_type.startswith("text/event-stream"):
-        await _relay_stream(exchange, answer, keep_usage, send)
-    elif answer.status >= 400:
+    if answer.status >= 400:  # whatever its type
         raise _refused(exchange, answer.status, await whole(exchange, answer))
-    else:
-        content = await whole(exchange, answer)
+    if answer.status in _WITHOUT_CONTENT:
+        raise EngineError(f"the engine gave no answer but status {answer.status}", retry_after_s=1.0)
+    if answer.content_type.lower().startswith("text/event-stream"):
+        await _relay_stream(exchange, answer, keep_usage, send)
+        return
+    content = await whole(exchange, answer)
+    content_type = (answer.content_type or "application/json").encode("latin-1")
+    exchange.status = answer.status
+    headers = [(b"content-type", content_type), *exchange.headers()]
+    try:
+        await _send_whole(exchange, answer.status, headers, content, send)
+    finally:  # not before, for nobody needs to wait for it; its tokens were spent even if the client goes away here
         exchange.answer = read_whole(exchange.path, content)
         if exchange.capture is not None:
             exchange.capture.keep(content)
-        content_type = (answer.content_type or "application/json").encode("latin-1")
-        exchange.status = answer.status
-        headers = [(b"content-type", content_type), *exchange.headers()]
-        await _send_whole(exchange, answer.status, headers, content, send)
 
 
 async def whole(exchange: Exchange, answer: Reply) -> bytes:
@@ -88,14 +94,14 @@ def _refused(exchange: Exchange, status: int, content: bytes) -> GatewayError:
 
 
 async def _relay_stream(exchange: Exchange, answer: Reply, keep_usage: bool, send: Send) -> None:
-    """Pass the events on as they come; what breaks after the first byte is told as a last event."""
+    """Pass whole events on as they come; what breaks after the first byte is told as a last event."""
     headers = [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-cache"),
         (b"x-accel-buffering", b"no"),
         *exchange.headers(),
     ]
-    hide = None if keep_usage else UsageFilter()
+    events = WholeEvents() if keep_usage else UsageFilter()
     seen = StreamedAnswer(exchange.path, exchange.body_bytes)
     chunk = await _next(exchange, answer)
     exchange.first_byte = time.monotonic()
@@ -108,14 +114,14 @@ async def _relay_stream(exchange: Exchange, answer: Reply, keep_usage: bool, sen
             seen.feed(chunk)
             if exchange.capture is not None:
                 exchange.capture.keep(chunk)
-            if visible := chunk if hide is None else hide.feed(chunk):
+            if visible := events.feed(chunk):
                 await send({"type": "http.response.body", "body": visible, "more_body": True})
             chunk = await _next(exchange, answer)
     except EngineDown:
         await _end_broken_stream(exchange, send)
         return
     seen.end()
-    await send({"type": "http.response.body", "body": hide.rest() if hide else b"", "more_body": False})
+    await send({"type": "http.response.body", "body": events.rest(), "more_body": False})
 
 
 async def _next(exchange: Exchange, answer: Reply) -> bytes:

@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 
 from gateway.body import NOT_JSON
+from gateway.events import ENDS, WholeEvents
 
 _MARK = b'"usage":'
 _EMPTY_CHOICES = b'"choices":[]'
-_EVENT_END = b"\n\n"
+_BETWEEN_EVENTS = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
 _OPENING = re.compile(rb" *\{")
 _MOST_TOKENS = 2**31
 _object = msgspec.json.Decoder(dict[str, Any])
@@ -74,35 +75,18 @@ def _count(usage: Mapping[str, Any], *names: str) -> int | None:
     return None
 
 
-class UsageFilter:
-    """Keeps the usage event, which the gateway asked for, back from a client that did not.
+class UsageFilter(WholeEvents):
+    """Keeps the usage event, which the gateway asked for, back from a client that did not."""
 
-    Bytes go through as they came up to the last whole event; the rest of an unfinished one waits for its end, which
-    no client could have read before.
-    """
-
-    def __init__(self) -> None:
-        self._held = b""
+    __slots__ = ()
 
     def feed(self, chunk: bytes) -> bytes:
         """What of the stream so far may go to the client now."""
-        data = self._held + chunk if self._held else chunk
-        end = data.rfind(_EVENT_END)
-        if end < 0:
-            self._held = data
-            return b""
-        cut = end + len(_EVENT_END)
-        self._held = data[cut:]
-        whole = data[:cut]
+        # Nearly every chunk is whole events, which the filter then knows without another call.
+        whole = chunk if not self._held and chunk.endswith(ENDS) else super().feed(chunk)
         if _EMPTY_CHOICES not in whole:
             return whole
-        events = whole.split(_EVENT_END)[:-1]
-        return b"".join(event + _EVENT_END for event in events if not _is_usage_event(event))
-
-    def rest(self) -> bytes:
-        """What is left when the stream ends."""
-        held, self._held = self._held, b""
-        return held
+        return b"".join(event for event in _BETWEEN_EVENTS.split(whole) if not _is_usage_event(event))
 
 
 def _is_usage_event(event: bytes) -> bool:

@@ -184,8 +184,11 @@ class Reply:
         Raises:
             EngineDown: the connection broke before the end.
             EngineLate: the end did not come in time.
+            RuntimeError: `read` has taken them already.
         """
         connection = self._used()
+        if self._content is not None:
+            raise RuntimeError("the answer was read whole, and has no next bytes")
         if connection.awaits_more and not connection.chunks:
             try:
                 await connection.news()

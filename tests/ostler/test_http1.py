@@ -56,8 +56,8 @@ async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: App) -> AsyncIterator[int]:
-    """A server of an app; its port."""
+async def listening(app: App, idle_s: int = 30) -> AsyncIterator[int]:
+    """A server of an app, which closes what idles for so long after an answer; its port."""
     config = uvicorn.Config(
         app,
         port=0,
@@ -66,7 +66,7 @@ async def listening(app: App) -> AsyncIterator[int]:
         log_config=None,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=30,
+        timeout_keep_alive=idle_s,
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
@@ -407,34 +407,61 @@ async def test_requests_on_one_connection_are_served_however_long_they_take() ->
         writer.close()
 
 
-@pytest.mark.parametrize("sent", [(GET + b"G",), (GET, b"GET / HTTP/1.1\r\nx-slow:")], ids=["at once", "meanwhile"])
-async def test_a_head_behind_a_request_must_come_whole_too(sent: tuple[bytes, ...]) -> None:
-    """Its time begins when the answer before it is out."""
-    found = await told(slowly, *sent)
-    assert found.endswith(b"\r\n\r\nok")
-    assert found.count(b"HTTP/1.1") == 1
+async def trickle(writer: asyncio.StreamWriter) -> None:
+    """A head that never ends, byte by byte, and never idle."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
 
 
-async def test_a_head_that_comes_byte_by_byte_is_not_waited_for() -> None:
-    """Each byte is a sign of life, and no reason to wait longer."""
-
-    async def app(_scope: dict[str, Any], _receive: Any, send: Any) -> None:
-        await answer(send, b"ok")
-
-    async with listening(app) as port:
+@pytest.mark.parametrize("when", ["with them", "while they go out", "after them"])
+async def test_a_head_behind_other_requests_must_come_whole_once_they_are_answered(when: str) -> None:
+    """Its time begins with the last answer's end, however long the answers took, and what comes does not prolong it."""
+    begun = b"GET / HTTP/1.1\r\nx-slow:"
+    async with listening(slowly) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(GET)
+        writer.write(GET + GET + begun if when == "with them" else GET + GET)
+        await asyncio.sleep(0.1)
+        if when == "while they go out":
+            writer.write(begun)
+        for _ in range(2):
+            found = await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+            assert found.startswith(b"HTTP/1.1 200")
+        if when == "after them":
+            writer.write(begun)
+        slow = asyncio.create_task(trickle(writer))
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        slow.cancel()
+        writer.close()
+
+
+@pytest.mark.parametrize("behind", [1, 2], ids=["one answer", "two answers"])
+async def test_a_head_that_ends_in_its_time_is_served_whatever_it_waited_for(behind: int) -> None:
+    """It has begun with the first request, and ends after the last answer."""
+    async with listening(slowly) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET * behind + GET[:8])
+        for _ in range(behind):
+            await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+        writer.write(GET[8:])
+        found = await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+        assert found.startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("length", "then"), [(b"0", b"\r\n"), (b"9", b"half"), (b"4", b"rest")], ids=["a blank line", "half", "a rest"]
+)
+async def test_what_begins_no_request_does_not_keep_a_connection(length: bytes, then: bytes) -> None:
+    """As little as silence does: a request must follow an answer, not a rest of the body that was not waited for."""
+    async with listening(slowly, idle_s=1) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: " + length + b"\r\n\r\n")
         await asyncio.wait_for(reader.readuntil(b"ok"), 10)
-        began = asyncio.get_running_loop().time()
-        with contextlib.suppress(ConnectionError):
-            for byte in b"GET / HTTP/1.1\r\nx-slow:" * 5:
-                writer.write(bytes([byte]))
-                await writer.drain()
-                await asyncio.sleep(0.05)
-                if reader.at_eof():
-                    break
-        assert reader.at_eof()
-        assert asyncio.get_running_loop().time() - began < 3
+        writer.write(then)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
 
 

@@ -164,6 +164,17 @@ async def test_an_answer_that_has_come_is_read_without_a_wait() -> None:
 
 
 @on_both_loops
+async def test_what_was_read_whole_is_not_an_empty_stream() -> None:
+    """To who asks for its next bytes afterwards; to who reads it again it is the same."""
+    async with before(answering(HELLO)) as (engine, _):
+        with await post(engine) as reply:
+            assert await reply.read() == b"hello"
+            with pytest.raises(RuntimeError, match="read whole"):
+                await reply.next()
+            assert await reply.read() == b"hello"
+
+
+@on_both_loops
 async def test_the_connection_that_was_used_last_is_used_next() -> None:
     """As many are open as there were requests at once, and those too many grow old."""
     gate = asyncio.Event()

@@ -11,15 +11,20 @@ from aiohttp import web
 import agent.engine
 import agent.errors
 from agent.settings import AgentSettings
+from gateway.body import decode
+from gateway.dispatch import Outbound
 from gateway.engines.engine import Engine
 from gateway.engines.failures import EngineRefused
 from gateway.engines.proof import Proof
+from gateway.errors import EngineCrowded
 from gateway.inference import TIMEOUT_HEADER
+from gateway.routing import Route
 from gateway.settings import GatewaySettings
 from registry.probes import Probes
 from tests.agent.agents import RunningAgent, running
 from tests.conftest import RunningGateway, until
 from tests.fakes.engine import FakeEngine
+from tests.gateway.exchanges import an_exchange
 
 
 @pytest.fixture
@@ -122,6 +127,27 @@ async def test_without_lasting_room_clients_are_told_to_come_back(two: RunningGa
     assert int(answer.headers["retry-after"]) > 0
     assert is_well(two, name)
     assert two.replica.state == "ready"
+
+
+async def test_what_was_lost_is_not_sent_again_without_time_for_another_loss(two: RunningGateway) -> None:
+    """Though it is there again: after one more loss it would be too late to tell the client to come back."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    def outbound(deadline_s: float) -> Outbound:
+        exchange = an_exchange(deadline_s, route=Route(live, "tiny", "stable", "support", version), lost=1)
+        return Outbound(exchange, decode(b'{"model":"support"}'), {}, keep_usage=True, send=send)
+
+    (live,) = two.replica.residency.resident
+    version, dispatcher = two.app.state.directory.catalog.version(live), two.app.state.inference._dispatcher
+    asked = two.engine.calls[live]
+    with pytest.raises(EngineCrowded):
+        await dispatcher.answer(outbound(0.04))
+    assert (sent, two.engine.calls[live]) == ([], asked)
+    await dispatcher.answer(outbound(60.0))
+    assert (sent[0]["status"], two.engine.calls[live]) == (200, asked + 1)
 
 
 async def test_a_gateway_that_cannot_keep_a_live_version_serves_the_rest(two: RunningGateway, name: str) -> None:

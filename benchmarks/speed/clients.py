@@ -19,7 +19,7 @@ import uvloop
 
 from benchmarks.speed.processes import Cores, cores, pinned
 from benchmarks.speed.report import Found
-from benchmarks.speed.rounds import Figures, ratio, take_turns
+from benchmarks.speed.rounds import Figures, ratio, take_turns, values_of
 from benchmarks.speed.systems import DIRECT, PATH
 from benchmarks.speed.trial import chat, trial
 from gateway.engines.connections import Connections
@@ -89,7 +89,8 @@ async def clients(rounds: int, seconds: float) -> Found:
     ]
     columns = ["client", "CPU us per request", "of aiohttp", "requests/s"]
     text = "Requests of 500 bytes with answers of 900, sent and read in one process without a gateway around them."
-    return Found("10-clients", "The client of the engines", text, columns, rows)
+    values = values_of(CLIENTS, turns)
+    return Found("10-clients", "The client of the engines", text, columns, rows, values=values)
 
 
 async def _turn(name: str, place: Cores, seconds: float) -> Figures:

@@ -3,7 +3,7 @@
 from benchmarks.speed.growth import LEAST, MOST, Size
 from benchmarks.speed.processes import MIB, Cores, cores
 from benchmarks.speed.report import Found, at_most, none
-from benchmarks.speed.rounds import Figures, take_turns
+from benchmarks.speed.rounds import Figures, take_turns, values_of
 from benchmarks.speed.stock import Stock
 from benchmarks.speed.streaming import GAP_S, SPREAD_S, most_memory
 from benchmarks.speed.streams import watch
@@ -44,4 +44,5 @@ async def memories(rounds: int, _: float) -> Found:
         " streams have an event each 50 ms."
     )
     columns = ["Ostler with", "at rest, MB", f"with {STREAMS:,} streams, MB", "streams broken"]
-    return Found("7-memory", "Memory", text, columns, rows, goals)
+    values = values_of((each.name for each in sizes), turns)
+    return Found("7-memory", "Memory", text, columns, rows, goals, values=values)

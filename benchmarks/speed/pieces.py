@@ -1,13 +1,13 @@
 """The pieces of the whole measurement: what each measures, and what its table says."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from benchmarks.speed import clients, engine, growth, libraries, memory, profile, recording, swapping, workers
 from benchmarks.speed.processes import cores
 from benchmarks.speed.report import Found, at_least, at_most, none
 from benchmarks.speed.requests import CLIENTS, requests_of
-from benchmarks.speed.rounds import Figure, difference, ratio, take_turns
+from benchmarks.speed.rounds import Figure, difference, ratio, take_turns, values_of
 from benchmarks.speed.streaming import AT_ONCE, fast_streams, paced_streams
 from benchmarks.speed.systems import DIRECT, LITELLM, NGINX, OSTLER, PORTKEY, Ostler, System
 from demo import BASE_DIR
@@ -44,7 +44,8 @@ async def requests(rounds: Rounds, seconds: float) -> Found:
     ]
     columns = ["system", "requests/s", "of nginx", "p50, ms", "p99, ms", "CPU s per 1,000", "memory, MiB"]
     text = "Closed loops of requests of 500 bytes with answers of 900, by wrk."
-    return Found("1-requests", "Requests without streaming", text, columns, rows, goals)
+    values = values_of((each.name for each in ALL), turns)
+    return Found("1-requests", "Requests without streaming", text, columns, rows, goals, values=values)
 
 
 async def parts(rounds: Rounds, seconds: float) -> Found:
@@ -78,7 +79,8 @@ async def parts(rounds: Rounds, seconds: float) -> Found:
         for variant, found in zip(variants, turns, strict=True)
     ]
     columns = ["Ostler with", "requests/s", "of all features", "CPU s per 1,000"]
-    return Found("2-parts", "Ostler's parts, switched off one by one", "At 32 clients.", columns, rows)
+    values = values_of((each.name for each in variants), turns)
+    return Found("2-parts", "Ostler's parts, switched off one by one", "At 32 clients.", columns, rows, values=values)
 
 
 async def streams(rounds: Rounds, seconds: float) -> Found:
@@ -111,7 +113,8 @@ async def streams(rounds: Rounds, seconds: float) -> Found:
         " answers each stream of an upstream of its own with 500 (`TypeError: immutable`)."
     )
     columns = ["system", "streams/s", "of nginx", "CPU s per 1,000"]
-    return Found("3-streams", "Streams as fast as possible", text, columns, rows, goals)
+    values = values_of((each.name for each in counts), turns)
+    return Found("3-streams", "Streams as fast as possible", text, columns, rows, goals, values=values)
 
 
 async def paced(rounds: Rounds, _: float) -> Found:
@@ -136,7 +139,8 @@ async def paced(rounds: Rounds, _: float) -> Found:
         " seen, and for the systems what they add to that of the same round."
     )
     columns = ["system", "first byte p50, ms", "p99", "late p50, ms", "p99", "gap's error p50, ms", "p99", "broken"]
-    return Found("4-paced", "Paced streams", text, columns, rows, goals)
+    values = values_of((each.name for each in systems), turns)
+    return Found("4-paced", "Paced streams", text, columns, rows, goals, values=values)
 
 
 def _added(found: Mapping[str, Figure], direct: Mapping[str, Figure], count: int) -> list[str]:
@@ -165,7 +169,8 @@ async def sizes(rounds: Rounds, seconds: float) -> Found:
     most = ratio(by_size[growth.MOST]["cpu_s_per_1000"], least)
     goals = [at_most("CPU per 1,000 requests at 1,000 adapters and 10,000 keys, against 1 and 10", 1.05, most)]
     columns = ["Ostler with", "CPU s per 1,000", "of the first", "memory, MiB"]
-    return Found("5-growth", "Growth", "At 32 clients.", columns, rows, goals)
+    values = values_of((each.name for each in growth.SIZES), turns)
+    return Found("5-growth", "Growth", "At 32 clients.", columns, rows, goals, values=values)
 
 
 async def real_engine(rounds: Rounds, _: float) -> Found:
@@ -180,7 +185,8 @@ async def real_engine(rounds: Rounds, _: float) -> Found:
                 )
             )
 
-        direct, through = await take_turns(pair, measure, rounds=rounds)
+        turns = await take_turns(pair, measure, rounds=rounds)
+    direct, through = turns
     names = ("requests_per_s", "tokens_per_s", "first_token_ms", "token_ms")
     rows = [
         [door.name, *(found[name].shown() for name in names)]
@@ -201,21 +207,38 @@ async def real_engine(rounds: Rounds, _: float) -> Found:
     ]
     columns = ["way", "requests/s", "tokens/s", "first token p50, ms", "time per token p50, ms"]
     text = f"vLLM's own serving benchmark, {engine.CLIENTS} clients, prompts of 64 and answers of 32 tokens."
-    return Found("12-engine", "Real vLLM", text, columns, rows, goals)
+    values = values_of((each.name for each in pair), turns)
+    return Found("12-engine", "Real vLLM", text, columns, rows, goals, values=values)
 
 
-PIECES: dict[str, Callable[[Rounds, float], Awaitable[Found]]] = {
-    "profile": profile.profiles,
-    "requests": requests,
-    "parts": parts,
-    "streams": streams,
-    "paced": paced,
-    "growth": sizes,
-    "workers": workers.workers,
-    "memory": memory.memories,
-    "swap": swapping.swaps,
-    "libraries": libraries.servers,
-    "clients": clients.clients,
-    "recorder": recording.recording,
-    "engine": real_engine,
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One piece.
+
+    Attributes:
+        measure: in so many rounds, for so many seconds each.
+        uses: what it runs beside Ostler, of which the versions are told.
+        least_rounds: with fewer, what it finds is not for the page.
+    """
+
+    measure: Callable[[Rounds, float], Awaitable[Found]]
+    uses: Sequence[str] = ()
+    least_rounds: Rounds = 3
+
+
+_ALL = ("wrk", "nginx", "LiteLLM", "Portkey", "Node")
+PIECES: dict[str, Piece] = {
+    "profile": Piece(profile.profiles, ("wrk", "py-spy")),
+    "requests": Piece(requests, _ALL),
+    "parts": Piece(parts, ("wrk",)),
+    "streams": Piece(streams, ("wrk", "nginx", "LiteLLM")),
+    "paced": Piece(paced, ("wrk", "nginx", "LiteLLM"), least_rounds=5),
+    "growth": Piece(sizes, ("wrk",)),
+    "workers": Piece(workers.workers, ("wrk", "Valkey"), least_rounds=5),
+    "memory": Piece(memory.memories, ("wrk",)),
+    "swap": Piece(swapping.swaps, ("wrk",)),
+    "libraries": Piece(libraries.servers, ("wrk", "granian")),
+    "clients": Piece(clients.clients, ("httpx",)),
+    "recorder": Piece(recording.recording, ("PostgreSQL",)),
+    "engine": Piece(real_engine, ("vLLM",)),
 }

@@ -1,5 +1,6 @@
 """Turns, medians and ranges: what is compared takes turns in each round, so that a slow minute slows all of it."""
 
+import math
 import statistics
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ from typing import TypeVar
 Thing = TypeVar("Thing")
 Figures = Mapping[str, float]
 """What one turn found, by the figure's name."""
+Values = Mapping[str, Mapping[str, Sequence[float | None]]]
+"""What was found of each thing, by its name and the figure's, round by round; None is what could not be found."""
+_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,18 @@ class Figure:
         """The median with the range, for a table."""
         low, high = min(self.values), max(self.values)
         return f"{self.median:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def values_of(names: Iterable[str], turns: Iterable[Mapping[str, Figure]]) -> Values:
+    """The figures of things as they were found, to be kept: with six digits, which is more than they are good for."""
+    return {
+        name: {figure: [_rounded(value) for value in all_rounds.values] for figure, all_rounds in found.items()}
+        for name, found in zip(names, turns, strict=True)
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.{_DIGITS}g}")
 
 
 def ratio(of: Figure, to: Figure) -> Figure:

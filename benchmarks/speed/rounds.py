@@ -12,6 +12,7 @@ Figures = Mapping[str, float]
 Values = Mapping[str, Mapping[str, Sequence[float | None]]]
 """What was found of each thing, by its name and the figure's, round by round; None is what could not be found."""
 _DIGITS = 6
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +55,32 @@ def difference(of: Figure, to: Figure) -> Figure:
 
 
 async def take_turns(
-    things: Sequence[Thing], measure: Callable[[Thing], Awaitable[Figures]], *, rounds: int
+    things: Sequence[Thing],
+    measure: Callable[[Thing], Awaitable[Figures]],
+    *,
+    rounds: int,
+    is_disturbed: Callable[[Sequence[Figures]], bool] = lambda _: False,
 ) -> list[dict[str, Figure]]:
-    """Measure each thing once in each round, every other round backwards; the figures of each, in the given order."""
-    found: list[list[Figures]] = [[] for _ in things]
+    """Measure each thing once in each round, every other round backwards; the figures of each, in the given order.
+
+    A round that is disturbed by what it found, of each thing in that order, is measured again, at most twice.
+    """
+    found = []
     for number in range(rounds):
-        order: Iterable[int] = range(len(things)) if number % 2 == 0 else reversed(range(len(things)))
-        for index in order:
-            found[index].append(await measure(things[index]))
+        for _ in range(_TRIES):
+            once = await _round(things, measure, backwards=number % 2 == 1)
+            if not is_disturbed(once):
+                break
+        found.append(once)
     return [
-        {name: Figure(tuple(figures[name] for figures in all_rounds)) for name in all_rounds[0]} for all_rounds in found
+        {name: Figure(tuple(figures[name] for figures in all_rounds)) for name in all_rounds[0]}
+        for all_rounds in zip(*found, strict=True)
     ]
+
+
+async def _round(
+    things: Sequence[Thing], measure: Callable[[Thing], Awaitable[Figures]], *, backwards: bool
+) -> list[Figures]:
+    """The figures of each thing, in the given order, whichever it was measured in."""
+    step = -1 if backwards else 1
+    return [await measure(thing) for thing in things[::step]][::step]

@@ -54,6 +54,17 @@ async def test_processor_time_is_told_for_each_process(tmp_path: Path) -> None:
         assert 0.25 <= process.main_thread_cpu_s <= process.cpu_s - 0.25
 
 
+_GREW = "import time\nheld = bytearray(200 << 20)\ndel held\ntime.sleep(60)"
+_BOTH_GREW = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {_GREW!r}])\n{_GREW}"
+
+
+async def test_the_most_memory_is_told_also_after_it_was_given_back(tmp_path: Path) -> None:
+    """Of children, too: looking at it now and then might miss it."""
+    async with running(Command((sys.executable, "-c", _BOTH_GREW), processes.ALLOWED), tmp_path / "log") as process:
+        await until(lambda: process.peak_mib >= 400 and process.memory_mib < 100)
+        assert process.peak_mib < 500
+
+
 async def test_a_process_that_ends_at_once_says_what_it_said(tmp_path: Path) -> None:
     """So that whoever runs a benchmark knows what is missing."""
     command = Command(

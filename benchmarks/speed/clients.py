@@ -26,7 +26,6 @@ from gateway.engines.connections import Connections
 
 AT_ONCE = (1, 32)
 OWN, AIOHTTP, HTTPX = "Ostler's own", "aiohttp", "httpx"
-_MOST_OF_AIOHTTP = 0.3
 _WARM_UP_S = 0.5
 _TIMEOUT_S = 60.0
 _HEADERS = {"content-type": "application/json", "accept-encoding": "identity", "x-request-id": "req-0123456789abcdef"}

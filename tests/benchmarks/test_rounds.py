@@ -18,12 +18,17 @@ async def test_every_other_round_goes_backwards() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "kept"),
-    [([1.0, 99.0, 2.0], [1.0, 2.0]), ([99.0, 98.0, 97.0, 2.0], [97.0, 2.0]), ([1.0, 2.0], [1.0, 2.0])],
+    ("found", "kept", "expected"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], "AB BA"),
+        ([1.0, 99.0, 2.0], [1.0, 2.0], "AB BA BA"),
+        ([99.0, 98.0, 97.0, 2.0], [97.0, 2.0], "AB AB AB BA"),
+    ],
 )
-async def test_a_disturbed_round_is_measured_again(found: list[float], kept: list[float]) -> None:
+async def test_a_disturbed_round_is_measured_again(found: list[float], kept: list[float], expected: str) -> None:
     """All of it, in the same order, and at most twice: the third one stands, whatever it found."""
-    values, order = iter(found), []
+    values = iter(found)
+    order: list[str] = []
 
     async def measure(thing: str) -> Figures:
         order.append(thing)

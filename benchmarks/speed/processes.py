@@ -95,6 +95,17 @@ class Running:
         """The most resident memory that it has had since it began, MiB: the sum of each process's own peak."""
         return sum(_peak_kib(each.pid) for each in self._all()) * 1024 / MIB
 
+    def below(self, *arguments: str) -> "Running":
+        """The process that it started, itself or by others, with just these arguments.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        for each in self._all():
+            if each.cmdline()[1:] == list(arguments):
+                return Running(each)
+        raise RuntimeError(f"no process runs {' '.join(arguments)}")
+
     def _all(self) -> list[psutil.Process]:
         return [self._process, *self._process.children(recursive=True)]
 

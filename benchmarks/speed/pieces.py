@@ -242,8 +242,8 @@ async def real_engine(rounds: Rounds, seconds: float) -> Found:
     text = (
         f"vLLM's own serving benchmark, {engine.CLIENTS} clients, {prompts} prompts of {engine.PROMPT_TOKENS} tokens a"
         f" run, answers of {engine.ANSWER_TOKENS}. Ostler has all features on: a key with limits of every kind, prices,"
-        f" and a canary, which gets {engine.CANARY:.0%}. The gateway's processor time is that of the whole run; where"
-        " it is not asked, it looks after the engine and nothing else."
+        f" and a canary, which gets {engine.CANARY:.0%}. The gateway's processor time is that while the prompts"
+        " were asked; in the direct way it is for looking after the engine alone."
     )
     values = values_of((each.name for each in pair), turns)
     return Found("12-engine", "Real vLLM", text, columns, rows, goals, values=values)

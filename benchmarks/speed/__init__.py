@@ -12,4 +12,5 @@ share mean little by themselves.
     pieces      the list of all that is measured; each piece that is not there has a module of its own
     rounds      turns, medians, ranges
     report      RESULTS.md, from what the pieces found
+    versions    the machine, and the versions of what a piece used
 """

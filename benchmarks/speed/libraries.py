@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.speed.installing import GRANIAN, GRANIAN_VERSION
 from benchmarks.speed.processes import Command, Cores, cores, running
 from benchmarks.speed.report import Found
-from benchmarks.speed.rounds import Figures, ratio, take_turns
+from benchmarks.speed.rounds import Figures, ratio, take_turns, values_of
 from benchmarks.speed.systems import PATH, Serving, Setting, System
 from benchmarks.speed.trial import trial
 from tests.ports import free_port
@@ -107,4 +107,5 @@ async def servers(rounds: int, seconds: float) -> Found:
         f"An app that reads the request and sends 900 bytes, or 64 events one by one, at {CLIENTS} clients: what is the"
         " server's own part of a request."
     )
-    return Found("9-servers", "Servers", text, columns, rows)
+    values = values_of((each.name for each in SERVERS), turns)
+    return Found("9-servers", "Servers", text, columns, rows, values=values)

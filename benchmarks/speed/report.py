@@ -1,21 +1,21 @@
-"""RESULTS.md, from what the pieces have found: each leaves a file of its own, so that one can be measured anew."""
+"""RESULTS.md, from what the pieces have found: each leaves a file of its own, so that one can be measured anew.
+
+`python -m benchmarks.speed.report` writes the page again from these files and the notes, without measuring.
+"""
 
 import json
-import platform
-import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.speed.installing import LITELLM_VERSION, PORTKEY_VERSION
-from benchmarks.speed.processes import ALLOWED
-from benchmarks.speed.rounds import Figure
+from benchmarks.speed.rounds import Figure, Values
 
-RESULTS = Path(__file__).parents[1] / "RESULTS.md"
-_FOUND = Path(__file__).parents[1] / "results" / "speed"
-_NOTES = "notes.md"
+HOME = Path(__file__).parents[1]
+"""The folder of the page that is told; another one has a page of its own."""
+_PAGE, _FOUND, _NOTES = Path("RESULTS.md"), Path("results", "speed"), "notes.md"
 """Beside what was found: what a person says of goals that are not met."""
 _HEAD = """# Speed: Ostler beside what people would use instead
 
@@ -66,6 +66,9 @@ class Found:
         title: of its section.
         text: what was done, and what follows from it.
         columns, rows: its table.
+        values: what was found in each round, from which the table was made.
+        rounds, seconds: how often, and for how long, each thing was measured; 0 if that was not kept.
+        machine, versions: where, and with what.
     """
 
     name: str
@@ -75,14 +78,31 @@ class Found:
     rows: list[list[str]]
     goals: list[Goal] = field(default_factory=list)
     at: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d}")
+    values: Values = field(default_factory=dict)
+    rounds: int = 0
+    seconds: float = 0.0
+    machine: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
 
 
-def keep(found: Found) -> None:
-    """Keep what a piece has found, and write the page anew."""
-    _FOUND.mkdir(parents=True, exist_ok=True)
-    (_FOUND / f"{found.name}.json").write_text(json.dumps(asdict(found), indent=1) + "\n")
-    notes = (_FOUND / _NOTES).read_text() if (_FOUND / _NOTES).exists() else ""
-    RESULTS.write_text(page([_read(path) for path in sorted(_FOUND.glob("*.json"), key=_place)], notes))
+def keep(found: Found, folder: Path = HOME) -> Path:
+    """Keep what a piece has found, and write the folder's page anew; where that is."""
+    (folder / _FOUND).mkdir(parents=True, exist_ok=True)
+    (folder / _FOUND / f"{found.name}.json").write_text(json.dumps(asdict(found), indent=1) + "\n")
+    return write(folder)
+
+
+def write(folder: Path = HOME) -> Path:
+    """Write a folder's page from what was kept there; where it is."""
+    (folder / _PAGE).write_text(kept(folder))
+    return folder / _PAGE
+
+
+def kept(folder: Path = HOME) -> str:
+    """The page that follows from what was kept in a folder."""
+    notes = folder / _FOUND / _NOTES
+    found = [_read(path) for path in sorted((folder / _FOUND).glob("*.json"), key=_place)]
+    return page(found, notes.read_text() if notes.exists() else "")
 
 
 def _place(path: Path) -> tuple[int, str]:
@@ -99,11 +119,41 @@ def page(found: list[Found], notes: str = "") -> str:
     """The whole page; the notes stand below the goals."""
     goals = [goal for each in found for goal in each.goals]
     rows = [[goal.measure, goal.goal, goal.found, "yes" if goal.is_met else "**no**"] for goal in goals]
-    parts = [_HEAD, _machine(), "## What it must show\n", table(["measure", "goal", "found", "met"], rows)]
+    everywhere = _common(found)
+    parts = [_HEAD, *([f"{_told(everywhere)}.\n"] if everywhere else [])]
+    parts += ["## What it must show\n", table(["measure", "goal", "found", "met"], rows)]
     parts += [notes] if notes else []
     for each in found:
-        parts += [f"## {each.title}\n", f"{each.text} Measured on {each.at}.\n", table(each.columns, each.rows)]
+        text = f"{each.text} {_how(each, everywhere)}\n"
+        parts += [f"## {each.title}\n", text, table(each.columns, each.rows)]
     return "\n".join(parts)
+
+
+def _around(found: Found) -> dict[str, str]:
+    """The machine and the versions, by name; the machine's is empty, as it says itself what it is."""
+    return {"": found.machine, **found.versions} if found.machine else {}
+
+
+def _common(found: Iterable[Found]) -> dict[str, str]:
+    """The machine and the versions that are the same in all pieces that say them."""
+    said: defaultdict[str, set[str]] = defaultdict(set)
+    for each in found:
+        for name, what in _around(each).items():
+            said[name].add(what)
+    return {name: whats.pop() for name, whats in said.items() if len(whats) == 1}
+
+
+def _how(found: Found, everywhere: Mapping[str, str]) -> str:
+    """When a piece was measured and how often, and what was not as in the other pieces."""
+    if not found.rounds:
+        return f"Measured on {found.at}; rounds, machine and versions were not kept then."
+    own = {name: what for name, what in _around(found).items() if name not in everywhere}
+    often = f"{found.rounds} round{'s' if found.rounds > 1 else ''} of {found.seconds:g} s"
+    return f"Measured on {found.at}, {often}." + (f" Here: {_told(own)}." if own else "")
+
+
+def _told(around: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {what}".strip() for name, what in around.items())
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
@@ -112,30 +162,5 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (columns, ruler, *rows)) + "\n"
 
 
-def _machine() -> str:
-    versions = {
-        "Python": platform.python_version(),
-        **{name: version(name) for name in ("ostler", "uvicorn", "uvloop", "httptools", "aiohttp", "litestar")},
-        "nginx": _said("nginx", "-v").rpartition("/")[2].split(" ")[0],
-        "LiteLLM": LITELLM_VERSION,
-        "Portkey": PORTKEY_VERSION,
-        "Node": _said("node", "--version").removeprefix("v"),
-    }
-    shown = ", ".join(f"{name} {number}" for name, number in versions.items())
-    kernel = platform.release().partition("-")[0]
-    return f"{_processor()}, {len(ALLOWED)} cores, {platform.system()} {kernel}. {shown}.\n"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(": ")[2]
-    return platform.machine()
-
-
-def _said(*argv: str) -> str:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return (done.stdout + done.stderr).strip()
+if __name__ == "__main__":
+    print(write())

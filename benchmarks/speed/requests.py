@@ -20,6 +20,7 @@ async def requests_of(system: System, cores: Cores, *, clients: Sequence[int], s
                 f"per_s@{count}": pressed.load.per_s,
                 f"p50_ms@{count}": pressed.load.p50_ms,
                 f"p99_ms@{count}": pressed.load.p99_ms,
+                f"mean_ms@{count}": count / pressed.load.per_s * 1000,
                 f"cpu_s_per_1000@{count}": pressed.cpu_s_per_1000,
             }
         found["memory_mib"] = bench.memory_mib

@@ -16,7 +16,8 @@ from tests.registry.lora_samples import safetensors_bytes, tensors, write_adapte
 MODEL = "support"
 OPERATOR = "sk-ostler-benchmark-operator-0123456789abcdef"
 """The secret of a key that may change what is served."""
-_LIMITS = KeyLimits(10**8, 10**9, 10**5, 1e9)
+LIMITS = KeyLimits(10**8, 10**9, 10**5, 1e9)
+"""Of every kind, and out of reach."""
 _made: dict["Stock", tuple[tempfile.TemporaryDirectory[str], str]] = {}
 """Each goes with this process."""
 
@@ -89,7 +90,7 @@ async def _make(folder: Path, stock: Stock) -> str:
         for number in stock.spares:
             await _push(registry, folder, MODEL, 1.0 / number)
         await registry.ensure_key("operator", OPERATOR, scopes=frozenset({Scope.ADMIN}), actor="benchmark")
-        limits = _LIMITS if stock.limited else KeyLimits()
+        limits = LIMITS if stock.limited else KeyLimits()
         scopes = frozenset({Scope.INFERENCE})
         for number in range(stock.keys):
             _, secret = await registry.create_key(f"key-{number}", scopes=scopes, limits=limits, actor="benchmark")

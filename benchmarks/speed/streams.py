@@ -1,12 +1,14 @@
 """Open streams, with the time of each event: when the upstream sent it, and when it was read here."""
 
 import asyncio
+import contextlib
+import gc
 import itertools
 import json
 import re
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
@@ -92,8 +94,10 @@ class _Client(asyncio.Protocol):
             self.over.set_result(None)
 
 
-async def watch(url: str, body: object, headers: Mapping[str, str], *, count: int, spread_s: float) -> Streams:
-    """Open so many streams, spread over a while, and follow each to its end."""
+async def watch(
+    url: str, body: object, headers: Mapping[str, str], *, count: int, spread_s: float, times: int = 1
+) -> Streams:
+    """Open so many streams, spread over a while, and follow each to its end; and that so many times."""
     place = urlsplit(url)
     data = json.dumps(body).encode()
     lines = {"host": place.netloc, "content-type": "application/json", **headers, "content-length": str(len(data))}
@@ -107,7 +111,22 @@ async def watch(url: str, body: object, headers: Mapping[str, str], *, count: in
         await client.over
         return client.seen
 
-    return summary(await asyncio.gather(*(one(number) for number in range(count))))
+    seen: list[Seen] = []
+    with _no_collections():
+        for _ in range(times):
+            seen += await asyncio.gather(*(one(number) for number in range(count)))
+    return summary(seen)
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep Python's garbage collector from holding up this client, which would seem late for a tenth of a second."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def summary(streams: Sequence[Seen]) -> Streams:

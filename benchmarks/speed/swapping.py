@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.speed.processes import Cores, cores
 from benchmarks.speed.report import Found, none
-from benchmarks.speed.rounds import Figures, difference, take_turns
+from benchmarks.speed.rounds import Figures, difference, take_turns, values_of
 from benchmarks.speed.stock import MODEL, OPERATOR, Stock
 from benchmarks.speed.streams import percentile
 from benchmarks.speed.systems import Ostler, Serving
@@ -229,6 +229,6 @@ async def swaps(rounds: int, seconds: float) -> Found:
         " in flips of that kind."
     )
     columns = ["flip", "p50, ms", "longest", "load", "proof", "the rest", "requests p50, ms", "p99", "added p99"]
-    return Found(
-        "8-swap", "Swaps under load", text, columns, rows, [none("swaps under load: failed requests", found["failed"])]
-    )
+    goals = [none("swaps under load: failed requests", found["failed"])]
+    values = values_of([system.name], [found])
+    return Found("8-swap", "Swaps under load", text, columns, rows, goals, values=values)

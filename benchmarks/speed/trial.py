@@ -56,7 +56,7 @@ class Trial:
 
         Raises:
             NoAnswer: none was answered in that time.
-        RuntimeError: a request failed.
+            RuntimeError: a request failed.
         """
         before = self.cpu_s
         load = await press(
@@ -90,6 +90,11 @@ class Trial:
     def memory_mib(self) -> float:
         """The system's resident memory, MiB."""
         return self.serving.process.memory_mib if self.serving.process else 0.0
+
+    @property
+    def peak_mib(self) -> float:
+        """The most that it has had so far, MiB."""
+        return self.serving.process.peak_mib if self.serving.process else 0.0
 
 
 @contextlib.asynccontextmanager

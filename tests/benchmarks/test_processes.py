@@ -1,5 +1,6 @@
 """Which cores do what, and what a process has used."""
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -52,6 +53,29 @@ async def test_processor_time_is_told_for_each_process(tmp_path: Path) -> None:
         assert process.pid in used
         assert process.cpu_s >= sum(used.values())
         assert 0.25 <= process.main_thread_cpu_s <= process.cpu_s - 0.25
+
+
+async def test_a_process_below_is_found_by_its_arguments(tmp_path: Path) -> None:
+    """By all of them: what starts it may have them, too, among its own."""
+    child = "import time; time.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    async with running(Command((sys.executable, "-c", parent), processes.ALLOWED), tmp_path / "log") as process:
+        await until(lambda: len(process.cpu_s_by_process) == 2)
+        await asyncio.sleep(0.2)  # until it has its own arguments
+        assert process.below("-c", child).pid != process.pid
+        with pytest.raises(RuntimeError, match="no process runs -c pass"):
+            process.below("-c", "pass")
+
+
+_GREW = "import time\nheld = bytearray(200 << 20)\ndel held\ntime.sleep(60)"
+_BOTH_GREW = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {_GREW!r}])\n{_GREW}"
+
+
+async def test_the_most_memory_is_told_also_after_it_was_given_back(tmp_path: Path) -> None:
+    """Of children, too: looking at it now and then might miss it."""
+    async with running(Command((sys.executable, "-c", _BOTH_GREW), processes.ALLOWED), tmp_path / "log") as process:
+        await until(lambda: process.peak_mib >= 400 and process.memory_mib < 100)
+        assert process.peak_mib < 500
 
 
 async def test_a_process_that_ends_at_once_says_what_it_said(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """The page of results, and what it says of goals."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks.speed import report
 from benchmarks.speed.report import Found, Goal, at_least, at_most, none
-from benchmarks.speed.rounds import Figure
+from benchmarks.speed.rounds import Figure, values_of
 
 
 @pytest.mark.parametrize(("values", "is_met"), [((0.1, 0.5, 0.9), True), ((0.9, 0.49, 0.1), False)])
@@ -35,18 +36,51 @@ def test_the_page_says_which_goals_are_not_met() -> None:
     page = report.page([Found("1-x", "Title", "Text.", ["system", "per s"], [["Ostler", "3"]], goals, "2026-01-01")])
     assert "| fast | at least 2 | 3 | yes |\n| small | at most 1 | 5 | **no** |\n" in page
     assert page.index("**no**") < page.index("## Title")
-    assert "Text. Measured on 2026-01-01.\n\n| system | per s |\n| --- | ---: |\n| Ostler | 3 |\n" in page
+    assert "not kept then.\n\n| system | per s |\n| --- | ---: |\n| Ostler | 3 |\n" in page
 
 
-def test_a_piece_that_is_measured_anew_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def found(name: str, *, rounds: int = 5, machine: str = "M", **versions: str) -> Found:
+    """A piece measured in so many rounds of 10 s, on such a machine and with these versions."""
+    run = {"rounds": rounds, "seconds": 10.0, "machine": machine, "versions": versions}
+    return Found(name, name.title(), "Text.", ["a"], [], at="2026-01-01", **run)  # type: ignore[arg-type]
+
+
+def test_what_all_pieces_were_measured_with_is_told_once() -> None:
+    """What one of them alone used stands there, too, as no other says otherwise."""
+    page = report.page([found("one", ostler="1.0", wrk="4"), found("two", ostler="1.0"), found("old", rounds=0)])
+    assert page.index("\nM, ostler 1.0, wrk 4.\n") < page.index("## What it must show")
+    assert "## One\n\nText. Measured on 2026-01-01, 5 rounds of 10 s.\n" in page
+    assert "## Old\n\nText. Measured on 2026-01-01; rounds, machine and versions were not kept then.\n" in page
+
+
+def test_what_is_not_the_same_in_all_pieces_stands_with_each() -> None:
+    """A piece that was measured later, elsewhere or with other versions says so itself."""
+    page = report.page([found("one", ostler="1.0", wrk="4"), found("two", machine="N", rounds=1, ostler="2.0")])
+    assert "\nwrk 4.\n" in page
+    assert "5 rounds of 10 s. Here: M, ostler 1.0.\n" in page
+    assert "1 round of 10 s. Here: N, ostler 2.0.\n" in page
+
+
+def test_a_piece_that_is_measured_anew_leaves_the_others(tmp_path: Path) -> None:
     """Pieces come in the order of their numbers, of which some have two digits, and notes stay, too."""
-    monkeypatch.setattr(report, "RESULTS", tmp_path / "RESULTS.md")
-    monkeypatch.setattr(report, "_FOUND", tmp_path / "speed")
     for name, title in (("10-late", "Late"), ("2-soon", "Soon"), ("10-late", "Late again")):
-        report.keep(Found(name, title, "Text.", ["a"], [], [Goal("it", "none", "0", is_met=True)]))
-    (tmp_path / "speed" / "notes.md").write_text("Why it is not.\n")
-    report.keep(Found("2-soon", "Soon", "Text.", ["a"], []))
-    titles = [line for line in (tmp_path / "RESULTS.md").read_text().splitlines() if line.startswith("## ")]
+        report.keep(Found(name, title, "Text.", ["a"], [], [Goal("it", "none", "0", is_met=True)]), tmp_path)
+    (tmp_path / "results" / "speed" / "notes.md").write_text("Why it is not.\n")
+    page = report.keep(Found("2-soon", "Soon", "Text.", ["a"], []), tmp_path).read_text()
+    titles = [line for line in page.splitlines() if line.startswith("## ")]
     assert titles == ["## What it must show", "## Soon", "## Late again"]
-    page = (tmp_path / "RESULTS.md").read_text()
     assert page.index("What it must show") < page.index("Why it is not.") < page.index("## Soon")
+
+
+def test_what_was_found_in_each_round_is_kept(tmp_path: Path) -> None:
+    """So that whoever doubts a ratio takes it again; what could not be found is null, which JSON has."""
+    turns = [{"per_s": Figure((100.0, 1 / 3)), "counted": Figure((float("nan"), 2.0))}]
+    report.keep(Found("1-x", "X", "", [], [], values=values_of(["Ostler"], turns), rounds=2, seconds=5.0), tmp_path)
+    kept = json.loads((tmp_path / "results" / "speed" / "1-x.json").read_text())
+    assert kept["values"] == {"Ostler": {"per_s": [100.0, 0.333333], "counted": [None, 2.0]}}
+    assert (kept["rounds"], kept["seconds"]) == (2, 5.0)
+
+
+def test_the_page_is_made_of_what_is_kept_beside_it() -> None:
+    """Not by hand; `python -m benchmarks.speed.report` writes it, also after a change to the notes."""
+    assert (report.HOME / "RESULTS.md").read_text() == report.kept()

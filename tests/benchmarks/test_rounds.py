@@ -17,6 +17,28 @@ async def test_every_other_round_goes_backwards() -> None:
     assert "".join(order) == "ABCCBAABC"
 
 
+@pytest.mark.parametrize(
+    ("found", "kept", "expected"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], "AB BA"),
+        ([1.0, 99.0, 2.0], [1.0, 2.0], "AB BA BA"),
+        ([99.0, 98.0, 97.0, 2.0], [97.0, 2.0], "AB AB AB BA"),
+    ],
+)
+async def test_a_disturbed_round_is_measured_again(found: list[float], kept: list[float], expected: str) -> None:
+    """All of it, in the same order, and at most twice: the third one stands, whatever it found."""
+    values = iter(found)
+    order: list[str] = []
+
+    async def measure(thing: str) -> Figures:
+        order.append(thing)
+        return {"gap": next(values) if thing == "A" else 0.0}
+
+    first, _ = await take_turns(["A", "B"], measure, rounds=2, is_disturbed=lambda figures: figures[0]["gap"] > 20)
+    assert first["gap"].values == tuple(kept)
+    assert "".join(order) == expected.replace(" ", "")
+
+
 async def test_figures_come_in_the_order_of_things_and_of_rounds() -> None:
     """Also of rounds that went backwards."""
     turns = {"A": iter([1.0, 2.0, 3.0]), "B": iter([10.0, 20.0, 30.0])}

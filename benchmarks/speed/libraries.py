@@ -1,4 +1,4 @@
-"""Which server a gateway could stand on: uvicorn, as Ostler does, and granian, with a very small app."""
+"""Which server a gateway could stand on: uvicorn with its protocol and with Ostler's, and granian; with a small app."""
 
 import contextlib
 import sys
@@ -43,23 +43,15 @@ class Server(System):
             yield Serving(f"{url}{PATH}", {}, process)
 
 
-UVICORN = Server(
-    f"uvicorn {version('uvicorn')} (httptools, uvloop)",
-    (
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "--loop",
-        "uvloop",
-        "--http",
-        "httptools",
-        "--no-access-log",
-        "--log-level",
-        "error",
-    ),
-)
+def _uvicorn(name: str, http: str) -> Server:
+    version_and_parts = f"uvicorn {version('uvicorn')} ({name}, uvloop)"
+    options = ("--loop", "uvloop", "--http", http, "--no-access-log", "--log-level", "error", "--no-proxy-headers")
+    return Server(version_and_parts, (sys.executable, "-m", "uvicorn", *options))
+
+
 SERVERS = (
-    UVICORN,
+    _uvicorn("httptools", "httptools"),
+    _uvicorn("Ostler's own protocol", "ostler.http1:Connection"),
     Server(
         f"granian {GRANIAN_VERSION} (uvloop)",
         (
@@ -86,7 +78,7 @@ async def cost(server: System, cores: Cores, *, seconds: float) -> Figures:
 
 
 async def servers(rounds: int, seconds: float) -> Found:
-    """Both servers with the same app."""
+    """The servers with the same app."""
     place = cores()
     turns = await take_turns(SERVERS, lambda each: cost(each, place, seconds=seconds), rounds=rounds)
     rows = [

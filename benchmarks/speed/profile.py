@@ -28,15 +28,15 @@ from benchmarks.speed.watched import collected_s
 CLIENTS, RATE = 32, 100
 MAIN, OTHER = "MainThread", "other"
 STEPS: dict[str, tuple[str, ...]] = {
-    "server: HTTP in and out (uvicorn, httptools)": ("uvicorn/protocols/", "ostler/heads.py"),
+    "server: HTTP in and out (httptools)": ("ostler/http1.py",),
     "framework: to the handler (Litestar)": ("litestar/", "gateway/app.py", "gateway/web.py"),
     "key": ("gateway/auth.py", "registry/keys.py", "registry/catalog.py"),
-    "limits": ("gateway/limits/", "limits/"),
+    "limits": ("gateway/limits/",),
     "body": ("gateway/body.py",),
     "route": ("gateway/routing.py", "gateway/directory.py"),
     "place and replica": ("gateway/limits/admission.py", "gateway/engines/", "gateway/priority.py"),
     "engine client": ("gateway/engines/connections.py", "gateway/engines/engine.py", "aiohttp/", "yarl/"),
-    "relay": ("gateway/relay.py", "gateway/answer.py", "gateway/usage.py", "gateway/capture.py"),
+    "relay": ("gateway/relay.py", "gateway/answer.py", "gateway/events.py", "gateway/usage.py", "gateway/capture.py"),
     "way through the gateway": (
         *("gateway/inference.py", "gateway/dispatch.py", "gateway/exchange.py", "gateway/waiting.py"),
         *("gateway/shadow.py", "gateway/tracing.py", "gateway/overdue.py", "gateway/leaving.py"),

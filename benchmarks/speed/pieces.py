@@ -3,7 +3,18 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
-from benchmarks.speed import clients, engine, growth, libraries, memory, profile, recording, swapping, workers
+from benchmarks.speed import (
+    clients,
+    engine,
+    growth,
+    instructions,
+    libraries,
+    memory,
+    profile,
+    recording,
+    swapping,
+    workers,
+)
 from benchmarks.speed.processes import cores
 from benchmarks.speed.report import Found, at_least, at_most, none
 from benchmarks.speed.requests import CLIENTS, requests_of
@@ -218,4 +229,5 @@ PIECES: dict[str, Callable[[Rounds, float], Awaitable[Found]]] = {
     "clients": clients.clients,
     "recorder": recording.recording,
     "engine": real_engine,
+    "instructions": instructions.instructions,
 }

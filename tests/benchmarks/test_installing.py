@@ -39,6 +39,18 @@ def test_whoever_may_not_use_apt_is_told_what_is_missing(ran: list[list[str]], m
     assert ran == []
 
 
+def test_valgrind_is_asked_for_by_the_piece_that_needs_it(
+    ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others do without it; where it cannot be had, only that piece fails."""
+    monkeypatch.setattr(shutil, "which", lambda program: None if program == "callgrind_control" else program)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    installing.install()
+    with pytest.raises(RuntimeError, match=r"^missing: valgrind \(.*apt-get install valgrind\)$"):
+        installing.install_valgrind()
+    assert ran == []
+
+
 def test_what_apt_does_not_install_is_named(ran: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only the command that failed."""
 

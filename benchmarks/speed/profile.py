@@ -4,14 +4,10 @@ A sample counts for the innermost of its functions that belongs to a step, so th
 library is its own, and the steps add up. Samples are of the main thread, on which the event loop runs; their shares are
 taken of that thread's processor time per request, which was measured just before without py-spy. What other threads
 use (SQLite's) is measured, too, and the garbage collector's time, which lies within the steps.
-
-`perf stat` counts instructions where the machine lets it.
 """
 
 import asyncio
 import itertools
-import math
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -37,10 +33,10 @@ STEPS: dict[str, tuple[str, ...]] = {
     "place and replica": ("gateway/limits/admission.py", "gateway/engines/", "gateway/priority.py"),
     "engine client": ("gateway/engines/connections.py", "gateway/engines/engine.py", "aiohttp/", "yarl/"),
     "relay": ("gateway/relay.py", "gateway/answer.py", "gateway/events.py", "gateway/usage.py", "gateway/capture.py"),
-    "way through the gateway": (
-        *("gateway/inference.py", "gateway/dispatch.py", "gateway/exchange.py", "gateway/waiting.py"),
-        *("gateway/shadow.py", "gateway/tracing.py", "gateway/overdue.py", "gateway/leaving.py"),
-    ),
+    "the request's way (its order of steps)": ("gateway/inference.py", "gateway/shadow.py", "gateway/tracing.py"),
+    "dispatch: tries, one after the other": ("gateway/dispatch.py",),
+    "what is known of the request": ("gateway/exchange.py", "gateway/waiting.py"),
+    "deadlines, lost clients": ("gateway/overdue.py", "gateway/leaving.py"),
     "usage and prices": ("gateway/pricing.py", "gateway/limits/budgets.py"),
     "metrics": ("monitors/metrics.py", "monitors/counting.py", "prometheus_client/"),
     "records, to the database": ("monitors/", "sqlalchemy/", "sqlmodel/", "aiosqlite/", "asyncpg/"),
@@ -91,24 +87,16 @@ async def where(is_stream: bool, cores: Cores, *, seconds: float) -> Figures:
 
 
 async def _cost(bench: Trial, collected: Path, *, is_stream: bool, seconds: float) -> dict[str, float]:
-    """What a request takes, without a profiler: microseconds, and instructions where they can be counted."""
+    """What a request takes, without a profiler: microseconds."""
     process = bench.serving.process
     assert process is not None
     before = process.main_thread_cpu_s, process.cpu_s, collected_s(collected)
-    counting = asyncio.create_task(_instructions(process.pid, seconds))
     pressed = await bench.press(clients=CLIENTS, seconds=seconds, stream=is_stream)
     after = process.main_thread_cpu_s, process.cpu_s, collected_s(collected)
     main, whole, garbage = (
         (until - since) / pressed.load.requests * _US for since, until in zip(before, after, strict=True)
     )
-    instructions = await counting / pressed.load.requests
-    return {
-        "main_us": main,
-        "threads_us": whole - main,
-        "whole_us": whole,
-        "gc_us": garbage,
-        "instructions": instructions,
-    }
+    return {"main_us": main, "threads_us": whole - main, "whole_us": whole, "gc_us": garbage}
 
 
 async def _samples(bench: Trial, file: Path, *, is_stream: bool, seconds: float) -> Counter[str]:
@@ -126,20 +114,6 @@ async def _samples(bench: Trial, file: Path, *, is_stream: bool, seconds: float)
     if not found:
         raise RuntimeError(f"py-spy saw nothing: {said[-500:]}")
     return found
-
-
-async def _instructions(pid: int, seconds: float) -> float:
-    """Instructions of a process in that time; not a number where they cannot be counted."""
-    if shutil.which("perf") is None:
-        return math.nan
-    argv = ("perf", "stat", "--field-separator", ",", "--event", "instructions:u", "--pid", str(pid))
-    return counted(await _said(*argv, "--", "sleep", f"{seconds:g}"))
-
-
-def counted(said: str) -> float:
-    """What `perf stat` counted, from what it said; not a number if it could not count."""
-    first = next((line.partition(",")[0] for line in said.splitlines() if "instructions" in line), "")
-    return float(first) if first.isdigit() else math.nan
 
 
 async def _said(*argv: str) -> str:
@@ -160,10 +134,9 @@ async def profiles(rounds: int, seconds: float) -> Found:
         "threads_us": "other threads: SQLite",
         "whole_us": "**all together**",
         "gc_us": "of this, the garbage collector",
-        "instructions": "instructions of all threads, in user space",
     }
     rows = [
-        [shown, *(cell for found in turns for cell in (_shown(found[name]), _share(found, name)))]
+        [shown, *(cell for found in turns for cell in (found[name].shown(0), _share(found, name)))]
         for name, shown in names.items()
     ]
     text = (
@@ -175,9 +148,5 @@ async def profiles(rounds: int, seconds: float) -> Found:
     return Found("0-profile", "Where a request's time goes", text, columns, rows, values=values_of(_KINDS, turns))
 
 
-def _shown(figure: Figure) -> str:
-    return "not counted here" if math.isnan(figure.median) else figure.shown(0)
-
-
 def _share(found: dict[str, Figure], name: str) -> str:
-    return "" if name == "instructions" else f"{found[name].median / found['whole_us'].median:.0%}"
+    return f"{found[name].median / found['whole_us'].median:.0%}"

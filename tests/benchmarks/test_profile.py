@@ -1,10 +1,8 @@
 """Samples of a profiler, by the step of a request that they belong to."""
 
-import math
-
 import pytest
 
-from benchmarks.speed.profile import STEPS, counted, step_of, steps_of
+from benchmarks.speed.profile import STEPS, step_of, steps_of
 
 SAMPLES = """\
 thread (7): MainThread;run (uvicorn/server.py:86);Runner.run (asyncio/runners.py:118) 5
@@ -49,10 +47,3 @@ def test_each_beginning_belongs_to_one_step() -> None:
     """Or it would depend on the table's order where a sample counts."""
     begins = [begin for step in STEPS.values() for begin in step]
     assert len(begins) == len(set(begins))
-
-
-def test_instructions_that_cannot_be_counted_are_no_number() -> None:
-    """As on most virtual machines."""
-    assert counted("some warning\n123456789,,instructions:u,2000,100.00,,\n") == 123456789
-    assert math.isnan(counted("<not supported>,,instructions:u,0,100.00,,\n"))
-    assert math.isnan(counted("perf: not found\n"))

@@ -5,6 +5,13 @@ ENDS = (b"\n\n", b"\r\n\r\n")
 _LONGEST_END = 4
 
 
+def event_around(whole: bytes, at: int) -> tuple[int, int]:
+    """Where the event that holds the byte at a place of whole events begins, and where it ends."""
+    start = max((found + len(end) for end in ENDS if (found := whole.rfind(end, 0, at)) >= 0), default=0)
+    after = min((found + len(end) for end in ENDS if (found := whole.find(end, at)) >= 0), default=len(whole))
+    return start, after
+
+
 class WholeEvents:
     """Lets bytes through as they came up to the last event's end; what follows waits for its own.
 

@@ -7,11 +7,10 @@ from typing import Any
 import msgspec
 
 from gateway.body import NOT_JSON
-from gateway.events import ENDS, WholeEvents
+from gateway.events import ENDS, WholeEvents, event_around
 
 _MARK = b'"usage":'
 _EMPTY_CHOICES = b'"choices":[]'
-_BETWEEN_EVENTS = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
 _OPENING = re.compile(rb" *\{")
 _MOST_TOKENS = 2**31
 _object = msgspec.json.Decoder(dict[str, Any])
@@ -84,13 +83,17 @@ class UsageFilter(WholeEvents):
         """What of the stream so far may go to the client now."""
         # Nearly every chunk is whole events, which the filter then knows without another call.
         whole = chunk if not self._held and chunk.endswith(ENDS) else super().feed(chunk)
-        if _EMPTY_CHOICES not in whole:
-            return whole
-        return b"".join(event for event in _BETWEEN_EVENTS.split(whole) if not _is_usage_event(event))
+        at = whole.find(_EMPTY_CHOICES)
+        while at >= 0:
+            start, end = event_around(whole, at)
+            if _is_usage_event(whole[start:end]):
+                whole, end = whole[:start] + whole[end:], start
+            at = whole.find(_EMPTY_CHOICES, end)
+        return whole
 
 
 def _is_usage_event(event: bytes) -> bool:
-    if _EMPTY_CHOICES not in event or _MARK not in event:
+    if _MARK not in event:
         return False
     try:
         data = msgspec.json.decode(event.partition(b"data:")[2])

@@ -235,8 +235,11 @@ class Dispatcher:
                 with exchange.waits:
                     left_s = max(0.001, exchange.left_s)
                     answer = await replica.engine.forward(exchange.path, data, sent.headers, left_s)
-                sent.answered(answer.status)
                 with answer:
+                    exchange.prepare()  # while the engine works
+                    with exchange.waits:
+                        await answer.begin()
+                    sent.answered(answer.status)
                     return await self._take(outbound, replica, route, answer, need)
         except EngineDown as down:
             self._after_no_answer(exchange, replica, down)

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from gateway.answer import Answer
 from gateway.body import ClientGone
 from gateway.capture import Capture
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, Headers
 from gateway.limits.limiter import Grant
 from gateway.pricing import Prices
 from gateway.routing import Route
@@ -96,6 +96,8 @@ class Exchange(Struct, eq=False):
     status: int = CLIENT_GONE_STATUS
     error: str | None = None
     first_byte: float | None = None
+    prepared: Headers = field(default_factory=list)
+    """The headers of the answer that an engine was asked for."""
     answered: bool = False
     """Whether the status has gone out, so that an error can no longer be told by it."""
     streamed: bool = False
@@ -121,11 +123,15 @@ class Exchange(Struct, eq=False):
         """Seconds until the deadline."""
         return self.deadline - time.monotonic()
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
+    def prepare(self) -> None:
+        """Make the headers of the answer that is awaited."""
+        self.prepared = self.headers()
+
+    def headers(self) -> Headers:
         """The response headers that say how the request was served, and how the key's limits stand."""
         found = [(b"x-request-id", self.request_id.encode())]
         if self.grant is not None:
-            found += self.grant.headers
+            found += self.grant.headers()
         if self.route is not None:
             found.append((b"x-ostler-variant", self.route.variant.encode()))
             if self.route.adapter is not None:

@@ -60,7 +60,7 @@ async def relay(exchange: Exchange, answer: Reply, keep_usage: bool, send: Send)
     content = await whole(exchange, answer)
     content_type = (answer.content_type or "application/json").encode("latin-1")
     exchange.status = answer.status
-    headers = [(b"content-type", content_type), *exchange.headers()]
+    headers = [(b"content-type", content_type), *exchange.prepared]
     try:
         await _send_whole(exchange, answer.status, headers, content, send)
     finally:  # not before, for nobody needs to wait for it; its tokens were spent even if the client goes away here
@@ -99,7 +99,7 @@ async def _relay_stream(exchange: Exchange, answer: Reply, keep_usage: bool, sen
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-cache"),
         (b"x-accel-buffering", b"no"),
-        *exchange.headers(),
+        *exchange.prepared,
     ]
     events = WholeEvents() if keep_usage else UsageFilter()
     seen = StreamedAnswer(exchange.path, exchange.body_bytes)

@@ -141,6 +141,7 @@ class Shadower:
             copy.replica, copy.sends = replica.id, 1
             headers = {"content-type": "application/json", "accept-encoding": "identity", **self._low_priority.headers}
             with await replica.engine.forward(copy.path, body, headers, max(0.001, copy.left_s)) as answer:
+                await answer.begin()
                 content = await answer.read()
             copy.status, copy.first_byte = answer.status, time.monotonic()
             if answer.status == 200:

@@ -51,8 +51,8 @@ class Connections:
         self._sweep: asyncio.TimerHandle | None = None
         self._is_closed = False
 
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> "Reply":
-        """Send a request; the caller reads and closes the reply.
+    async def send(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> "Reply":
+        """Send a request; the caller has the reply begin, reads and closes it.
 
         Args:
             path: at the engine.
@@ -61,8 +61,7 @@ class Connections:
             timeout_s: the longest that the whole answer may take, its body included.
 
         Raises:
-            EngineDown: there is no connection, which is tried for 2 s at most, or it broke off before an answer.
-            EngineLate: no answer came in time.
+            EngineDown: there is no connection, which is tried for 2 s at most.
             ValueError: a header would end its line.
         """
         head = self._head(path, len(body), headers)
@@ -71,12 +70,24 @@ class Connections:
         if connection is None:
             connection = await self._open(min(_CONNECT_TIMEOUT_S, timeout_s))
             timeout_s -= time.monotonic() - now
+        connection.send(head, body, timeout_s)
+        return Reply(connection)
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> "Reply":
+        """As `send`, and wait until the reply has begun; the caller reads and closes it.
+
+        Raises:
+            EngineDown: as there, or the connection broke off before an answer.
+            EngineLate: no answer came in time.
+            ValueError
+        """
+        reply = await self.send(path, body, headers, timeout_s)
         try:
-            await connection.send(head, body, timeout_s)
-            return Reply(connection)
+            await reply.begin()
         except BaseException:
-            connection.release()
+            reply.close()
             raise
+        return reply
 
     def close(self) -> None:
         """Close what is idle, and what is in use once it is idle."""
@@ -139,23 +150,35 @@ class Connections:
 
 
 class Reply:
-    """An engine's answer, the head of which has come.
+    """An engine's answer.
 
     Attributes:
-        status: its HTTP status.
+        status: its HTTP status; 0 until it has begun.
         content_type: that header's whole value; empty if there is none.
     """
 
     __slots__ = ("_connection", "_content", "content_type", "status")
 
     def __init__(self, connection: "_Connection") -> None:
-        """Raises EngineDown if the head never came."""
+        self.status = 0
+        self.content_type = ""
+        self._connection: _Connection | None = connection
+        self._content: bytes | None = None
+
+    async def begin(self) -> None:
+        """Wait for the answer's head.
+
+        Raises:
+            EngineDown: the connection broke off before it.
+            EngineLate: it did not come in time.
+        """
+        connection = self._used()
+        if not connection.status and connection.awaits_more:
+            await connection.news()
         if not connection.status:
             raise connection.failure()
         self.status = connection.status
         self.content_type = connection.content_type.decode("latin-1")
-        self._connection: _Connection | None = connection
-        self._content: bytes | None = None
 
     async def read(self) -> bytes:
         """The whole body, or what `next` has left of it; read again it is the same.
@@ -277,8 +300,8 @@ class _Connection(asyncio.Protocol):
         """Whether a request may go out on it at this time, by the monotonic clock."""
         return self.is_open and now < self._kept_until and not self._transport.is_closing()
 
-    def send(self, head: bytes, body: bytes, timeout_s: float) -> "asyncio.Future[None]":
-        """Write a request; done once the answer's head has come, or cannot come any more."""
+    def send(self, head: bytes, body: bytes, timeout_s: float) -> None:
+        """Write a request."""
         self.status = 0
         self.content_type = b""
         self.is_whole = self._is_framed = self._wants_all = self._is_reusable = False
@@ -288,7 +311,6 @@ class _Connection(asyncio.Protocol):
             self._transport.write(head + body)
         else:  # without a copy, where the loop can
             self._transport.writelines((head, body))
-        return self.news()
 
     @property
     def awaits_more(self) -> bool:

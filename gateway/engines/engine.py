@@ -194,12 +194,12 @@ class Engine:
         return found
 
     def forward(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Awaitable[Reply]:
-        """Send a client's request on; the caller reads and closes the reply.
+        """Send a client's request on; the caller has the reply begin, reads and closes it.
 
         Raises:
             EngineDown
         """
-        return self._connections.post(path, body, headers, timeout_s)
+        return self._connections.send(path, body, headers, timeout_s)
 
     @contextlib.asynccontextmanager
     async def _request(

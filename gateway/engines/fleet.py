@@ -224,10 +224,11 @@ class Fleet:
 
     def can_serve_now(self, need: Need) -> bool:
         """Whether a replica answers that has what is needed, so that nothing must be waited for."""
-        return any(
-            one.takes_requests and one.pool == need.pool and (need.name is None or need.name in one.residency.resident)
-            for one in self._replicas.values()
-        )
+        for one in self._replicas.values():
+            has_it = need.name is None or need.name in one.residency.resident
+            if has_it and one.pool == need.pool and one.takes_requests:
+                return True
+        return False
 
     def doubt(self, version: Version, replica: Replica) -> None:
         """A request for a version failed on an engine that is well; after some, the version has to answer itself.

@@ -163,7 +163,7 @@ class Replica:
     @property
     def takes_requests(self) -> bool:
         """Whether it answers, and serves nobody else meanwhile."""
-        return self._answering and not self._is_at_rest
+        return self._answering and not self._at_rest(self.engine.url)
 
     @property
     def idle_s(self) -> float:

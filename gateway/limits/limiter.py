@@ -25,16 +25,22 @@ _NOISE = 1e-6
 class Grant:
     """A request's leave to run.
 
-    Attributes:
-        headers: how the key's limits per minute stand, in OpenAI's headers; not to be changed.
+    Args:
+        standing: how the key's limits stand, if it has any.
     """
 
-    __slots__ = ("_counter", "_ticket", "headers")
+    __slots__ = ("_counter", "_standing", "_ticket")
 
-    def __init__(self, headers: Headers, counter: Counter | None = None, ticket: Ticket | None = None) -> None:
-        self.headers = headers
+    def __init__(
+        self, standing: Standing | None = None, counter: Counter | None = None, ticket: Ticket | None = None
+    ) -> None:
+        self._standing = standing
         self._counter = counter
         self._ticket = ticket
+
+    def headers(self) -> Headers:
+        """How the key's limits per minute stood when it was let in, in OpenAI's headers."""
+        return [] if self._standing is None else _headers(self._standing)
 
     def release(self, tokens: int | None) -> None:
         """The request is over: give its place back and count its tokens, if known.
@@ -46,7 +52,7 @@ class Grant:
             counter.release(self._ticket, tokens or 0)
 
 
-FREE = Grant([])
+FREE = Grant()
 """The grant of a key without limits; there is nothing to release."""
 
 
@@ -84,7 +90,7 @@ class Limiter:
         standing = self._counts.admit(ticket) if shared is None else await shared.admit(ticket)
         if standing.refused is not None:
             raise _refusal(standing.refused, limits, standing)
-        return Grant(_headers(standing), shared or self._counts, ticket)
+        return Grant(standing, shared or self._counts, ticket)
 
     async def close(self) -> None:
         """Close the connections to Redis."""

@@ -118,7 +118,7 @@ def port_of(server: asyncio.Server) -> int:
 def told(grant: Grant | None) -> dict[str, str]:
     """A grant's headers as text."""
     assert grant is not None
-    return {name.decode(): value.decode() for name, value in grant.headers}
+    return {name.decode(): value.decode() for name, value in grant.headers()}
 
 
 def known(standing: Standing) -> tuple[Limit | None, list[tuple[int, int, int] | None]]:

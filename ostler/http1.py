@@ -23,13 +23,15 @@ log = logging.getLogger(__name__)
 HEAD_TIMEOUT_S = 20.0
 CLIENT_LOST = "ostler.client_lost"
 """An extension of ASGI, which `gateway.leaving` describes; an agent serves here, too, and has no gateway."""
+_MOST_HEAD_BYTES = 64 * 1024
 _MOST_UNREAD_BYTES = 64 * 1024
 _LARGE_BODY_BYTES = 64 * 1024
 _OF_BODIES = (b"content-length", b"transfer-encoding")
 _WITHOUT_BODY = frozenset({*range(100, 200), 204, 304})
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}".encode() for each in http.HTTPStatus}
-_NO_REQUEST = b"the request is not valid HTTP/1.1"
-_NO_UPGRADE = b"HTTP/1.1 alone is spoken here; a request with a body must not ask for an upgrade"
+_NO_REQUEST = 400, b"the request is not valid HTTP/1.1"
+_TOO_LONG = 431, b"the request's head is longer than 64 KiB"
+_NO_UPGRADE = 400, b"HTTP/1.1 alone is spoken here; a request with a body must not ask for an upgrade"
 _FAILED = b"Internal Server Error"
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -68,7 +70,8 @@ class Connection(asyncio.Protocol):
         self._incoming: _Request | None = None
         self._waiting: deque[_Request] = deque()
         self.held_up: asyncio.Event | None = None
-        self._is_head_open = self.is_reading_paused = self.is_lost = False
+        self._is_head_open = self._is_deaf = self.is_reading_paused = self.is_lost = False
+        self._head_bytes = 0
         self._complaint = _NO_REQUEST
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -102,16 +105,19 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Some of a request came, or several."""
+        if self._is_deaf:
+            return
         was_head_open = self._is_head_open
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
+            self._is_deaf = True
             self._last_on_this_connection()  # which is answered as if it had not asked
         except httptools.HttpParserError:
             self._refuse()
         else:
-            if self._is_head_open and not was_head_open and self._answered is None:
-                self._close_in(self.head_timeout_s)  # most heads come in one piece, and need no such time
+            if self._is_head_open:  # most heads come in one piece, and are not watched
+                self._watch_head(len(data), was_head_open)
 
     def pause_writing(self) -> None:
         """The client takes its answer more slowly than it comes."""
@@ -229,6 +235,17 @@ class Connection(asyncio.Protocol):
         self._server.tasks.add(task)
         task.add_done_callback(self._server.tasks.discard)
 
+    def _watch_head(self, more_bytes: int, was_open: bool) -> None:
+        """A head that did not come in one piece must come in time, and not be too long."""
+        if not was_open:
+            self._head_bytes = 0
+            if self._answered is None:
+                self._close_in(self.head_timeout_s)
+        self._head_bytes += more_bytes
+        if self._head_bytes > _MOST_HEAD_BYTES:
+            self._complaint = _TOO_LONG
+            self._refuse()
+
     def _last_on_this_connection(self) -> None:
         self._waiting.clear()
         if self._answered is not None:
@@ -238,10 +255,11 @@ class Connection(asyncio.Protocol):
         """What came is no request. The answer to the one before, if that is under way, must not be mixed with this."""
         answered = self._answered
         if answered is not None and (answered is not self._incoming or answered.is_whole):
+            self._is_deaf = True
             self._last_on_this_connection()
             return
         if answered is None or not answered.has_begun:
-            self.transport.write(_plain(400, self._complaint))
+            self.transport.write(_plain(*self._complaint))
         self.transport.close()
 
     def _wake(self) -> None:

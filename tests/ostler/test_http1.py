@@ -195,6 +195,12 @@ async def test_what_is_no_request_is_refused_and_ends_the_connection(sent: bytes
     assert found.count(b"HTTP/1.1 ") == 1
 
 
+async def test_a_head_without_end_is_refused() -> None:
+    """It is not read into memory until its time is over."""
+    found = await told(echo, GET[:-2] + b"x-long: ", *[b"x" * 20_000] * 4)
+    assert found.startswith(b"HTTP/1.1 431 ")
+
+
 async def test_nonsense_behind_a_request_leaves_its_answer_as_it_is() -> None:
     """That is the last on its connection."""
     found = await told(slowly, GET, b"nonsense\r\n\r\n")
@@ -502,6 +508,22 @@ async def test_a_server_that_stops_answers_what_is_under_way() -> None:
     found = await busy.read()
     assert found.endswith(b"\r\n\r\nok")
     assert b"\r\nconnection: close\r\n" in found
+
+
+async def test_a_body_under_way_still_comes_when_the_server_stops() -> None:
+    """Its request is answered, too."""
+    async with listening(echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(POST + b"he")
+        await asyncio.sleep(0.1)
+
+        async def rest() -> None:
+            await asyncio.sleep(0.2)
+            writer.write(b"llo")
+
+        late = asyncio.create_task(rest())
+    await late
+    assert (await reader.read()).endswith(b"POST / hello")
 
 
 def test_the_gateway_knows_the_extension_by_the_same_name() -> None:

@@ -25,9 +25,12 @@ CLIENT_LOST = "ostler.client_lost"
 """An extension of ASGI, which `gateway.leaving` describes; an agent serves here, too, and has no gateway."""
 _MOST_HEAD_BYTES = 64 * 1024
 _MOST_UNREAD_BYTES = 64 * 1024
+_MOST_WAITING = 8
+"""Requests behind the one that is answered. Some are read, as only who reads sees that the client goes away."""
 _LARGE_BODY_BYTES = 64 * 1024
 _OF_BODIES = (b"content-length", b"transfer-encoding")
 _WITHOUT_BODY = frozenset({*range(100, 200), 204, 304})
+_CONTROLS = bytes({*range(32), 127} - set(b"\t\r\n"))
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}".encode() for each in http.HTTPStatus}
 _NO_REQUEST = 400, b"the request is not valid HTTP/1.1"
 _TOO_LONG = 431, b"the request's head is longer than 64 KiB"
@@ -70,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._incoming: _Request | None = None
         self._waiting: deque[_Request] = deque()
         self.held_up: asyncio.Event | None = None
-        self._is_head_open = self._is_deaf = self.is_reading_paused = self.is_lost = False
+        self._is_head_open = self._has_head_begun = self._is_deaf = self.is_reading_paused = self.is_lost = False
         self._head_bytes = 0
         self._complaint = _NO_REQUEST
         self._timer: asyncio.TimerHandle | None = None
@@ -94,20 +97,17 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the signature of a protocol
         """It is gone."""
-        self.is_lost = True
         self._server.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
-        self._wake()
-        for tell in tuple(self._lost):
-            tell()
+        self._lose()
         del self._parser  # which knows this connection, too
 
     def data_received(self, data: bytes) -> None:
         """Some of a request came, or several."""
         if self._is_deaf:
             return
-        was_head_open = self._is_head_open
+        self._has_head_begun = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
             self._refuse()
         else:
             if self._is_head_open:  # most heads come in one piece, and are not watched
-                self._watch_head(len(data), was_head_open)
+                self._watch_head(len(data))
 
     def pause_writing(self) -> None:
         """The client takes its answer more slowly than it comes."""
@@ -140,7 +140,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
-        self._is_head_open = True
+        self._is_head_open = self._has_head_begun = True
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
 
@@ -197,6 +197,8 @@ class Connection(asyncio.Protocol):
         if self._incoming is not None:
             self._incoming.is_whole = True
             self._incoming.wake()
+            if self._incoming.is_over and self._answered is None:
+                self._expect_more()
 
     # For the request that is being answered
 
@@ -209,7 +211,7 @@ class Connection(asyncio.Protocol):
         """Read no more than is taken: neither of a body nor of the requests behind this one."""
         incoming = self._incoming
         is_full = incoming is not None and incoming.unread > _MOST_UNREAD_BYTES and not incoming.is_over
-        if (is_full or bool(self._waiting)) != self.is_reading_paused and not self.is_lost:
+        if (is_full or len(self._waiting) >= _MOST_WAITING) != self.is_reading_paused and not self.is_lost:
             self.is_reading_paused = not self.is_reading_paused
             if self.is_reading_paused:
                 self.transport.pause_reading()
@@ -225,9 +227,14 @@ class Connection(asyncio.Protocol):
         elif self._waiting:
             self._begin(self._waiting.popleft())
         else:
-            self._close_in(self.head_timeout_s if self._is_head_open else self._idle_s)
+            self._expect_more()
         if self.is_reading_paused:
             self.regulate()
+
+    def _expect_more(self) -> None:
+        """Another request; or the end of what was answered early, which may be much, or of a head that has begun."""
+        is_amid = self._is_head_open or (self._incoming is not None and not self._incoming.is_whole)
+        self._close_in(self.head_timeout_s if is_amid else self._idle_s)
 
     def _begin(self, request: "_Request") -> None:
         self._answered = request
@@ -235,13 +242,14 @@ class Connection(asyncio.Protocol):
         self._server.tasks.add(task)
         task.add_done_callback(self._server.tasks.discard)
 
-    def _watch_head(self, more_bytes: int, was_open: bool) -> None:
+    def _watch_head(self, more_bytes: int) -> None:
         """A head that did not come in one piece must come in time, and not be too long."""
-        if not was_open:
-            self._head_bytes = 0
+        if self._has_head_begun:
+            self._head_bytes = len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
             if self._answered is None:
                 self._close_in(self.head_timeout_s)
-        self._head_bytes += more_bytes
+        else:
+            self._head_bytes += more_bytes
         if self._head_bytes > _MOST_HEAD_BYTES:
             self._complaint = _TOO_LONG
             self._refuse()
@@ -250,22 +258,29 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         if self._answered is not None:
             self._answered.stays = False
+        if self.is_reading_paused:
+            self.regulate()
 
     def _refuse(self) -> None:
         """What came is no request. The answer to the one before, if that is under way, must not be mixed with this."""
-        answered = self._answered
+        answered, self._is_deaf = self._answered, True
         if answered is not None and (answered is not self._incoming or answered.is_whole):
-            self._is_deaf = True
             self._last_on_this_connection()
             return
         if answered is None or not answered.has_begun:
             self.transport.write(_plain(*self._complaint))
+        self._lose()  # nothing of the app's may follow, even if this does not go out at once
         self.transport.close()
 
-    def _wake(self) -> None:
+    def _lose(self) -> None:
+        """Tell all who serve the client that it is gone."""
+        self.is_lost = True
         self.resume_writing()
         if self._answered is not None:
             self._answered.wake()
+        for tell in tuple(self._lost):
+            tell()
+        self._lost.clear()
 
     def _close_in(self, seconds: float) -> None:
         """Close it then, unless a head comes before. A timer is dear: one that is due before stays, and looks then."""
@@ -341,16 +356,18 @@ class _Request:
         transport = self._connection.transport
         try:
             await app(self._scope, self.receive, self.send)
-        except asyncio.CancelledError:
-            transport.close()
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            if not self.is_over:
+                transport.close()
             raise
-        except Exception as error:
+        except BaseException as error:
             log.error("an exception came out of the app", exc_info=error)
         else:
-            if self.is_over or self._connection.is_lost:
-                return
-            log.error("the app has ended without a whole answer")
-        if not self.has_begun and not self._connection.is_lost:
+            if not self.is_over and not self._connection.is_lost:
+                log.error("the app has ended without a whole answer")
+        if self.is_over or self._connection.is_lost:
+            return
+        if not self.has_begun:
             transport.write(_plain(500, _FAILED))
         self.is_over = True
         transport.close()
@@ -367,7 +384,7 @@ class _Request:
                     connection.regulate()
                 return {"type": "http.request", "body": content, "more_body": not self.is_whole}
             if not self.is_whole:
-                self._ask_for_body()
+                self._go_on_before_the_body()
             self._news = self._news or asyncio.Event()
             self._news.clear()
             await self._news.wait()
@@ -392,12 +409,17 @@ class _Request:
         else:
             raise RuntimeError(f"the app sent {kind!r} where that may not come")
 
-    def _ask_for_body(self) -> None:
-        """Some clients wait for a word before they send it."""
-        if self._head is None and not self._is_asked:
+    def _go_on_before_the_body(self) -> None:
+        """A client may wait for the answer's head, or for a word, before it sends more of the body."""
+        if self._head:
+            self._connection.transport.write(self._head)
+            self._head = b""
+        elif self._head is None and not self._is_asked and self._expects_word():
             self._is_asked = True
-            if any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._scope["headers"]):
-                self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _expects_word(self) -> bool:
+        return any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._scope["headers"])
 
     def _begun(self, status: int, headers: Headers) -> bytes:
         """The answer's head, with what says where its body ends.
@@ -406,28 +428,31 @@ class _Request:
             RuntimeError: a header would end its line.
         """
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
-        says_close = False
-        for name, value in (*self._connection.server_headers, *headers):
+        # Whether a client that waits for a word will send its body after all, nobody knows.
+        stays = self.stays and (self.is_whole or self._is_asked or not self._expects_word())
+        length, says_close = None, False
+        for given, value in (*self._connection.server_headers, *headers):
+            name = given.lower()
             if name == b"content-length":
-                self._left = int(value)
-            elif name == b"connection" and value.lower() == b"close":
-                self.stays, says_close = False, True
+                length = int(value)
             elif name == b"transfer-encoding":
                 continue  # that is the server's part
+            elif name == b"connection" and b"close" in value.lower():
+                stays, says_close = False, True
             lines.append(b"%b: %b" % (name, value))
-        self._is_bodiless = status in _WITHOUT_BODY or self._scope["method"] == "HEAD"
-        if self._left is None and not self._is_bodiless:
-            if self._scope["http_version"] == "1.1":
-                self._is_chunked = True
-                lines.append(b"transfer-encoding: chunked")
-            else:
-                self.stays = False  # the body ends where the connection does
-        if not self.stays and not says_close:
+        is_bodiless = status in _WITHOUT_BODY or self._scope["method"] == "HEAD"
+        is_chunked = length is None and not is_bodiless and self._scope["http_version"] == "1.1"
+        if is_chunked:
+            lines.append(b"transfer-encoding: chunked")
+        elif length is None and not is_bodiless:
+            stays = False  # the body ends where the connection does
+        if not stays and not says_close:
             lines.append(b"connection: close")
         lines += (b"", b"")
         head = b"\r\n".join(lines)
-        if not head.count(b"\r") == head.count(b"\n") == len(lines) - 1:
-            raise RuntimeError("a header of the answer holds the end of a line")
+        if not head.count(b"\r") == head.count(b"\n") == len(lines) - 1 or head.translate(None, _CONTROLS) != head:
+            raise RuntimeError("a header of the answer holds the end of a line or a control character")
+        self.stays, self._left, self._is_chunked, self._is_bodiless = stays, length, is_chunked, is_bodiless
         return head
 
     def _write(self, body: bytes, more: bool) -> None:
@@ -457,7 +482,7 @@ def _parts(url: bytes) -> tuple[bytes, bytes]:
         path, _, query = url.partition(b"?")
         return path, query
     parsed = httptools.parse_url(url)
-    return parsed.path or b"", parsed.query or b""
+    return parsed.path or b"/", parsed.query or b""
 
 
 def _plain(status: int, text: bytes) -> bytes:

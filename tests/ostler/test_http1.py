@@ -195,6 +195,20 @@ async def test_what_is_no_request_is_refused_and_ends_the_connection(sent: bytes
     assert found.count(b"HTTP/1.1 ") == 1
 
 
+async def test_only_a_head_counts_as_one() -> None:
+    """Not the body before it, nor the heads before it, however the reads cut them."""
+
+    async def app(scope: dict[str, Any], _receive: Any, send: Any) -> None:
+        await answer(send, scope["path"].encode())
+
+    head = b"POST /first HTTP/1.1\r\nhost: x\r\ncontent-length: 70000\r\n\r\n"
+    found = await told(app, head, b"z" * 70_000 + LAST[:9], LAST[9:])
+    assert found.endswith(b"\r\n\r\n/last")
+    many = (GET[:-2] + b"x-long: " + b"y" * 3000 + b"\r\n\r\n") * 60 + LAST
+    found = await told(app, *(many[start : start + 3001] for start in range(0, len(many), 3001)))
+    assert found.count(b"HTTP/1.1 200 ") == 61
+
+
 async def test_a_head_without_end_is_refused() -> None:
     """It is not read into memory until its time is over."""
     found = await told(echo, GET[:-2] + b"x-long: ", *[b"x" * 20_000] * 4)
@@ -225,7 +239,100 @@ async def test_an_answer_that_has_begun_is_cut_off_if_its_request_turns_out_to_b
     await asyncio.wait_for(lost.wait(), 10)
 
 
+async def test_nothing_follows_a_refusal() -> None:
+    """Also where it does not go out at once, because the client reads slowly."""
+    sends = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["path"] == "/big":
+            await answer(send, b"w" * 8_000_000)
+            return
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await answer(send, b"too late")
+        sends.set()
+
+    async with listening(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n")
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        await asyncio.sleep(0.2)
+        writer.write(b"zz\r\n")
+        await asyncio.wait_for(sends.wait(), 10)
+        found = await asyncio.wait_for(reader.read(), 20)
+        assert found.count(b"HTTP/1.1 400 ") == 1
+        assert b"too late" not in found
+        writer.close()
+
+
+async def test_a_client_that_leaves_with_requests_behind_is_told_lost() -> None:
+    """They are read ahead, so its end is seen."""
+    lost = asyncio.Event()
+
+    async def app(scope: dict[str, Any], _receive: Any, _send: Any) -> None:
+        scope["extensions"][CLIENT_LOST].add(lost.set)
+        await asyncio.sleep(60)
+
+    async with listening(app) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET * 4)
+        await asyncio.sleep(0.1)
+        writer.close()
+        await asyncio.wait_for(lost.wait(), 10)
+
+
 # What is answered
+
+
+async def test_a_head_goes_out_before_a_body_that_waits_for_it() -> None:
+    """An app may begin its answer before it reads."""
+
+    async def app(_scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": await body_of(receive)})
+
+    async with listening(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(POST)
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(b"HTTP/1.1 200 ")
+        writer.write(b"hello")
+        await asyncio.wait_for(reader.readuntil(b"hello"), 10)
+        writer.close()
+
+
+async def test_a_client_that_was_not_asked_for_its_body_is_not_kept() -> None:
+    """Whether it sends it all the same, nobody knows; it must not be taken for a request, nor a request for it."""
+
+    async def app(_scope: dict[str, Any], _receive: Any, send: Any) -> None:
+        await answer(send, b"no", status=401)
+
+    found = await told(app, POST[:-2] + b"expect: 100-continue\r\n\r\n", LAST)
+    assert found.count(b"HTTP/1.1 ") == 1
+    assert b"\r\nconnection: close\r\n" in found
+
+
+async def test_names_of_headers_may_be_in_any_case() -> None:
+    """An app's own framing is not added to ours."""
+
+    async def app(_scope: dict[str, Any], _receive: Any, send: Any) -> None:
+        headers = [(b"Content-Length", b"2"), (b"Transfer-Encoding", b"chunked"), (b"Connection", b"x, Close")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    found = await told(app, GET)
+    assert found == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: x, Close\r\n\r\nok"
+
+
+async def test_an_app_may_begin_again_after_a_head_that_could_not_be() -> None:
+    """What the first one said of its length is forgotten."""
+
+    async def app(_scope: dict[str, Any], _receive: Any, send: Any) -> None:
+        with contextlib.suppress(RuntimeError):
+            await answer(send, b"long", (b"x", b"a\0b"))
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"err"})
+
+    assert b"\r\n\r\n3\r\nerr\r\n0\r\n\r\nHTTP/1.1 500 " in await told(app, GET + LAST)
 
 
 async def test_an_answer_without_a_length_comes_in_chunks() -> None:
@@ -330,6 +437,33 @@ async def test_an_app_that_fails_in_its_answer_ends_the_connection() -> None:
         raise ValueError
 
     assert (await told(app, GET)).endswith(b"\r\n\r\n4\r\nsome\r\n")
+
+
+async def test_what_fails_after_an_answer_leaves_the_next_one_alone() -> None:
+    """It stands in the log."""
+
+    async def app(scope: dict[str, Any], _receive: Any, send: Any) -> None:
+        await answer(send, scope["path"].encode())
+        if scope["path"] == "/":
+            await asyncio.sleep(0.05)
+            raise BaseExceptionGroup("late", [ValueError()])
+        await asyncio.sleep(0.2)
+
+    async def slow_last(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["path"] == "/last":
+            await asyncio.sleep(0.2)
+        await app(scope, receive, send)
+
+    assert (await told(slow_last, GET + LAST)).endswith(b"\r\n\r\n/last")
+
+
+async def test_whatever_comes_out_of_an_app_ends_its_request() -> None:
+    """Nothing else would end it."""
+
+    async def app(_scope: dict[str, Any], _receive: Any, _send: Any) -> None:
+        raise BaseExceptionGroup("all", [asyncio.CancelledError()])
+
+    assert (await told(app, GET)).startswith(b"HTTP/1.1 500 ")
 
 
 # How much is read and written

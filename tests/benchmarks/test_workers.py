@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.speed.workers import Worked, used
+from benchmarks.speed.processes import Cores
+from benchmarks.speed.workers import Worked, place_of, used
 
 
 def test_two_workers_that_cost_nothing_extra_and_share_evenly_do_twice_as_much() -> None:
@@ -34,3 +35,10 @@ def test_the_parent_is_no_worker() -> None:
     after = {1: 5.1, 2: 4.0, 3: 5.0}
     assert used(before, after, 2) == (2.0, 1.0)
     assert used({7: 1.0}, {7: 4.0}, 1) == (3.0,)
+
+
+def test_each_worker_has_as_much_beside_it() -> None:
+    """Where the load has no cores of its own it is on one worker's, or on both; else it is never on theirs."""
+    assert place_of(1, Cores((0, 1), (0, 1))) == Cores((0,), (0,))
+    assert place_of(2, Cores((0, 1), (0, 1))) == Cores((0, 1), (0, 1))
+    assert place_of(1, Cores((0, 1), (2, 3))) == Cores((0,), (2, 3))

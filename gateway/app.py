@@ -186,6 +186,7 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
     metrics: Metrics = state["metrics"]
     tracer: Tracer | None = state["tracer"]
 
+    stack.callback(metrics.publish)
     if tracer is not None:
         stack.push_async_callback(tracer.close, _LAST_TRACES_S)
     connections = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
@@ -226,6 +227,7 @@ async def _start(state: State, database: AsyncEngine, store: ArtifactStore, stac
         directory.follow(signal, settings.follow_s),
         fleet.run(),
         overdue.follow(),
+        metrics.follow(),
         rests.follow(),
         leadership.follow(fleet.heat),
         recorder.run(),

@@ -74,6 +74,7 @@ async def readyz(request: AnyRequest, fleet: NamedDependency[Fleet]) -> Response
 )
 async def metrics(metrics: NamedDependency[Metrics]) -> Response[str]:
     """In Prometheus' text format; without a key from this machine alone, else with the scope `metrics`."""
+    metrics.publish()
     # With hundreds of adapters it takes a while, which requests must not wait for.
     shown = await asyncio.to_thread(metrics.exposition)
     return Response(shown.decode(), headers={"content-type": CONTENT_TYPE})

@@ -4,13 +4,14 @@ With ``PROMETHEUS_MULTIPROC_DIR`` in the environment before this module is first
 numbers in files of that folder, and each tells those of all. The folder must be empty when the first process starts.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from monitors.counting import Counters, Histograms
+from monitors.counting import Count, Counters, Distribution, Histograms
 from monitors.exposition import CONTENT_TYPE, Exposition, is_of_several_processes, mark_process_dead
 from monitors.record import RequestRecord
 from registry.catalog import Adapter
@@ -27,29 +28,24 @@ _TOKEN_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _OVERHEAD_SECONDS = (0.0001, 0.0002, 0.0004, 0.0006, 0.001, 0.0015, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
 _SWAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 
+_PUBLISH_EVERY_S = 0.5
+"""A process that is killed loses what it has counted since."""
+
 Merge = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 """How a gauge's values of several processes become one; those of dead processes never count."""
-
-
-class _Counts(Protocol):
-    def inc(self, amount: float = 1.0) -> None: ...
-
-
-class _Observes(Protocol):
-    def observe(self, amount: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Series:
     """The series that a finished request counts in. To look them up takes longer than to count."""
 
-    requests: _Counts
-    duration: _Observes
-    first_token: _Observes
-    per_token: _Observes
-    input_tokens: _Counts
-    output_tokens: _Counts
-    cost: _Counts
+    requests: Count
+    duration: Distribution
+    first_token: Distribution
+    per_token: Distribution
+    input_tokens: Count
+    output_tokens: Count
+    cost: Count
 
     def count(self, record: RequestRecord) -> None:
         self.requests.inc()
@@ -77,6 +73,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._exposition = Exposition(self.registry)
         self._series: dict[_SeriesKey, _Series] = {}
+        self._of_requests: list[Counters | Histograms] = []
         self._declare_requests()
         self._declare_waiting()
         self._declare_replicas()
@@ -118,13 +115,12 @@ class Metrics:
         self.in_flight = self._gauge("ostler_requests_in_flight", "Requests being served.", merge="livesum")
         self.requests_queued = self._gauge("ostler_requests_queued", "Requests that wait for a place.", merge="livesum")
         self.queue = self._histogram("ostler_queue_seconds", "Time that requests which had to queue waited.")
-        overhead = self._requests_histogram(
+        self._overhead = self._requests_histogram(
             "ostler_gateway_overhead_seconds",
             "The gateway's own part of a request's time, without engine, queue, load and client.",
             (),
             _OVERHEAD_SECONDS,
-        )
-        self._overhead: _Observes = overhead.labels() if isinstance(overhead, Histograms) else overhead
+        ).labels()
         self.limits_fallback = self._counter(
             "ostler_limits_fallback", "Limits counted in this process alone, as the shared counter was away."
         )
@@ -165,7 +161,7 @@ class Metrics:
             ("adapter", "version"),
             merge="livemax",
         )
-        self._residency = self._counter(
+        self._residency = self._requests_counter(
             "ostler_residency_lookups",
             "Requests by whether their replica had the version loaded (hit) or had to load it (miss).",
             ("adapter", "outcome"),
@@ -174,7 +170,7 @@ class Metrics:
         self.weight = self._gauge(
             "ostler_deployment_weight", "Share of the sessions that the version gets, 0 to 1.", _LABELS
         )
-        self._lookups: dict[tuple[str, bool], Counter] = {}
+        self._lookups: dict[tuple[str, bool], Count] = {}
         self._weights: dict[tuple[str, str, str], float] = {}
         self._revisions: dict[tuple[str], int] = {}
 
@@ -197,17 +193,16 @@ class Metrics:
     def _counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(name, help, labels, registry=self.registry)
 
-    def _requests_counter(self, name: str, help: str, labels: Sequence[str]) -> Counter | Counters:
-        """A counter that finished requests count in, and nobody else; with several processes it is the library's."""
-        kind = Counter if is_of_several_processes() else Counters
-        return kind(name, help, labels, registry=self.registry)
+    def _requests_counter(self, name: str, help: str, labels: Sequence[str]) -> Counters:
+        """A counter that requests count in, and nobody else."""
+        family = Counters(name, help, labels, registry=self.registry)
+        self._of_requests.append(family)
+        return family
 
-    def _requests_histogram(
-        self, name: str, help: str, labels: Sequence[str], buckets: Sequence[float]
-    ) -> Histogram | Histograms:
-        if is_of_several_processes():
-            return self._histogram(name, help, labels, buckets)
-        return Histograms(name, help, labels, buckets, self.registry)
+    def _requests_histogram(self, name: str, help: str, labels: Sequence[str], buckets: Sequence[float]) -> Histograms:
+        family = Histograms(name, help, labels, buckets, self.registry)
+        self._of_requests.append(family)
+        return family
 
     def _gauge(self, name: str, help: str, labels: Sequence[str] = (), merge: Merge = "livemostrecent") -> Gauge:
         """A gauge. Those of replicas are looks at one thing by several processes, of which the newest is right."""
@@ -298,8 +293,22 @@ class Metrics:
             for metric in (*gauges, self.loads, self.proofs, self.unloads):
                 metric.remove_by_labels({"replica": id})
 
+    def publish(self) -> None:
+        """Let the other processes of this gateway see what requests have counted. It is for the thread of requests."""
+        for family in self._of_requests:
+            family.publish()
+
+    async def follow(self) -> None:
+        """Publish now and then, as long as there are several processes."""
+        while is_of_several_processes():
+            await asyncio.sleep(_PUBLISH_EVERY_S)
+            self.publish()
+
     def exposition(self) -> bytes:
-        """Everything in Prometheus' text format, of all processes of this gateway, up to a second old."""
+        """Everything in Prometheus' text format, of all processes of this gateway, up to a second old.
+
+        Of what requests have counted in several processes it has what was published.
+        """
         return self._exposition.text()
 
 

@@ -1,16 +1,20 @@
 """Metrics: their names, what a request counts, and one sum over several processes."""
 
+import json
+import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 import monitors.metrics
@@ -107,16 +111,33 @@ RECORDS = st.builds(
 )
 
 
+def of_the_library(patch: pytest.MonkeyPatch) -> Metrics:
+    """Metrics in which the library counts requests, too."""
+
+    def counter(name: str, help: str, labels: Sequence[str], registry: CollectorRegistry) -> Counter:
+        return Counter(name, help, labels, registry=registry)
+
+    def histogram(
+        name: str, help: str, labels: Sequence[str], bounds: Sequence[float], registry: CollectorRegistry
+    ) -> Any:
+        made = Histogram(name, help, labels, buckets=bounds, registry=registry)
+        return made if labels else SimpleNamespace(labels=lambda: made)
+
+    patch.setattr(monitors.metrics, "Counters", counter)
+    patch.setattr(monitors.metrics, "Histograms", histogram)
+    return Metrics()
+
+
 @given(records=st.lists(RECORDS, max_size=20))
 def test_what_requests_count_is_told_as_the_library_would(records: list[RequestRecord]) -> None:
-    """To the byte: with several processes the library counts, and without a counting of our own."""
+    """To the byte."""
     own = Metrics()
-    with pytest.MonkeyPatch.context() as several:
-        several.setattr(monitors.metrics, "is_of_several_processes", lambda: True)
-        librarys = Metrics()
+    with pytest.MonkeyPatch.context() as patch:
+        librarys = of_the_library(patch)
     for each in records:
-        own(each)
-        librarys(each)
+        for metrics in (own, librarys):
+            metrics(each)
+            metrics.looked_up("support", is_hit=each.streamed)
     assert own.exposition() == librarys.exposition()
 
 
@@ -225,6 +246,7 @@ def test_a_dead_process_is_nothing_to_a_gateway_of_one() -> None:
 
 
 WORKER = """
+import json
 import sys
 from datetime import UTC, datetime
 import monitors.exposition
@@ -241,6 +263,7 @@ metrics.replica_running.labels("r0").set(number)
 metrics.replica_breaker.labels("r0").set(number % 2)
 metrics.version_breaker.labels("support", "2").set(1)
 metrics.database_reachable.set(number % 2)
+metrics.publish()
 print("ready", flush=True)
 for line in sys.stdin:
     word, _, argument = line.strip().partition(" ")
@@ -252,11 +275,25 @@ for line in sys.stdin:
         revision, stable, canary, share = argument.split()
         deployment = Deployment(int(revision), int(stable), canary=Canary(int(canary), float(share)))
         metrics.show_deployments([Adapter("support", "tiny", datetime.now(UTC), {}, deployment)])
+    if word == "count":
+        metrics(record(**json.loads(argument)))
+    if word == "publish":
+        metrics.publish()
     if word == "dead":
         mark_process_dead(int(argument))
     sys.stdout.write(metrics.exposition().decode() + "END\\n")
     sys.stdout.flush()
 """
+
+
+def samples(exposition: str) -> dict[str, float]:
+    """The values by name and labels."""
+    found = {}
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}"] = sample.value
+    return found
 
 
 class Worker:
@@ -280,13 +317,7 @@ class Worker:
         assert self.process.stdout is not None
         self.process.stdin.write(order + "\n")
         self.process.stdin.flush()
-        lines = "".join(iter(self.process.stdout.readline, "END\n"))
-        found = {}
-        for family in text_string_to_metric_families(lines):
-            for sample in family.samples:
-                labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
-                found[f"{sample.name}{{{labels}}}"] = sample.value
-        return found
+        return samples("".join(iter(self.process.stdout.readline, "END\n")))
 
     def end(self) -> None:
         """Kill it."""
@@ -357,3 +388,49 @@ def test_deployments_are_told_once_however_many_processes_see_them(workers: tupl
     assert told["ostler_deployment_revision{adapter=support}"] == 4
     assert (told[name % ("stable", 2)], told[name % ("canary", 3)]) == (0.5, 0.5)
     assert (told[name % ("stable", 1)], told[name % ("canary", 2)]) == (0, 0)
+
+
+def test_other_processes_see_what_was_published(workers: tuple[Worker, Worker]) -> None:
+    """And not what was counted since, nor anything twice."""
+    first, second = workers
+    name = f"ostler_request_duration_seconds_count{{{LABELS}}}"
+    assert first.tell("count {}")[name] == 5
+    assert second.tell()[name] == 5
+    for told in (first.tell("publish"), second.tell(), first.tell("publish"), second.tell("publish")):
+        assert told[name] == 6
+
+
+OF_REQUESTS = (
+    "ostler_requests_total",
+    "ostler_request_duration",
+    "ostler_time_",
+    "ostler_tokens",
+    "ostler_cost",
+    "ostler_gateway_overhead",
+)
+"""How the names begin of what every request counts."""
+
+
+def test_processes_together_tell_what_one_would(workers: tuple[Worker, Worker]) -> None:
+    """Whichever of them a request comes to, and whenever they publish."""
+    alone, chance = Metrics(), random.Random(7)
+    for _ in range(5):  # what the processes have counted by themselves
+        alone(record())
+    for _ in range(120):
+        worker = chance.choice(workers)
+        if chance.random() < 0.2:
+            worker.tell("publish")
+        fields: dict[str, Any] = {
+            "adapter": chance.choice(["support", "billing", None]),
+            "status": chance.choice([200, 502]),
+            "streamed": chance.random() < 0.5,
+            "duration_s": chance.choice([*BOUNDS, chance.uniform(0, 400)]),
+            "cost": chance.uniform(0, 9),
+            "overhead_s": chance.choice([None, chance.uniform(0, 0.2)]),
+        }
+        worker.tell("count " + json.dumps(fields))
+        alone(record(**fields))
+    told = [worker.tell("publish") for worker in workers][-1]
+    expected = {name: n for name, n in samples(alone.exposition().decode()).items() if name.startswith(OF_REQUESTS)}
+    assert len(expected) > 100
+    assert {name: n for name, n in told.items() if name.startswith(OF_REQUESTS)} == pytest.approx(expected)

@@ -1,6 +1,7 @@
 """`python -m benchmarks.speed [PIECE...] [--rounds 5] [--seconds 10]`: measure, and write `benchmarks/RESULTS.md`."""
 
 import argparse
+import logging
 import os
 import traceback
 from dataclasses import replace
@@ -59,6 +60,7 @@ def main() -> None:
     for name in options.pieces:
         if name not in PIECES:
             parser.error(f"there is no piece {name!r}; there are: {', '.join(PIECES)}")
+    logging.basicConfig(level=logging.ERROR)  # the registry warns of the model of the upstream, which is none
     install()
     place = cores()
     os.sched_setaffinity(0, place.others)  # what is started here belongs to the load

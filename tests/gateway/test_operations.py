@@ -2,17 +2,22 @@
 
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+import monitors.counting
+import monitors.metrics
 from gateway.errors import Forbidden, Unauthenticated
+from gateway.settings import GatewaySettings
 from gateway.web import metrics_guard
 from registry.catalog import KEY_INDEX_LENGTH, ApiKey, Catalog, HeldKey, KeyLimits, Scope
 from registry.keys import hash_key
-from tests.conftest import RunningGateway, until
+from tests.conftest import AdapterMaker, RunningGateway, running_gateway, until
+from tests.fakes.engine import FakeEngine
 from tests.gateway.answers import error_of, new_key, stranger
 
 
@@ -154,3 +159,34 @@ async def test_the_list_of_models_is_for_keys_that_use_models(two: RunningGatewa
         secret, _ = await new_key(two, scopes=[scope])
         for path in ("/v1/models", "/v1/models/support"):
             assert (await stranger(two, secret, path=path)).status_code == status, scope
+
+
+@pytest.mark.parametrize("moment", ["when asked", "meanwhile", "at the end"])
+async def test_other_workers_see_what_requests_have_counted(
+    moment: str,
+    gateway_settings: GatewaySettings,
+    fake_engine: FakeEngine,
+    adapter_folder: AdapterMaker,
+    sqlite_template: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When this one is asked for its metrics, now and then, and as it ends; a request itself writes no file."""
+    for module in (monitors.counting, monitors.metrics):
+        monkeypatch.setattr(module, "is_of_several_processes", lambda: True)
+    monkeypatch.setattr(monitors.metrics, "_PUBLISH_EVERY_S", 0.01 if moment == "meanwhile" else 3600.0)
+    async with running_gateway(gateway_settings, fake_engine, adapter_folder, sqlite_template) as running:
+        overhead = running.app.state.metrics._overhead
+
+        def published() -> float:
+            return sum(bucket.get() for bucket in overhead._shared)
+
+        assert (await running.chat("tiny")).status_code == 200
+        await until(lambda: sum(overhead.counts) == 1)
+        if moment == "meanwhile":
+            await until(lambda: published() == 1)
+        else:
+            assert published() == 0
+        if moment == "when asked":
+            assert (await running.http.get("/metrics")).status_code == 200
+            assert published() == 1
+    assert published() == 1

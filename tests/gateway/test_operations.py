@@ -14,6 +14,7 @@ import monitors.metrics
 from gateway.errors import Forbidden, Unauthenticated
 from gateway.settings import GatewaySettings
 from gateway.web import metrics_guard
+from monitors.counting import Distribution
 from registry.catalog import KEY_INDEX_LENGTH, ApiKey, Catalog, HeldKey, KeyLimits, Scope
 from registry.keys import hash_key
 from tests.conftest import AdapterMaker, RunningGateway, running_gateway, until
@@ -175,10 +176,10 @@ async def test_other_workers_see_what_requests_have_counted(
         monkeypatch.setattr(module, "is_of_several_processes", lambda: True)
     monkeypatch.setattr(monitors.metrics, "_PUBLISH_EVERY_S", 0.01 if moment == "meanwhile" else 3600.0)
     async with running_gateway(gateway_settings, fake_engine, adapter_folder, sqlite_template) as running:
-        overhead = running.app.state.metrics._overhead
+        overhead: Distribution = running.app.state.metrics._overhead
 
         def published() -> float:
-            return sum(bucket.get() for bucket in overhead._shared)
+            return sum(bucket.get() for bucket in overhead._shared)  # type: ignore[attr-defined]  # the library has it
 
         assert (await running.chat("tiny")).status_code == 200
         await until(lambda: sum(overhead.counts) == 1)

@@ -60,7 +60,7 @@ def main() -> None:
     for name in options.pieces:
         if name not in PIECES:
             parser.error(f"there is no piece {name!r}; there are: {', '.join(PIECES)}")
-    logging.basicConfig(level=logging.ERROR)  # the registry warns of the model of the upstream, which is none
+    logging.getLogger("registry.registry").setLevel(logging.ERROR)  # it warns of the upstream's model, which is none
     install()
     place = cores()
     os.sched_setaffinity(0, place.others)  # what is started here belongs to the load
